@@ -1,0 +1,129 @@
+"""Every check of the project; CI calls these sessions and nothing else.
+
+``nox`` alone runs the everyday ones, ``nox --list`` shows the rest.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests-3.11"]
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+LOOPS = ["asyncio", "uvloop"]
+EXTRAS = "cpu,cli"
+
+
+def group(*names: str) -> list[str]:
+    """Return the requirements of dependency groups."""
+    return list(nox.project.dependency_groups(PYPROJECT, *names))
+
+
+def floors(requirements: Iterable[str]) -> list[str]:
+    """Return ``name==X`` for each ``name>=X``."""
+    pins = [re.sub(r">=([^,;\s]+)[^;]*", r"==\1", requirement) for requirement in requirements]
+    assert all("==" in pin for pin in pins), f"a requirement without a floor: {pins}"
+    return pins
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting and spelling."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, by mypy and pyright."""
+    session.install("-e", f".[{EXTRAS}]", *group("typing"), "nox")
+    python = session.run("python", "-c", "import sys; print(sys.executable)", silent=True)
+    session.run("mypy")
+    # pyright would look at the first `python` of PATH, which need not be the session's.
+    session.run("pyright", "--pythonpath", str(python).strip())
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("loop", LOOPS, ids=LOOPS)
+def tests(session: nox.Session, loop: str) -> None:
+    """Run the suite on one Python and one event loop."""
+    session.install("-e", f".[{EXTRAS}]", *group("test"))
+    session.run("pytest", f"--loop={loop}", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def tests_oldest(session: nox.Session) -> None:
+    """Run the suite with the lowest versions that pyproject.toml allows."""
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"]]
+    for extra in EXTRAS.split(","):
+        wanted += project["optional-dependencies"][extra]
+    session.install("-e", f".[{EXTRAS}]", *floors(wanted), *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every example as a user would: from the installed package, each in a process of its own."""
+    session.install(f".[{EXTRAS}]")
+    scripts = sorted((ROOT / "examples").rglob("*.py"))
+    assert scripts, "no examples found"
+    session.chdir(session.create_tmp())
+    for script in scripts:
+        session.run("python", str(script))
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheel and sdist, look into both, and run the suite against the wheel from an empty folder."""
+    session.install("build")
+    dist = Path(session.create_tmp()).resolve() / "dist"
+    for old in dist.glob("*"):
+        old.unlink()
+    # The wheel comes out of the sdist, so the sdist is complete.
+    session.run("python", "-m", "build", "--outdir", str(dist), str(ROOT))
+    wheel, sdist = one(dist, "*.whl"), one(dist, "*.tar.gz")
+    check_contents(wheel, sdist)
+    session.install(f"{wheel}[{EXTRAS}]", *group("test"))
+    # In an environment that is used again the version is the same, the content is not.
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.chdir(session.create_tmp())
+    session.run("pytest", "-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests"), *session.posargs)
+
+
+def one(folder: Path, pattern: str) -> Path:
+    """Return the only match."""
+    found = list(folder.glob(pattern))
+    assert len(found) == 1, f"{pattern}: expected one file, found {found}"
+    return found[0]
+
+
+def check_contents(wheel: Path, sdist: Path) -> None:
+    """Compare the archives with the source tree: nothing missing, nothing that does not belong."""
+    package = ROOT / "src" / "aioais"
+    wanted = {
+        path.relative_to(package.parent).as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert "aioais/py.typed" in wanted
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == wanted, f"wheel: missing {wanted - names}, unexpected {names - wanted}"
+    with tarfile.open(sdist) as archive:
+        inside = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    must = {f"src/{name}" for name in wanted}
+    must |= {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "noxfile.py", "tests/conftest.py"}
+    assert must <= inside, f"sdist: missing {must - inside}"

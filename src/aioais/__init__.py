@@ -1,0 +1,78 @@
+"""aioais: asyncio-native inference on Ascend NPUs, and on the CPU for everybody else.
+
+::
+
+    async with InferSession(0, "model.om") as session:
+        outputs = await session.infer([array])
+"""
+
+from ._atc.convert import convert as convert
+from ._version import __version__ as __version__
+from .errors import AclError as AclError
+from .errors import AclInternalError as AclInternalError
+from .errors import AclMemoryError as AclMemoryError
+from .errors import AclNotFoundError as AclNotFoundError
+from .errors import AclResourceError as AclResourceError
+from .errors import AclServiceError as AclServiceError
+from .errors import AclUsageError as AclUsageError
+from .errors import AioaisError as AioaisError
+from .errors import ArgumentError as ArgumentError
+from .errors import BrokenSessionError as BrokenSessionError
+from .errors import ClosedError as ClosedError
+from .errors import ConvertError as ConvertError
+from .errors import DeviceError as DeviceError
+from .errors import FeedError as FeedError
+from .errors import ForkError as ForkError
+from .errors import ModelError as ModelError
+from .errors import WrongLoopError as WrongLoopError
+from .platforms import devices as devices
+from .platforms import run as run
+from .session import Feeds as Feeds
+from .session import InferSession as InferSession
+from .summary import InferSummary as InferSummary
+from .summary import MemorySummary as MemorySummary
+from .tensor import Tensor as Tensor
+from .types import Check as Check
+from .types import DataType as DataType
+from .types import DeviceInfo as DeviceInfo
+from .types import Format as Format
+from .types import Mode as Mode
+from .types import SessionStatistics as SessionStatistics
+from .types import StageTime as StageTime
+from .types import TensorDesc as TensorDesc
+
+__all__ = (
+    "AclError",
+    "AclInternalError",
+    "AclMemoryError",
+    "AclNotFoundError",
+    "AclResourceError",
+    "AclServiceError",
+    "AclUsageError",
+    "AioaisError",
+    "ArgumentError",
+    "BrokenSessionError",
+    "Check",
+    "ClosedError",
+    "ConvertError",
+    "DataType",
+    "DeviceError",
+    "DeviceInfo",
+    "FeedError",
+    "Feeds",
+    "ForkError",
+    "Format",
+    "InferSession",
+    "InferSummary",
+    "MemorySummary",
+    "Mode",
+    "ModelError",
+    "SessionStatistics",
+    "StageTime",
+    "Tensor",
+    "TensorDesc",
+    "WrongLoopError",
+    "convert",
+    "devices",
+    "run",
+)

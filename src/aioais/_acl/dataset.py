@@ -1,0 +1,100 @@
+"""Datasets: the buffers that a model reads from and writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..types import DataType, Format
+from .library import Library
+
+__all__ = ["Dataset"]
+
+_UNKNOWN_RANK = 128
+"""No tensor has more dims (``ACL_MAX_DIM_CNT``); a larger answer stands for an unknown rank."""
+
+
+class Dataset:
+    """A dataset with one data buffer a tensor, in the model's index order.
+
+    It owns the descriptors, never the memory they point to.
+
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    buffers
+        ``(address, nbytes)`` of each tensor; ``(0, 0)`` leaves an output for ACL to allocate in a
+        synchronous execute.
+    """
+
+    __slots__ = ("_bound", "_buffers", "_library", "handle")
+
+    def __init__(self, library: Library, buffers: Iterable[tuple[int, int]]) -> None:
+        acl = library.acl
+        self._library = library
+        self._buffers: list[int] = []
+        self._bound: list[tuple[int, int]] = []
+        self.handle = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
+        try:
+            for address, nbytes in buffers:
+                buffer = library.handle("acl.create_data_buffer", acl.create_data_buffer(address, nbytes))
+                self._buffers.append(buffer)
+                self._bound.append((address, nbytes))
+                library.value("acl.mdl.add_dataset_buffer", acl.mdl.add_dataset_buffer(self.handle, buffer))
+        except BaseException:
+            self.close()
+            raise
+
+    def bind(self, index: int, address: int, nbytes: int) -> None:
+        """Point tensor ``index`` to other memory; nothing is called where nothing changes."""
+        if self._bound[index] == (address, nbytes):
+            return
+        library = self._library
+        library.check(
+            "acl.update_data_buffer",
+            library.acl.update_data_buffer(self._buffers[index], address, nbytes),
+        )
+        self._bound[index] = (address, nbytes)
+
+    def allocated(self, index: int) -> tuple[int, int]:
+        """Read address and bytes that ACL itself put in for a ``(0, 0)`` output."""
+        acl, buffer = self._library.acl, self._buffers[index]
+        bound = acl.get_data_buffer_addr(buffer), acl.get_data_buffer_size_v2(buffer)
+        self._bound[index] = bound
+        return bound
+
+    def describe(self, index: int, dtype: DataType, fmt: Format, shape: Sequence[int]) -> None:
+        """Set the shape of input ``index`` for a dynamic-shape model (ACL copies the description)."""
+        library, acl = self._library, self._library.acl
+        desc = library.handle("acl.create_tensor_desc", acl.create_tensor_desc(int(dtype), list(shape), int(fmt)))
+        try:
+            library.value(
+                "acl.mdl.set_dataset_tensor_desc",
+                acl.mdl.set_dataset_tensor_desc(self.handle, desc, index),
+            )
+        finally:
+            acl.destroy_tensor_desc(desc)
+
+    def shape(self, index: int) -> tuple[int, ...] | None:
+        """Read the shape that a dynamic-shape run gave output ``index``; ``None`` if it left none."""
+        library, acl = self._library, self._library.acl
+        desc = acl.mdl.get_dataset_tensor_desc(self.handle, index)
+        if not desc:
+            return None
+        rank = acl.get_tensor_desc_num_dims(desc)
+        if rank > _UNKNOWN_RANK:
+            return None
+        dims = tuple(
+            library.value("acl.get_tensor_desc_dim_v2", acl.get_tensor_desc_dim_v2(desc, i)) for i in range(rank)
+        )
+        return None if any(dim < 0 for dim in dims) else dims
+
+    def close(self) -> None:
+        """Destroy descriptors and dataset; idempotent."""
+        acl, check = self._library.acl, self._library.check
+        buffers, self._buffers = self._buffers, []
+        for buffer in buffers:
+            check("acl.destroy_data_buffer", acl.destroy_data_buffer(buffer))
+        handle, self.handle = self.handle, 0
+        if handle:
+            check("acl.mdl.destroy_dataset", acl.mdl.destroy_dataset(handle))

@@ -1,0 +1,142 @@
+"""One implementation of ``acl``, found and wrapped: who calls, who checks, what it can do."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Final, Literal, cast
+
+from ..errors import (
+    AclError,
+    AclInternalError,
+    AclMemoryError,
+    AclNotFoundError,
+    AclResourceError,
+    AclServiceError,
+    AclUsageError,
+)
+from .api import Acl
+from .codes import CODES
+from .slow import SlowCalls
+
+__all__ = ["Library", "Platform", "find_library", "is_installed"]
+
+Platform = Literal["ascend", "cpu"]
+
+_BY_FIRST_DIGIT: Final[dict[int, type[AclError]]] = {
+    1: AclUsageError,
+    2: AclResourceError,
+    3: AclServiceError,
+    5: AclInternalError,
+}
+_OUT_OF_MEMORY: Final = frozenset({200000, 207001, 207018, 245000, 245001, 245002})
+
+
+class Library:
+    """An ``acl`` and what this library knows of it.
+
+    Attributes
+    ----------
+    acl
+        The module, or an emulation of it.
+    platform
+        ``"ascend"`` or ``"cpu"``.
+    slow
+        The calls that block for long.
+    has_event_ex
+        Whether events exist that may be recorded again without a reset.
+    has_dims_range
+        Whether the shape ranges of a dynamic-shape model can be asked for.
+    """
+
+    def __init__(self, acl: Acl, platform: Platform) -> None:
+        self.acl = acl
+        self.platform: Platform = platform
+        self.slow = SlowCalls(acl)
+        self.has_event_ex = hasattr(acl.rt, "create_event_ex_with_flag")
+        self.has_dims_range = hasattr(acl.mdl, "get_input_dims_range")
+        self.has_dims_v2 = hasattr(acl.mdl, "get_input_dims_v2")
+
+    def error(self, call: str, code: int) -> AclError:
+        """Build the exception for a failed call; to be called in the thread that failed.
+
+        ACL keeps its last message per thread and forgets it when it is read.
+        """
+        message = self.acl.get_recent_err_msg() or ""
+        info = CODES.get(code)
+        kind = _BY_FIRST_DIGIT.get(code // 100_000, AclError)
+        if code in _OUT_OF_MEMORY:
+            kind = AclMemoryError
+        return kind(call, code, info.name if info else "", info.hint if info else "", message)
+
+    def check(self, call: str, code: int) -> None:
+        """Raise unless ``code`` is 0: for calls that return the bare code."""
+        if code:
+            raise self.error(call, code)
+
+    def value(self, call: str, result: tuple[int, int]) -> int:
+        """Unpack ``(value, code)``, raising unless the code is 0."""
+        value, code = result
+        if code:
+            raise self.error(call, code)
+        return value
+
+    def handle(self, call: str, handle: int) -> int:
+        """Check a handle that comes without a code: 0 means the creator failed."""
+        if not handle:
+            raise self.error(call, 500000)
+        return handle
+
+
+_found: dict[str, Library] = {}
+
+
+def is_installed(platform: Platform) -> bool:
+    """Whether the software of a platform can be imported, without importing it."""
+    return importlib.util.find_spec("acl" if platform == "ascend" else "onnxruntime") is not None
+
+
+def find_library(platform: Platform) -> Library:
+    """Import the implementation of a platform; blocks while modules load.
+
+    Raises
+    ------
+    AclNotFoundError
+        CANN's ``acl`` or ONNX Runtime is not there; the message says how to get it.
+    """
+    library = _found.get(platform)
+    if library is None:
+        acl = _import_acl() if platform == "ascend" else _import_emulator()
+        library = _found.setdefault(platform, Library(acl, platform))
+    return library
+
+
+def _import_acl() -> Acl:
+    try:
+        module = importlib.import_module("acl")
+    except ImportError as exc:
+        raise AclNotFoundError(
+            f"a .om model needs the module 'acl' of the CANN toolkit, which cannot be imported ({exc}): "
+            "install CANN, then run 'source /usr/local/Ascend/ascend-toolkit/set_env.sh' (from CANN 8.5: "
+            "'source /usr/local/Ascend/cann/set_env.sh'); to run an ONNX file on the CPU give its .onnx path",
+            name="acl",
+        ) from exc
+    if not hasattr(module, "rt") or not hasattr(module, "mdl"):
+        raise AclNotFoundError(
+            f"the module 'acl' at {getattr(module, '__file__', '?')} is not Ascend's: it has no acl.rt and "
+            "acl.mdl; take it off the path and source CANN's set_env.sh",
+            name="acl",
+        )
+    return cast("Acl", module)
+
+
+def _import_emulator() -> Acl:
+    if not is_installed("cpu"):
+        raise AclNotFoundError(
+            "an .onnx model runs on the CPU device, which needs ONNX Runtime, and that is not installed: "
+            'pip install "aioais[cpu]"',
+            name="onnxruntime",
+        )
+    emulator = importlib.import_module("aioais.emulator")
+    emulator.preload()
+    return cast("Acl", emulator.acl)

@@ -1,0 +1,227 @@
+"""Device memory and pinned host memory: who owns a block, and how it comes home."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from .constants import MallocPolicy
+from .library import Library
+
+__all__ = ["DeviceBlock", "DeviceMemory", "PinnedPool", "size_class", "view"]
+
+_MIN_CLASS: Final = 256
+_IDLE_BYTES: Final = 64 << 20
+_IDLE_BLOCKS: Final = 4
+
+
+class DeviceBlock:
+    """A piece of device memory with one owner.
+
+    ``close`` frees it in the calling thread. A block that is dropped instead is handed to the
+    device's control thread: a finaliser may run anywhere and must not call the device.
+    """
+
+    __slots__ = ("__weakref__", "_memory", "address", "nbytes")
+
+    def __init__(self, memory: DeviceMemory, address: int, nbytes: int) -> None:
+        self._memory = memory
+        self.address = address
+        self.nbytes = nbytes
+
+    def close(self) -> None:
+        """Free the memory; idempotent. Nothing queued may use it any more."""
+        address, self.address = self.address, 0
+        if address:
+            self._memory.free(address, self.nbytes)
+
+    def __del__(self) -> None:
+        if self.address:
+            self._memory.discard(self.address, self.nbytes)
+
+
+class DeviceMemory:
+    """The device memory of one device.
+
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    post
+        Runs a function on the control thread of the device, soon.
+    """
+
+    def __init__(self, library: Library, post: Callable[[Callable[[], None]], None]) -> None:
+        self._library = library
+        self._post = post
+        self._lock = threading.Lock()  # guards the two counters
+        self._blocks = 0
+        self._nbytes = 0
+
+    @property
+    def blocks(self) -> int:
+        """Blocks not freed yet."""
+        return self._blocks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes not freed yet."""
+        return self._nbytes
+
+    def alloc(self, nbytes: int) -> DeviceBlock:
+        """Allocate device memory in the current context; 0 bytes give one byte, as ACL refuses 0."""
+        nbytes = max(nbytes, 1)
+        address = self._library.value("acl.rt.malloc", self._library.slow.malloc(nbytes, int(MallocPolicy.HUGE_FIRST)))
+        with self._lock:
+            self._blocks += 1
+            self._nbytes += nbytes
+        return DeviceBlock(self, address, nbytes)
+
+    def adopt(self, address: int, nbytes: int) -> DeviceBlock:
+        """Own memory that ACL itself allocated."""
+        with self._lock:
+            self._blocks += 1
+            self._nbytes += nbytes
+        return DeviceBlock(self, address, nbytes)
+
+    def free(self, address: int, nbytes: int) -> None:
+        """Free a block; needs no context."""
+        code = self._library.slow.free(address)
+        with self._lock:
+            self._blocks -= 1
+            self._nbytes -= nbytes
+        self._library.check("acl.rt.free", code)
+
+    def discard(self, address: int, nbytes: int) -> None:
+        """Have a dropped block freed by the control thread; safe in a finaliser."""
+        self._post(lambda: self.free(address, nbytes))
+
+
+def size_class(nbytes: int) -> int:
+    """Round up to one of four steps between powers of two, so that blocks can be used again."""
+    if nbytes <= _MIN_CLASS:
+        return _MIN_CLASS
+    step = 1 << (nbytes - 1).bit_length() - 3
+    return -(-nbytes // step) * step
+
+
+class PinnedPool:
+    """Pinned host memory of one device, in blocks that arrays lease.
+
+    A leased array is an ordinary writable :class:`numpy.ndarray` over a block. The block comes
+    back when the last view of the array is gone, whichever thread drops it. Pinned memory is
+    scarce, so the pool has a limit; beyond it ``acquire`` answers ``None`` and the caller copies.
+
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    post
+        Runs a function on the control thread of the device, soon.
+    limit
+        Most bytes that blocks may take, leased and idle together.
+    """
+
+    def __init__(self, library: Library, post: Callable[[Callable[[], None]], None], limit: int = 512 << 20) -> None:
+        self._library = library
+        self._post = post
+        self._limit = limit
+        self._lock = threading.Lock()  # guards the counters
+        self._idle: dict[int, deque[int]] = {}
+        self._blocks = 0
+        self._nbytes = 0
+        self._types: dict[int, Any] = {}
+        self.is_draining = False
+        """Set while no session is open: blocks that come back are freed instead of kept."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks, leased and idle."""
+        return self._nbytes
+
+    @property
+    def idle(self) -> int:
+        """Blocks that wait for use."""
+        return sum(map(len, list(self._idle.values())))
+
+    @property
+    def leased(self) -> int:
+        """Blocks that arrays or slots hold."""
+        return self._blocks - self.idle
+
+    def acquire(self, nbytes: int, *, force: bool = False) -> int | None:
+        """Take a block of at least ``nbytes``; ``None`` at the limit unless ``force``."""
+        size = size_class(nbytes)
+        idle = self._idle.get(size)
+        if idle:
+            try:
+                return idle.pop()
+            except IndexError:
+                pass
+        if self._nbytes + size > self._limit and not force:
+            return None
+        address = self._library.value("acl.rt.malloc_host", self._library.slow.malloc_host(size))
+        with self._lock:
+            self._blocks += 1
+            self._nbytes += size
+        return address
+
+    def release(self, address: int, nbytes: int) -> None:
+        """Give a block back; safe in a finaliser of any thread."""
+        size = size_class(nbytes)
+        idle = self._idle.get(size)
+        if idle is None:
+            idle = self._idle.setdefault(size, deque())
+        if self.is_draining or len(idle) >= max(_IDLE_BLOCKS, _IDLE_BYTES // size):
+            self._post(lambda: self._free(address, size))
+        else:
+            idle.append(address)
+
+    def lease(self, address: int, nbytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Build the array that holds a block from now on."""
+        size = size_class(nbytes)
+        kind = self._types.get(size)
+        if kind is None:
+            kind = self._types[size] = _lease_type(size)
+        lease = kind.from_address(address)
+        lease.pool, lease.address = self, address
+        array: np.ndarray = np.ndarray(shape, dtype, lease)
+        return array
+
+    def trim(self) -> None:
+        """Free every idle block."""
+        for size, idle in list(self._idle.items()):
+            while idle:
+                self._free(idle.pop(), size)
+
+    def _free(self, address: int, size: int) -> None:
+        code = self._library.slow.free_host(address)
+        with self._lock:
+            self._blocks -= 1
+            self._nbytes -= size
+        self._library.check("acl.rt.free_host", code)
+
+
+def view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Make an array over host memory that somebody else owns and keeps."""
+    nbytes = max(1, math.prod(shape) * dtype.itemsize)
+    area: Any = (ctypes.c_char * nbytes).from_address(address)
+    array: np.ndarray = np.ndarray(shape, dtype, area)
+    return array
+
+
+def _lease_type(size: int) -> Any:
+    """Make the buffer type of one size class, whose finaliser returns the block."""
+
+    def __del__(self: Any) -> None:
+        pool = getattr(self, "pool", None)
+        if pool is not None:
+            pool.release(self.address, size)
+
+    return type("PinnedLease", (ctypes.c_char * size,), {"__del__": __del__})

@@ -1,0 +1,161 @@
+"""ACL's life in this process: initialised once, devices set once, finalised last."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import ArgumentError, DeviceError, ForkError
+from .constants import RunMode
+from .library import Library
+
+__all__ = ["AclProcess", "live_processes", "process_of"]
+
+_REPEATED_INIT: Final = 100002
+
+
+class AclProcess:
+    """The process-wide state of one :class:`Library`.
+
+    Every method blocks and is safe to call from any thread.
+
+    Attributes
+    ----------
+    adopted
+        Somebody else (torch_npu, say) had initialised ACL before; it is theirs to finalise.
+    is_finalize_wanted
+        ACL is to be finalised once no device is in use any more.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.adopted = False
+        self.is_finalize_wanted = False
+        self._lock = threading.Lock()  # guards all below; held across ACL's own start and end
+        self._pid: int | None = None
+        self._config: Any = None
+        self._devices: set[int] = set()
+
+    @property
+    def is_initialised(self) -> bool:
+        """Whether ACL runs on behalf of this library."""
+        return self._pid == os.getpid()
+
+    def check_fork(self) -> None:
+        """Raise in a child that was forked after ACL had started (CANN does not support it)."""
+        if self._pid is not None and self._pid != os.getpid():
+            raise ForkError(
+                f"ACL was started in process {self._pid}, of which this process {os.getpid()} is a fork; ACL does "
+                "not survive a fork: open sessions after forking, or use the 'spawn' start method"
+            )
+
+    def init(self, config_path: str | None) -> None:
+        """Initialise ACL, or check that it runs with the same configuration.
+
+        Parameters
+        ----------
+        config_path
+            ``acl.json`` for profiling and dump, ``None`` for none.
+        """
+        self.check_fork()
+        config = None if config_path is None else _read_config(config_path)
+        with self._lock:
+            self.is_finalize_wanted = False
+            if self._pid is not None:
+                if config is not None and config != self._config:
+                    raise ArgumentError(
+                        f"acl_json_path={config_path!r} differs from the configuration that ACL was started with; "
+                        "ACL takes one per process: await InferSession.finalize() first, or give the same file"
+                    )
+                return
+            code = self.library.slow.init(config_path or "")
+            if code == _REPEATED_INIT:
+                if config is not None:
+                    raise ArgumentError(
+                        f"acl_json_path={config_path!r} cannot take effect: ACL was initialised by other code of "
+                        "this process; open the session before that code, or leave acl_json_path out"
+                    )
+                self.adopted = True
+            else:
+                self.library.check("acl.init", code)
+            self._config = config
+            self._pid = os.getpid()
+
+    def count_devices(self) -> int:
+        """Ask how many devices are visible."""
+        return self.library.value("acl.rt.get_device_count", self.library.acl.rt.get_device_count())
+
+    def set_device(self, device_id: int) -> None:
+        """Take a device for this process; the first time can last seconds.
+
+        Raises
+        ------
+        DeviceError
+            There is no such device; the message lists those there are.
+        """
+        with self._lock:
+            if device_id in self._devices:
+                return
+            count = self.count_devices()
+            if device_id >= count:
+                legal = f"0 to {count - 1}" if count else "none"
+                raise DeviceError(
+                    f"device_id={device_id} does not exist on platform {self.library.platform!r}: the visible devices "
+                    f"are {legal}; aioais.devices() lists them"
+                )
+            self.library.check("acl.rt.set_device", self.library.slow.set_device(device_id))
+            self._devices.add(device_id)
+
+    def run_mode(self) -> RunMode:
+        """Ask whether the program runs on a host with a card or on the SoC itself."""
+        mode = self.library.value("acl.rt.get_run_mode", self.library.acl.rt.get_run_mode())
+        return RunMode(mode)
+
+    def finalize(self) -> None:
+        """Reset the devices and finalise ACL, if this library started it; may start again later."""
+        with self._lock:
+            if self._pid != os.getpid():
+                return
+            library, failure = self.library, None
+            for device_id in sorted(self._devices):
+                code = library.slow.reset_device(device_id)
+                if code and failure is None:
+                    failure = library.error("acl.rt.reset_device", code)
+            self._devices.clear()
+            if not self.adopted:
+                code = library.slow.finalize()
+                if code and failure is None:
+                    failure = library.error("acl.finalize", code)
+            self._pid, self._config, self.adopted = None, None, False
+            self.is_finalize_wanted = False
+            if failure is not None:
+                raise failure
+
+
+def _read_config(path: str) -> Any:
+    """Parse ``acl.json``, to refuse what ACL would refuse less clearly."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ArgumentError(f"acl_json_path={path!r} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ArgumentError(f"acl_json_path={path!r} is no JSON file: {exc}") from exc
+
+
+_processes: dict[str, AclProcess] = {}
+
+
+def process_of(library: Library) -> AclProcess:
+    """Give the one process state of a library."""
+    process = _processes.get(library.platform)
+    if process is None:
+        process = _processes.setdefault(library.platform, AclProcess(library))
+    return process
+
+
+def live_processes() -> list[AclProcess]:
+    """List the process states that exist."""
+    return list(_processes.values())

@@ -1,0 +1,173 @@
+"""The calls that can block for long, without the GIL where that is possible.
+
+pyACL holds the GIL in all but the synchronise calls (read in the source of its extension), so
+a model load or ``set_device`` through it would stop every Python thread, the event loop's among
+them. The same C functions of ``libascendcl.so`` called through :mod:`ctypes` release it.
+Handles and addresses are plain numbers on both sides, so the two mix freely.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import logging
+from collections.abc import Callable
+from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from typing import Any, cast
+
+from .api import Acl
+from .constants import MAX_DIMS
+
+__all__ = ["SlowCalls"]
+
+_log = logging.getLogger("aioais")
+_CDLL_NAME = "libascendcl.so"
+
+
+class _IODims(ctypes.Structure):
+    """``aclmdlIODims`` of ``acl/acl_mdl.h``."""
+
+    _fields_ = [
+        ("name", ctypes.c_char * 128),
+        ("dim_count", c_size_t),
+        ("dims", ctypes.c_int64 * MAX_DIMS),
+    ]
+
+
+class SlowCalls:
+    """The blocking calls, each with pyACL's own signature and order of results.
+
+    Parameters
+    ----------
+    acl
+        The module to use where the C library cannot be opened.
+
+    Attributes
+    ----------
+    releases_gil
+        Whether every call here gives up the GIL (the C library was opened).
+    """
+
+    def __init__(self, acl: Acl) -> None:
+        rt, mdl = acl.rt, acl.mdl
+        self.init: Callable[[str], int] = acl.init
+        self.finalize: Callable[[], int] = acl.finalize
+        self.set_device: Callable[[int], int] = rt.set_device
+        self.reset_device: Callable[[int], int] = rt.reset_device
+        self.create_context: Callable[[int], tuple[int, int]] = rt.create_context
+        self.destroy_context: Callable[[int], int] = rt.destroy_context
+        self.destroy_stream: Callable[[int], int] = rt.destroy_stream
+        self.synchronize_stream: Callable[[int], int] = rt.synchronize_stream
+        self.synchronize_event: Callable[[int], int] = rt.synchronize_event
+        self.malloc: Callable[[int, int], tuple[int, int]] = rt.malloc
+        self.free: Callable[[int], int] = rt.free
+        self.malloc_host: Callable[[int], tuple[int, int]] = rt.malloc_host
+        self.free_host: Callable[[int], int] = rt.free_host
+        self.load_from_file: Callable[[str], tuple[int, int]] = mdl.load_from_file
+        self.unload: Callable[[int], int] = mdl.unload
+        self.execute: Callable[[int, int, int], int] = mdl.execute
+        self.execute_async: Callable[[int, int, int, int], int] = mdl.execute_async
+        self.set_dynamic_batch_size: Callable[[int, int, int, int], int] = mdl.set_dynamic_batch_size
+        self.set_dynamic_hw_size: Callable[[int, int, int, int, int], int] = mdl.set_dynamic_hw_size
+        self.set_input_dynamic_dims: Callable[[int, int, int, dict[str, Any]], int] = mdl.set_input_dynamic_dims
+        self.releases_gil = False
+        if not _is_extension(acl):
+            return
+        try:
+            library = ctypes.CDLL(_CDLL_NAME)
+        except OSError as exc:
+            _log.warning(
+                "%s cannot be opened (%s): model loads and device start-up go through pyACL, which "
+                "stops the event loop meanwhile; source CANN's set_env.sh to mend it",
+                _CDLL_NAME,
+                exc,
+            )
+            return
+        self._use(library)
+        self.releases_gil = True
+
+    def _use(self, lib: ctypes.CDLL) -> None:
+        """Replace the calls by those of the C library (argument types: its public headers)."""
+
+        def simple(name: str, *types: Any) -> Callable[..., int]:
+            function = getattr(lib, name)
+            function.argtypes = types
+            function.restype = c_int32
+            return cast("Callable[..., int]", function)
+
+        self.finalize = simple("aclFinalize")
+        self.set_device = simple("aclrtSetDevice", c_int32)
+        self.reset_device = simple("aclrtResetDevice", c_int32)
+        self.destroy_context = simple("aclrtDestroyContext", c_void_p)
+        self.destroy_stream = simple("aclrtDestroyStream", c_void_p)
+        self.synchronize_stream = simple("aclrtSynchronizeStream", c_void_p)
+        self.synchronize_event = simple("aclrtSynchronizeEvent", c_void_p)
+        self.free = simple("aclrtFree", c_void_p)
+        self.free_host = simple("aclrtFreeHost", c_void_p)
+        self.unload = simple("aclmdlUnload", c_uint32)
+        self.execute = simple("aclmdlExecute", c_uint32, c_void_p, c_void_p)
+        self.execute_async = simple("aclmdlExecuteAsync", c_uint32, c_void_p, c_void_p, c_void_p)
+        self.set_dynamic_batch_size = simple("aclmdlSetDynamicBatchSize", c_uint32, c_void_p, c_size_t, c_uint64)
+        self.set_dynamic_hw_size = simple("aclmdlSetDynamicHWSize", c_uint32, c_void_p, c_size_t, c_uint64, c_uint64)
+
+        init = simple("aclInit", c_char_p)
+
+        def start(config: str) -> int:
+            return init(config.encode() or None)
+
+        self.init = start
+
+        create_context = simple("aclrtCreateContext", POINTER(c_void_p), c_int32)
+
+        def new_context(device: int) -> tuple[int, int]:
+            handle = c_void_p()
+            ret = create_context(byref(handle), device)
+            return handle.value or 0, ret
+
+        self.create_context = new_context
+
+        malloc = simple("aclrtMalloc", POINTER(c_void_p), c_size_t, c_int32)
+
+        def new_device_memory(size: int, policy: int) -> tuple[int, int]:
+            address = c_void_p()
+            ret = malloc(byref(address), size, policy)
+            return address.value or 0, ret
+
+        self.malloc = new_device_memory
+
+        malloc_host = simple("aclrtMallocHost", POINTER(c_void_p), c_size_t)
+
+        def new_host_memory(size: int) -> tuple[int, int]:
+            address = c_void_p()
+            ret = malloc_host(byref(address), size)
+            return address.value or 0, ret
+
+        self.malloc_host = new_host_memory
+
+        load = simple("aclmdlLoadFromFile", c_char_p, POINTER(c_uint32))
+
+        def load_model(path: str) -> tuple[int, int]:
+            model = c_uint32()
+            ret = load(path.encode(), byref(model))
+            return model.value, ret
+
+        self.load_from_file = load_model
+
+        set_dims = simple("aclmdlSetInputDynamicDims", c_uint32, c_void_p, c_size_t, POINTER(_IODims))
+
+        def set_input_dims(model: int, dataset: int, index: int, dims: dict[str, Any]) -> int:
+            values = dims["dims"]
+            record = _IODims(dim_count=len(values), dims=(ctypes.c_int64 * MAX_DIMS)(*values))
+            return set_dims(model, dataset, index, byref(record))
+
+        self.set_input_dynamic_dims = set_input_dims
+
+
+def _is_extension(acl: Acl) -> bool:
+    """Whether ``acl`` is CANN's extension module and not an emulation in Python.
+
+    Only then may handles be given to ``libascendcl.so``, which can be on the machine of someone
+    who runs the CPU device.
+    """
+    file = getattr(acl, "__file__", None) or ""
+    return file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))

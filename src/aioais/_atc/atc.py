@@ -1,0 +1,113 @@
+"""Running the real ``atc``, the offline compiler of CANN, for ``.om`` files.
+
+Sources: ATC documentation, ``--framework`` (5 is ONNX), ``--output`` (``.om`` is appended, sometimes after
+the system and the processor), ``--soc_version``.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from aioais._atc.options import Options
+from aioais.errors import AclNotFoundError, ConvertError, ModelError
+
+__all__ = ["run_atc"]
+
+_ONNX = "5"
+_SHOWN = 8000  # characters of atc's output kept in an error: its message stands at the end
+
+
+def run_atc(model: Path, output: Path, soc_version: str | None, options: Options) -> Path:
+    """Compile an ONNX model with ``atc``.
+
+    Parameters
+    ----------
+    model : Path
+        The ONNX file.
+    output : Path
+        The ``.om`` file to write, with or without its ending.
+    soc_version : str or None
+        The chip, as ``--soc_version`` has it.
+    options : Options
+        Checked shape options.
+
+    Returns
+    -------
+    Path
+        The file that ``atc`` wrote: it may have the system and the processor in its name.
+
+    Raises
+    ------
+    AclNotFoundError
+        ``atc`` is not on the PATH.
+    ConvertError
+        No ``soc_version`` is given, or ``atc`` failed; the message ends with what ``atc`` said.
+    ModelError
+        There is no such model file.
+    """
+    if not soc_version:
+        raise ConvertError(
+            f"soc_version={soc_version!r}: atc wants the chip that the .om is for, such as soc_version="
+            '"Ascend310P3"; npu-smi info shows its name, put "Ascend" before it'
+        )
+    if not model.is_file():
+        raise ModelError(f"cannot read the model {str(model)!r}: no such file; give the path of an ONNX file")
+    atc = shutil.which("atc")
+    if atc is None:
+        raise AclNotFoundError(
+            "atc, the model compiler of the CANN toolkit, is not on the PATH: "
+            "source /usr/local/Ascend/ascend-toolkit/set_env.sh (or set_env.sh of your CANN)"
+        )
+    base = output.with_suffix("") if output.suffix == ".om" else output
+    arguments = [
+        atc,
+        f"--framework={_ONNX}",
+        f"--model={model}",
+        f"--output={base}",
+        f"--soc_version={soc_version}",
+        *options.atc_flags(),
+    ]
+    before = _candidates(base)
+    try:
+        done = subprocess.run(  # noqa: S603 - a list, no shell; the options have been parsed
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except OSError as exc:
+        raise AclNotFoundError(
+            f"{atc} does not start: {exc}; source set_env.sh of a CANN for this machine"
+        ) from exc
+    said = done.stdout.strip()[-_SHOWN:] or "(it said nothing)"
+    if done.returncode != 0:
+        raise ConvertError(
+            f"atc failed with exit code {done.returncode} on {str(model)!r}; "
+            f"change what it names and try again:\n{said}"
+        )
+    written = [path for path, stamp in _candidates(base).items() if before.get(path) != stamp]
+    if not written:
+        raise ConvertError(
+            f"atc ended without an error but wrote no {base.name}.om in {str(base.parent)!r}; "
+            f"it said:\n{said}"
+        )
+    return max(written, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _candidates(base: Path) -> dict[Path, tuple[int, int, int]]:
+    """Files that ``atc`` may have written for this output, with what changes when they are written again."""
+    name = re.compile(re.escape(base.name) + r"(_(linux|minios)_(x86_64|aarch64|arm64|arm))?\.om")
+    try:
+        found = [path for path in base.parent.iterdir() if name.fullmatch(path.name)]
+    except OSError as exc:
+        raise ConvertError(
+            f"cannot write output={str(base)!r}: {exc.strerror or exc}; give a path in a folder that exists"
+        ) from exc
+    stamps = {path: path.stat() for path in found}
+    return {path: (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size) for path, stamp in stamps.items()}

@@ -1,0 +1,189 @@
+"""ONNX files on disk: reading a model without its large tensors, and writing one whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from aioais.errors import AclNotFoundError, ConvertError, ModelError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["StagedModel", "import_onnx", "load_model", "staged"]
+
+# A protobuf message cannot be larger than 2 GB; what convert adds (gears, shapes) stays far below the margin.
+_PROTO_LIMIT = 2**31 - 2**24
+_SMALL_TENSOR = 1024  # bytes; shape constants stay inside the model, where shape inference sees them
+
+
+def import_onnx() -> ModuleType:
+    """Import ``onnx``, which only conversion needs.
+
+    Raises
+    ------
+    AclNotFoundError
+        It is not installed; the message has the command that installs it.
+    """
+    try:
+        import onnx
+    except ImportError as exc:
+        raise AclNotFoundError(
+            'convert reads and writes ONNX models with the package onnx: pip install "aioais[cpu]"'
+        ) from exc
+    return onnx
+
+
+def load_model(path: Path) -> ModelProto:
+    """Read an ONNX model; tensors kept in other files stay there.
+
+    Raises
+    ------
+    ModelError
+        There is no such file, or it is no ONNX model.
+    """
+    onnx = import_onnx()
+    try:
+        model: ModelProto = onnx.load(path, load_external_data=False)
+    except OSError as exc:
+        raise ModelError(
+            f"cannot read the model {str(path)!r}: {exc.strerror or exc}; give the path of an ONNX file"
+        ) from exc
+    except Exception as exc:  # protobuf's DecodeError, whose module differs between versions
+        raise ModelError(f"{str(path)!r} is not an ONNX model: {exc}; export it again") from exc
+    # Protobuf reads many foreign files as a message without fields.
+    if not model.graph.output:
+        raise ModelError(f"{str(path)!r} is not an ONNX model: it has no graph outputs; export it again")
+    return model
+
+
+class StagedModel:
+    """A model on its way to its place: complete in a folder of its own beside the output.
+
+    Parameters
+    ----------
+    folder : Path
+        Temporary folder on the same file system as the output.
+    output : Path
+        Where the model goes in the end; its data files go beside it.
+    """
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self.path = folder / output.name
+        self._output = output
+        self._data: list[str] = []
+
+    def adopt_data(self, model: ModelProto, source_folder: Path) -> None:
+        """Copy the files of the model's external tensors, and point the model to the copies.
+
+        Parameters
+        ----------
+        model : ModelProto
+            Changed in place. A model too large for one protobuf message has its tensors moved out as well.
+        source_folder : Path
+            The folder that the locations in ``model`` are relative to.
+
+        Raises
+        ------
+        ModelError
+            A data file is missing, or lies outside of the model's folder.
+        """
+        places: dict[str, list[Any]] = {}
+        for tensor in _external_tensors(model):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    places.setdefault(entry.value, []).append(entry)
+        taken = {os.path.realpath(source_folder / location) for location in places}
+        for location, entries in places.items():
+            source = source_folder / location
+            # Same rule as the onnx package: a model must not name files all over the disk.
+            if Path(location).is_absolute() or ".." in Path(location).parts:
+                raise ModelError(f"the model keeps tensors in {location!r}: want a file in its own folder")
+            if not source.is_file():
+                raise ModelError(
+                    f"the model keeps tensors in {location!r}, which is not in {str(source_folder)!r}: "
+                    "put the file beside the model"
+                )
+            name = self._new_data_name(taken)
+            shutil.copyfile(source, self.path.with_name(name))
+            for entry in entries:
+                entry.value = name
+        if model.ByteSize() > _PROTO_LIMIT:
+            self._move_tensors_out(model, self._new_data_name(taken))
+
+    def write(self, model: ModelProto) -> None:
+        """Write the model into the folder, over an earlier version of it."""
+        self.path.write_bytes(model.SerializeToString())
+
+    def publish(self) -> None:
+        """Move everything to its place; the model comes last, so that it never points to a missing file."""
+        for name in self._data:
+            os.replace(self.path.with_name(name), self._output.with_name(name))
+        os.replace(self.path, self._output)
+
+    def _new_data_name(self, taken: Iterable[str]) -> str:
+        """Choose a name for a data file that is not one of the source's own files."""
+        number = 0
+        while True:
+            name = f"{self._output.name}.{number}.data" if number else f"{self._output.name}.data"
+            number += 1
+            if name not in self._data and os.path.realpath(self._output.with_name(name)) not in taken:
+                self._data.append(name)
+                return name
+
+    def _move_tensors_out(self, model: ModelProto, name: str) -> None:
+        from onnx import external_data_helper as external
+
+        external.convert_model_to_external_data(model, location=name, size_threshold=_SMALL_TENSOR)
+        external.write_external_data_tensors(model, str(self.path.parent))
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[StagedModel]:
+    """Give a place to build ``output`` in; nothing of it stays when the block fails.
+
+    Parameters
+    ----------
+    output : Path
+        The file to write. An existing one is replaced when the block ends without an error.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent)
+    except OSError as exc:
+        raise ConvertError(
+            f"cannot write output={str(output)!r}: {exc.strerror or exc}; "
+            "give a path in a folder that exists and can be written to"
+        ) from exc
+    try:
+        model = StagedModel(Path(folder), output)
+        yield model
+        model.publish()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _external_tensors(model: ModelProto) -> Iterator[Any]:
+    """Every tensor of the model, those of subgraphs and functions included, that is kept in another file."""
+    from onnx import TensorProto
+
+    graphs: list[Any] = [model.graph]
+    nodes: list[Any] = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        tensors: list[Any] = []
+        if graphs:
+            graph = graphs.pop()
+            nodes.extend(graph.node)
+            tensors.extend(graph.initializer)
+            for sparse in graph.sparse_initializer:
+                tensors += [sparse.values, sparse.indices]
+        else:
+            for attribute in nodes.pop().attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                graphs += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+        yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)

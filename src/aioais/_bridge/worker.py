@@ -1,0 +1,69 @@
+"""A thread that runs functions one after the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TypeVar
+
+__all__ = ["Worker"]
+
+_T = TypeVar("_T")
+_log = logging.getLogger("aioais")
+
+
+class Worker:
+    """A daemon thread with an inbox of functions.
+
+    Parameters
+    ----------
+    name
+        Name of the thread, at most 15 bytes so that the system shows all of it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread itself."""
+        return self._thread
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Run a function soon; never blocks, and is safe in a finaliser. An error is logged."""
+        self._inbox.put(function)
+
+    def submit(self, function: Callable[[], _T]) -> Future[_T]:
+        """Run a function soon and give its result to a future, cancelled ones excepted."""
+        future: Future[_T] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                value = function()
+            except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
+                future.set_exception(exc)
+            else:
+                future.set_result(value)
+
+        self._inbox.put(job)
+        return future
+
+    def stop(self) -> None:
+        """End the thread after what is in the inbox now; does not wait."""
+        self._inbox.put(None)
+
+    def _run(self) -> None:
+        get = self._inbox.get
+        while (job := get()) is not None:
+            try:
+                job()
+            except Exception:  # noqa: BLE001 - there is nobody to raise to, and the thread must go on
+                _log.exception("a clean-up step failed on thread %s", self._thread.name)
+            del job

@@ -1,0 +1,119 @@
+"""Feeds of any kind, seen as NumPy arrays without a copy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..errors import FeedError
+from ..tensor import Tensor
+
+__all__ = ["as_feed", "converts_slowly", "describe"]
+
+_DLPACK_CPU = 1
+
+
+def as_feed(value: Any, where: str) -> np.ndarray | Tensor:
+    """See one feed as an array over its own memory; device tensors stay what they are.
+
+    Parameters
+    ----------
+    value
+        An array, a NumPy scalar, a torch CPU tensor, a device tensor, or an object with the
+        buffer protocol, ``__dlpack__`` (CPU) or ``__array__``.
+    where
+        Which input this is for, for the message.
+
+    Raises
+    ------
+    FeedError
+        It is none of these, or its memory is not on the host.
+    """
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    if type(value).__module__.partition(".")[0] == "torch" and "torch" in sys.modules:
+        return _from_torch(value, where)
+    try:
+        return np.asarray(memoryview(value))
+    except TypeError:
+        pass  # no buffer protocol
+    except (ValueError, NotImplementedError) as exc:
+        raise _unusable(value, where, exc) from exc
+    try:
+        if hasattr(value, "__dlpack__"):
+            return _from_dlpack(value, where)
+        if _has_array(value):
+            return np.asarray(value)
+    except FeedError:
+        raise
+    except Exception as exc:
+        raise _unusable(value, where, exc) from exc
+    raise FeedError(
+        f"{where}: came {type(value).__name__}, wanted an array (numpy.ndarray or scalar, torch CPU tensor, device "
+        "Tensor, or an object with the buffer protocol, __dlpack__ or __array__); convert it: numpy.asarray(...)"
+    )
+
+
+def converts_slowly(value: Any) -> bool:
+    """Whether seeing this as an array runs foreign code that may copy (``__array__`` and DLPack)."""
+    if isinstance(value, (np.ndarray, np.generic, Tensor, bytes, bytearray, memoryview)):
+        return False
+    return _has_array(value) or hasattr(value, "__dlpack__")
+
+
+def describe(feed: np.ndarray | Tensor) -> str:
+    """Write type and shape of a feed."""
+    place = f" on device {feed.device_id}" if isinstance(feed, Tensor) else ""
+    return f"{feed.dtype}{list(feed.shape)}{place}"
+
+
+def _has_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+
+
+def _from_torch(value: Any, where: str) -> np.ndarray:
+    """See a torch tensor as an array; torch is there already, as the caller made the tensor."""
+    torch = sys.modules["torch"]
+    device = getattr(getattr(value, "device", None), "type", None)
+    if device != "cpu":
+        raise FeedError(
+            f"{where}: came a torch tensor on {device!r}, wanted one in host memory; move it first: tensor.cpu()"
+        )
+    try:
+        value = value.detach()
+        if value.dtype is torch.bfloat16:
+            import ml_dtypes
+
+            return np.asarray(value.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.asarray(value.numpy())
+    except Exception as exc:
+        raise _unusable(value, where, exc) from exc
+
+
+def _from_dlpack(value: Any, where: str) -> np.ndarray:
+    kind, number = value.__dlpack_device__()
+    if kind != _DLPACK_CPU:
+        raise FeedError(
+            f"{where}: came {type(value).__name__} in memory of DLPack device ({int(kind)}, {number}), wanted host "
+            "memory (DLPack CPU); copy it to the host first"
+        )
+    try:
+        return np.from_dlpack(value)
+    except Exception:
+        # NumPy cannot import some types and read-only memory this way; __array__ can.
+        if _has_array(value):
+            return np.asarray(value)
+        raise
+
+
+def _unusable(value: Any, where: str, exc: Exception) -> FeedError:
+    return FeedError(
+        f"{where}: {type(value).__name__} cannot be seen as an array ({type(exc).__name__}: {exc}); wanted a dense "
+        "array in host memory; convert it: numpy.asarray(...)"
+    )

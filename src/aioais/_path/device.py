@@ -1,0 +1,168 @@
+"""A device of this process: its context, its control thread, and who still needs it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._acl.constants import MemcpyKind, RunMode
+from .._acl.library import Library
+from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool, view
+from .._acl.process import AclProcess, process_of
+from .._acl.stream import Stream
+from .._bridge.worker import Worker
+from ..summary import MemorySummary
+
+__all__ = ["Device", "acquire_device", "live_devices"]
+
+
+class Device:
+    """One opened device, shared by the sessions and tensors on it.
+
+    It has one context for all threads that work on it, and one control thread, which opens it,
+    moves free-standing tensors and frees what finalisers hand it. Once no session, tensor or leased
+    array is left, the context is destroyed and the thread ends; the device stays set for the
+    process until ACL is finalised, as the first use of a device can take seconds.
+    """
+
+    def __init__(self, process: AclProcess, device_id: int) -> None:
+        self.process = process
+        self.library: Library = process.library
+        self.id = device_id
+        self.sessions = 0  # guarded by _lock of this module
+        self.context = 0
+        self.run_mode = RunMode.HOST
+        self.worker = Worker(f"aioais-ctl-{device_id}")
+        self.memory = DeviceMemory(self.library, self.post)
+        self.pinned = PinnedPool(self.library, self.post)
+        self._stream: Stream | None = None
+        self._is_open = False
+        self._is_retired = False
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Run a clean-up step on the control thread, then look whether the device is still needed."""
+
+        def step() -> None:
+            try:
+                function()
+            finally:
+                self._close_if_unused()
+
+        self.worker.post(step)
+
+    def open(self, config_path: str | None) -> None:
+        """Start ACL, take the device and make the context; on the control thread."""
+        self.process.init(config_path)
+        if self._is_open:
+            return
+        self.process.set_device(self.id)
+        library = self.library
+        self.run_mode = self.process.run_mode()
+        self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
+        self._stream = Stream(library)
+        self._is_open = True
+
+    def enter(self) -> None:
+        """Make the device's context current in the calling thread."""
+        self.library.check("acl.rt.set_context", self.library.acl.rt.set_context(self.context))
+
+    def upload(self, array: np.ndarray) -> DeviceBlock:
+        """Copy a C-contiguous array to fresh device memory; on the control thread."""
+        block = self.memory.alloc(array.nbytes)
+        if not array.nbytes:
+            return block
+        address = self.pinned.acquire(array.nbytes, force=True)
+        assert address is not None
+        try:
+            np.copyto(view(address, array.shape, array.dtype), array)
+            self._transfer(block.address, address, array.nbytes, MemcpyKind.HOST_TO_DEVICE)
+        finally:
+            self.pinned.release(address, array.nbytes)
+        return block
+
+    def download(self, block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Copy device memory to a fresh array; on the control thread."""
+        array = np.empty(shape, dtype)
+        if not array.nbytes:
+            return array
+        address = self.pinned.acquire(array.nbytes, force=True)
+        assert address is not None
+        try:
+            self._transfer(address, block.address, array.nbytes, MemcpyKind.DEVICE_TO_HOST)
+            np.copyto(array, view(address, shape, dtype))
+        finally:
+            self.pinned.release(address, array.nbytes)
+        return array
+
+    def release_session(self) -> None:
+        """Tell that a session of this device has freed all it had; from any thread."""
+        with _lock:
+            self.sessions -= 1
+            self.pinned.is_draining = self.sessions == 0
+        self.post(_nothing)
+
+    def _transfer(self, dst: int, src: int, nbytes: int, kind: MemcpyKind) -> None:
+        assert self._stream is not None
+        started = time.perf_counter()
+        self._stream.copy(dst, nbytes, src, nbytes, kind)
+        self._stream.synchronize()
+        MemorySummary.record(kind, (time.perf_counter() - started) * 1e3)
+
+    def _close_if_unused(self) -> None:
+        if self.sessions or self.memory.blocks:
+            return
+        self.pinned.trim()
+        with _lock:
+            if self._is_retired or self.sessions or self.memory.blocks or self.pinned.leased:
+                return
+            self._is_retired = True
+            if _devices.get((self.library.platform, self.id)) is self:
+                del _devices[self.library.platform, self.id]
+            is_last = not any(key[0] == self.library.platform for key in _devices)
+        try:
+            if self._stream is not None:
+                self._stream.close()
+            if self.context:
+                self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
+            if is_last and self.process.is_finalize_wanted:
+                self.process.finalize()
+        finally:
+            self.worker.stop()
+
+
+_lock = threading.Lock()
+"""Guards the table of devices and their session counts; never held across a call into ACL."""
+_devices: dict[tuple[str, int], Device] = {}
+
+
+def acquire_device(library: Library, device_id: int, config_path: str | None) -> Device:
+    """Open a device, or join those who have it open; blocks. Balance with ``release_session``."""
+    process = process_of(library)
+    process.check_fork()
+    with _lock:
+        key = library.platform, device_id
+        device = _devices.get(key)
+        if device is None:
+            device = _devices[key] = Device(process, device_id)
+        device.sessions += 1
+        device.pinned.is_draining = False
+    try:
+        device.worker.submit(lambda: device.open(config_path)).result()
+    except BaseException:
+        device.release_session()
+        raise
+    return device
+
+
+def live_devices() -> list[Device]:
+    """List the devices whose control thread lives."""
+    with _lock:
+        return list(_devices.values())
+
+
+def _nothing() -> None:
+    """Do nothing: only the check that follows every clean-up step is wanted."""

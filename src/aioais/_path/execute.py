@@ -1,0 +1,218 @@
+"""Step 2: the gear, where it changes, and the execution."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Final
+
+from .._acl.library import Library
+from .._acl.model import LoadedModel
+from .._acl.stream import Stream
+from ..errors import AclError, AclUsageError, ModelError
+from .plan import OutputPlan, output_plans
+from .request import Request
+from .slot import Slot
+
+__all__ = ["Executor"]
+
+_log = logging.getLogger("aioais")
+
+_GE_FAILURE: Final = 500002
+_MOST_GROWTHS: Final = 12
+"""Runs tried when ACL does not say how large an output is; the sizes grow fourfold each time."""
+
+
+class Executor:
+    """Queues executions of one model on its one stream.
+
+    A model has one table of arguments and one gear, so all submissions come from one thread at a
+    time and go to one stream (pyACL reference, thread rules of models).
+
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    model
+        The loaded model.
+    loop
+        Executions per request.
+    """
+
+    def __init__(self, library: Library, model: LoadedModel, loop: int) -> None:
+        self._library = library
+        self._model = model
+        self._loop = loop
+        self._gear: tuple[int, ...] | None = None
+        self._learned = [0] * len(model.info.outputs)
+        self._has_told = False
+        self._submit = library.acl.mdl.execute_async
+        self.stream = Stream(library)
+
+    def submit(self, request: Request, slot: Slot) -> None:
+        """Queue the executions of a request behind its copies.
+
+        A dynamic-shape model is also waited for: only then are the shapes of its outputs known, and
+        buffers that turn out too small are grown and the model is run again.
+        """
+        if self._model.info.kind == "shape":
+            self._run_dynamic(request, slot)
+            return
+        plan = request.plan
+        if plan.gear is not None and (plan.gear != self._gear or plan.gear != slot.gear):
+            # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
+            self._gear = slot.gear = None
+            self._model.set_gear(slot.in_data.handle, plan.gear)
+            self._gear = slot.gear = plan.gear
+        if plan.outputs is None:
+            plan.outputs = output_plans(self._model.info, self._model.output_shapes())
+        request.outputs = plan.outputs
+        self._wait_inputs(request, slot)
+        stream, marks = self.stream, slot.execute_marks
+        if not request.is_express:
+            stream.record(marks[0])
+        for k in range(self._loop):
+            request.is_submitted = True
+            code = self._submit(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
+            if code:
+                raise self._library.error("acl.mdl.execute_async", code)
+            stream.record(marks[k + 1])
+        if slot.execute_done is not None and not request.is_express:
+            stream.record(slot.execute_done)
+
+    def close(self) -> None:
+        """Destroy the stream; idempotent."""
+        self.stream.close()
+
+    def _wait_inputs(self, request: Request, slot: Slot) -> None:
+        """Have the execute stream wait for the copies, unless they are on it themselves."""
+        if not request.is_express and request.last_copy is not slot.h2d_marks[0]:
+            assert request.last_copy is not None
+            self.stream.wait(slot.h2d_done or request.last_copy)
+
+    def _run_dynamic(self, request: Request, slot: Slot) -> None:
+        info = self._model.info
+        sizes = [max(pair) for pair in zip(request.plan.sizes, self._learned, strict=True)]
+        for k, tensor in enumerate(info.outputs):
+            slot.output_block(k, min(sizes[k], tensor.size) if tensor.size else sizes[k])
+        self._wait_inputs(request, slot)
+        request.is_submitted = True
+        outputs: tuple[OutputPlan, ...] = ()
+        growth = 0
+        for growth in range(_MOST_GROWTHS + 1):
+            error = self._attempt(slot)
+            if error is None:
+                outputs = self._read_outputs(slot)
+                small = [item for item in outputs if item.nbytes > _capacity(slot, item.position)]
+                if not small:
+                    break
+                for item in small:
+                    slot.output_block(item.position, item.nbytes)
+            elif growth == _MOST_GROWTHS or not _may_be_too_small(error):
+                raise error
+            elif growth == 0 and self._let_acl_allocate(slot):
+                outputs = self._read_outputs(slot)
+                break
+            elif not self._grow_blindly(slot):
+                raise error
+        request.outputs = outputs
+        for item in outputs:
+            self._learned[item.position] = max(self._learned[item.position], item.nbytes)
+        if growth and not self._has_told:
+            self._has_told = True
+            _log.warning(
+                "%s: outputs were larger than custom_sizes=%s, so buffers were grown to %s bytes and the model was run "
+                "again; give custom_sizes to save the second run",
+                info.path,
+                list(request.plan.sizes),
+                [_capacity(slot, k) for k in range(len(info.outputs))],
+            )
+
+    def _attempt(self, slot: Slot) -> AclError | None:
+        """Run once and wait; gives the error instead of raising it."""
+        slow, stream, marks = self._library.slow, self.stream, slot.execute_marks
+        stream.record(marks[0])
+        for k in range(self._loop):
+            code = slow.execute_async(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
+            if code:
+                error = self._library.error("acl.mdl.execute_async", code)
+                with contextlib.suppress(AclError):
+                    stream.synchronize()
+                return error
+            stream.record(marks[k + 1])
+        if slot.execute_done is not None:
+            stream.record(slot.execute_done)
+        try:
+            stream.synchronize()
+        except AclError as exc:
+            return exc
+        return None
+
+    def _let_acl_allocate(self, slot: Slot) -> bool:
+        """Run once more with outputs that ACL allocates itself, which only a synchronous run can.
+
+        The memory is the caller's afterwards and becomes the slot's (pyACL reference, outputs of
+        unknown size).
+        """
+        slow, outputs, memory = self._library.slow, slot.out_data, slot.device.memory
+        count = len(self._model.info.outputs)
+        for k in range(count):
+            outputs.bind(k, 0, 0)
+        stream, marks = self.stream, slot.execute_marks
+        stream.record(marks[0])
+        code = slow.execute(self._model.id, slot.in_data.handle, outputs.handle)
+        if code:
+            self._library.acl.get_recent_err_msg()  # the first failure is the one to tell
+        for mark in marks[1:]:
+            stream.record(mark)
+        if slot.execute_done is not None:
+            stream.record(slot.execute_done)
+        stream.synchronize()
+        for k in range(count):
+            address, nbytes = outputs.allocated(k)
+            block = slot.outputs[k]
+            if address and block is not None:
+                slot.outputs[k] = memory.adopt(address, nbytes)
+                block.close()
+            elif block is not None:
+                outputs.bind(k, block.address, block.nbytes)
+        return code == 0
+
+    def _grow_blindly(self, slot: Slot) -> bool:
+        """Make every output buffer four times larger; ``False`` if all are as large as can be."""
+        has_grown = False
+        for k, tensor in enumerate(self._model.info.outputs):
+            have = _capacity(slot, k)
+            want = min(4 * have, tensor.size) if tensor.size else 4 * have
+            if want > have:
+                slot.output_block(k, want)
+                has_grown = True
+        return has_grown
+
+    def _read_outputs(self, slot: Slot) -> tuple[OutputPlan, ...]:
+        shapes = []
+        for k, tensor in enumerate(self._model.info.outputs):
+            shape = slot.out_data.shape(k)
+            if shape is None and all(dim >= 0 for dim in tensor.shape):
+                shape = tensor.shape
+            if shape is None:
+                raise ModelError(
+                    f"{self._model.info.path!r}: ACL gave no shape for output {tensor.name!r} after the run, so its "
+                    "bytes cannot be read; the model needs outputs of known rank"
+                )
+            shapes.append(shape)
+        return output_plans(self._model.info, shapes)
+
+
+def _capacity(slot: Slot, k: int) -> int:
+    block = slot.outputs[k]
+    return block.nbytes if block is not None else 0
+
+
+def _may_be_too_small(error: AclError) -> bool:
+    """Whether a failed dynamic-shape run can mean an output buffer that is too small.
+
+    ACL has no code of its own for that: the model engine's parameter errors and its general
+    failure (500002) are what releases answer.
+    """
+    return isinstance(error, AclUsageError) or error.code == _GE_FAILURE

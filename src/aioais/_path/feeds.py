@@ -1,0 +1,314 @@
+"""From what the caller gave to a plan: count, names, types, shapes and gears are checked here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from .._acl.model import ModelInfo, TensorInfo
+from ..errors import ArgumentError, FeedError
+from ..tensor import Tensor
+from ..types import DEFAULT_OUTPUT_BYTES, Check
+from .arrays import as_feed, converts_slowly, describe
+from .plan import InputPlan, Plan, output_plans
+
+__all__ = ["MODES", "Planner"]
+
+Feed = np.ndarray | Tensor
+
+MODES: Final = {
+    "static": "static",
+    "dymbatch": "batch",
+    "dynbatch": "batch",
+    "dymhw": "hw",
+    "dynhw": "hw",
+    "dymdims": "dims",
+    "dyndims": "dims",
+    "dymshape": "shape",
+    "dynshape": "shape",
+    "auto": "auto",
+}
+_MODE_OF_KIND: Final = {
+    "static": "static",
+    "batch": "dymbatch",
+    "hw": "dymhw",
+    "dims": "dymdims",
+    "shape": "dymshape",
+}
+_MOST_PLANS: Final = 256
+
+
+class Planner:
+    """Checks feeds against one model and remembers what it found.
+
+    Parameters
+    ----------
+    info
+        The model.
+    check
+        ``"strict"`` compares type and shape, ``"bytes"`` only the number of bytes.
+    device
+        The device that fed tensors must be on.
+    """
+
+    def __init__(self, info: ModelInfo, check: Check, device: object, device_id: int) -> None:
+        self._info = info
+        self._is_strict = check == "strict"
+        self._device = device
+        self._device_id = device_id
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._names = {tensor.name: k for k, tensor in enumerate(info.inputs)}
+
+    def needs_thread(self, feeds: Any) -> bool:
+        """Whether seeing the feeds as arrays may take long, so that it must not happen on the loop."""
+        values = feeds.values() if isinstance(feeds, Mapping) else feeds
+        return isinstance(values, (list, tuple, type({}.values()))) and any(map(converts_slowly, values))
+
+    def arrays(self, feeds: Any) -> list[Feed]:
+        """Order the feeds as the model has them and see each as an array.
+
+        Raises
+        ------
+        FeedError
+            Wrong container, count or name, or a feed that is no array.
+        """
+        inputs = self._info.inputs
+        values: Sequence[Any]
+        if isinstance(feeds, Mapping):
+            values = self._by_name(feeds)
+        elif isinstance(feeds, (list, tuple)) or (
+            isinstance(feeds, Sequence) and not isinstance(feeds, (str, bytes, bytearray, memoryview))
+        ):
+            values = feeds
+        else:
+            raise FeedError(
+                f"feeds: came {_a(feeds)}, wanted a list with one array per input {self._wants()} or a mapping by "
+                "input name; put a single array into a list: infer([array])"
+            )
+        if len(values) != len(inputs):
+            raise FeedError(
+                f"feeds: came {len(values)}, the model wants {len(inputs)}: {self._wants()}; give one feed per input, "
+                "in this order or as a mapping by name"
+            )
+        return [as_feed(value, _where(tensor, k)) for k, (value, tensor) in enumerate(zip(values, inputs, strict=True))]
+
+    def plan(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
+        """Find or make the plan for these feeds.
+
+        Raises
+        ------
+        ArgumentError
+            The mode or ``custom_sizes`` is wrong for any feed.
+        FeedError
+            A feed does not fit the model.
+        """
+        if type(custom_sizes) is list:
+            custom_sizes = tuple(custom_sizes)
+        key: list[Any] = [mode, custom_sizes]
+        for feed in feeds:
+            key.append(feed.dtype)
+            key.append(feed.shape)
+            if type(feed) is Tensor:
+                self._check_place(feed, feeds)
+                key.append(Tensor)
+        try:
+            plan = self._plans.get(tuple(key))
+        except TypeError:  # custom_sizes is something that cannot be hashed, so not legal either
+            plan = None
+        if plan is None:
+            plan = self._make(feeds, mode, custom_sizes)
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            self._plans[tuple(key)] = plan
+        return plan
+
+    def _make(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
+        info = self._info
+        kind = self._kind(mode)
+        sizes = self._output_sizes(custom_sizes)
+        gear = None
+        if info.gears is None:
+            shapes = tuple(tensor.shape for tensor in info.inputs)
+            legal = ""
+        else:
+            found = self._find_gear(feeds) if kind != "static" else info.gears.largest
+            gear = info.gears.values[found]
+            shapes = info.gears.shapes[found]
+            legal = self._legal_gears()
+            if kind == "static":
+                legal = f"{legal}, and mode='static' runs the largest: use mode='{_MODE_OF_KIND[info.kind]}' or 'auto'"
+        real = []
+        for k, (feed, tensor, shape) in enumerate(zip(feeds, info.inputs, shapes, strict=True)):
+            real.append(self._check_feed(k, feed, tensor, shape, legal))
+        inputs = tuple(
+            InputPlan(k, tensor.index, _nbytes(feed), tuple(feed.shape), feed.dtype, isinstance(feed, Tensor))
+            for k, (feed, tensor) in enumerate(zip(feeds, info.inputs, strict=True))
+        )
+        is_dynamic = info.kind == "shape"
+        outputs = output_plans(info, [t.shape for t in info.outputs]) if info.kind == "static" else None
+        return Plan(inputs, gear, outputs, tuple(real) if is_dynamic else None, sizes)
+
+    def _kind(self, mode: str) -> str:
+        kind = MODES.get(mode) if isinstance(mode, str) else None
+        if kind is None:
+            raise ArgumentError(f"mode={mode!r} is unknown; wanted one of {', '.join(map(repr, MODES))}")
+        mine = self._info.kind
+        if kind in (mine, "auto"):
+            return mine
+        if kind == "static" and mine in ("batch", "hw", "dims"):
+            return kind
+        right = _MODE_OF_KIND[mine]
+        what = "static" if mine == "static" else f"{right} ({self._legal_gears()})"
+        raise ArgumentError(
+            f"mode={mode!r} does not fit {self._info.path!r}, whose shapes are {what}; use mode={right!r} or 'auto'"
+        )
+
+    def _output_sizes(self, custom_sizes: Any) -> tuple[int, ...]:
+        count = len(self._info.outputs)
+        if custom_sizes is None:
+            return (DEFAULT_OUTPUT_BYTES,) * count
+        if isinstance(custom_sizes, (int, np.integer)) and not isinstance(custom_sizes, bool) and custom_sizes > 0:
+            return (int(custom_sizes),) * count
+        if isinstance(custom_sizes, (tuple, list)) and all(
+            isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size > 0 for size in custom_sizes
+        ):
+            if self._info.kind == "shape" and len(custom_sizes) != count:
+                raise ArgumentError(
+                    f"custom_sizes has {len(custom_sizes)} entries, the model has {count} outputs "
+                    f"({', '.join(t.name for t in self._info.outputs)}); give one size in bytes for each, or one int"
+                )
+            return tuple(map(int, custom_sizes))
+        raise ArgumentError(
+            f"custom_sizes={custom_sizes!r}: wanted a positive int, or a list of them with one per output, in bytes; "
+            "leave it out to have buffers grow as needed"
+        )
+
+    def _find_gear(self, feeds: Sequence[Feed]) -> int:
+        gears, info = self._info.gears, self._info
+        assert gears is not None
+        found = gears.find([tuple(feed.shape) for feed in feeds])
+        if found is not None:
+            return found
+        for k, (feed, tensor) in enumerate(zip(feeds, info.inputs, strict=True)):
+            columns = [row[k] for row in gears.shapes]
+            if tuple(feed.shape) not in columns:
+                raise self._misfit(k, feed, tensor, tensor.shape, f" with {self._legal_gears()}", "use a legal gear")
+        came = ", ".join(f"{t.name!r} {list(f.shape)}" for f, t in zip(feeds, info.inputs, strict=True))
+        raise FeedError(
+            f"feeds: came {came}, which belong to different gears; the model wants {self._wants()} with "
+            f"{self._legal_gears()}; give all inputs the shapes of one gear"
+        )
+
+    def _check_feed(
+        self, k: int, feed: Feed, tensor: TensorInfo, shape: tuple[int, ...], legal: str
+    ) -> tuple[int, ...]:
+        """Check one feed; gives the shape it really has for the model."""
+        note = f" with {legal}" if legal else ""
+        came = tuple(feed.shape)
+        is_open = any(dim < 0 for dim in shape)
+        if is_open:
+            if not _fits(came, shape, tensor.ranges):
+                raise self._misfit(k, feed, tensor, shape, _range_note(tensor), "reshape or pad it")
+            shape = came
+        if feed.dtype.hasobject:
+            raise self._misfit(k, feed, tensor, shape, note, "an object array has no bytes to copy: use a numeric type")
+        if self._is_strict:
+            if tensor.dtype is None or feed.dtype != tensor.dtype:
+                advice = f"convert it: array.astype({tensor.datatype.name!r})"
+                raise self._misfit(k, feed, tensor, shape, note, advice)
+            is_scalar = came == () and math.prod(shape) == 1
+            if came != shape and not is_scalar:
+                raise self._misfit(k, feed, tensor, shape, note, "reshape it, or open the session with check='bytes'")
+            return shape
+        item = feed.dtype.itemsize if tensor.dtype is None else tensor.dtype.itemsize
+        wanted = math.prod(shape) * item
+        if _nbytes(feed) != wanted:
+            raise FeedError(
+                f"{_where(tensor, k)}: came {describe(feed)}, {_nbytes(feed)} bytes; the model wants "
+                f"{tensor.datatype.name}{list(shape)}, {wanted} bytes{note}; give an array of that many bytes"
+            )
+        return shape
+
+    def _check_place(self, feed: Tensor, feeds: Sequence[Feed]) -> None:
+        k = next(i for i, other in enumerate(feeds) if other is feed)
+        where = _where(self._info.inputs[k], k)
+        if feed.closed:
+            raise FeedError(f"{where}: came a closed device tensor; wanted an open one: make it again with to_device()")
+        if feed.device is not self._device:
+            raise FeedError(
+                f"{where}: came a tensor on device {feed.device_id} (platform {feed.device.library.platform!r}), the "
+                f"session runs on device {self._device_id}; bring it over: session.to_device(await tensor.to_host())"
+            )
+
+    def _misfit(
+        self, k: int, feed: Feed, tensor: TensorInfo, shape: tuple[int, ...], note: str, advice: str
+    ) -> FeedError:
+        return FeedError(
+            f"{_where(tensor, k)}: came {describe(feed)}, the model wants "
+            f"{tensor.datatype.name}{list(shape)}{note}; {advice}"
+        )
+
+    def _by_name(self, feeds: Mapping[Any, Any]) -> list[Any]:
+        missing = [name for name in self._names if name not in feeds]
+        unknown = [name for name in feeds if name not in self._names]
+        if missing or unknown:
+            parts = [f"{what} {names}" for what, names in (("without", missing), ("with unknown", unknown)) if names]
+            raise FeedError(
+                f"feeds: came {' and '.join(parts)}; the model wants {self._wants()}; give exactly one feed per name"
+            )
+        return [feeds[name] for name in self._names]
+
+    def _wants(self) -> str:
+        return ", ".join(f"{t.name!r} {t.datatype.name}{list(t.shape)}" for t in self._info.inputs)
+
+    def _legal_gears(self) -> str:
+        gears = self._info.gears
+        if gears is None:
+            return "any legal shape"
+        if gears.kind == "batch":
+            return "batch sizes " + ", ".join(str(gear[0]) for gear in gears.values)
+        if gears.kind == "hw":
+            return "image sizes (H, W) " + ", ".join(str(gear) for gear in gears.values)
+        rows = [" x ".join(str(list(shape)) for shape in row) for row in gears.shapes]
+        return "gears " + "; ".join(rows)
+
+
+def _nbytes(feed: Feed) -> int:
+    return feed.nbytes
+
+
+def _where(tensor: TensorInfo, k: int) -> str:
+    return f"input {tensor.name!r} (position {k})"
+
+
+def _a(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"a bare array {describe(value)}"
+    return f"{type(value).__name__}"
+
+
+def _fits(came: tuple[int, ...], shape: tuple[int, ...], ranges: tuple[tuple[int, int], ...] | None) -> bool:
+    """Whether a shape lies inside an open one; dims of -2 stand for an unknown rank."""
+    if shape == (-2,):
+        return True
+    if len(came) != len(shape):
+        return False
+    for k, (dim, wanted) in enumerate(zip(came, shape, strict=True)):
+        if wanted >= 0:
+            if dim != wanted:
+                return False
+        elif ranges is not None and k < len(ranges):
+            low, high = ranges[k]
+            if dim < low or 0 <= high < dim:
+                return False
+    return True
+
+
+def _range_note(tensor: TensorInfo) -> str:
+    if tensor.ranges is None:
+        return ""
+    spans = ["any" if high < 0 and low <= 1 else f"{low}~{high if high >= 0 else ''}" for low, high in tensor.ranges]
+    return f" with dims in [{', '.join(spans)}]"

@@ -1,0 +1,57 @@
+"""Step 1: from the caller's memory over pinned staging to the device."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from .._acl.constants import MemcpyKind
+from .._acl.stream import Stream
+from ..tensor import Tensor
+from .request import Request
+from .slot import Slot
+
+__all__ = ["submit_h2d"]
+
+_H2D: Final = int(MemcpyKind.HOST_TO_DEVICE)
+
+
+def submit_h2d(request: Request, slot: Slot, stream: Stream) -> None:
+    """Copy host feeds to staging and queue their copies; bind device feeds where they are.
+
+    The feeds are read here and never again. The staging copy gives up the GIL where it is large.
+    """
+    plan, feeds = request.plan, request.feeds
+    if feeds is None:  # given up between two instructions of this thread
+        request.was_cancelled = True
+        return
+    staged = slot.staged(plan)
+    for area, feed in zip(staged, feeds, strict=True):
+        if area is not None:
+            np.copyto(area, feed)  # type: ignore[arg-type]  # an area means a host feed
+    marks = slot.h2d_marks
+    stream.record(marks[0])
+    mark = 0
+    for item, feed in zip(plan.inputs, feeds, strict=True):
+        k = item.position
+        if item.is_device:
+            assert isinstance(feed, Tensor)
+            block = feed.block
+            request.blocks.append(block)
+            slot.in_data.bind(item.model_index, block.address, block.nbytes)
+            continue
+        own = slot.input_block(k, item.nbytes)
+        if item.nbytes:
+            stream.copy(own.address, own.nbytes, slot.staging_address(k), item.nbytes, _H2D)
+        mark += 1
+        stream.record(marks[mark])
+    request.last_copy = marks[mark]
+    if slot.h2d_done is not None:
+        stream.record(slot.h2d_done)
+    if plan.dynamic_shapes is not None and slot.shapes != plan.dynamic_shapes:
+        slot.shapes = None
+        for tensor, shape in zip(slot.info.inputs, plan.dynamic_shapes, strict=True):
+            slot.in_data.describe(tensor.index, tensor.datatype, tensor.format, shape)
+        slot.shapes = plan.dynamic_shapes
+    request.feeds = None

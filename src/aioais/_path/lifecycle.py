@@ -1,0 +1,87 @@
+"""The end of everything: all sessions of the process, the devices, ACL."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+import warnings
+from typing import Final
+
+from .._acl.process import live_processes
+from ..tensor import live_tensors
+from .device import live_devices
+from .pipeline import live_pipelines
+
+__all__ = ["finalize_all"]
+
+_log = logging.getLogger("aioais")
+
+_PATIENCE_S: Final = 10.0
+"""How long to wait for what should come at once, and at exit for requests: a hung device must not
+hold the process."""
+
+
+def finalize_all() -> None:
+    """Close every session and tensor, then finalise ACL; blocks."""
+    failure: BaseException | None = None
+    pipelines = live_pipelines()
+    for pipeline in pipelines:
+        pipeline.close()
+    for pipeline in pipelines:
+        error = pipeline.closed.exception()
+        failure = failure or error
+        for thread in pipeline.threads:
+            thread.join()
+    _close_tensors()
+    for process in live_processes():
+        process.is_finalize_wanted = True
+    for device in live_devices():
+        device.post(lambda: None)
+        if not device.pinned.leased:
+            device.worker.thread.join(_PATIENCE_S)
+    for process in live_processes():
+        if not any(device.process is process for device in live_devices()):
+            try:
+                process.finalize()
+            except BaseException as exc:  # noqa: BLE001 - the other platform must be ended all the same
+                failure = failure or exc
+    if failure is not None:
+        raise failure
+
+
+def _close_tensors() -> None:
+    tensors = [tensor for tensor in list(live_tensors) if not tensor.closed]
+    for tensor in tensors:
+        tensor.close()
+    if tensors:
+        warnings.warn(
+            f"{len(tensors)} device tensors were open when ACL was finalised and are closed now: close them before",
+            ResourceWarning,
+            stacklevel=3,
+        )
+
+
+def _at_exit() -> None:
+    """Close what the program left open, while threads still run; never raises, never hangs."""
+    pipelines = live_pipelines()
+    if not pipelines and not live_devices() and not any(p.is_initialised for p in live_processes()):
+        return
+    deadline = time.monotonic() + _PATIENCE_S
+    for pipeline in pipelines:
+        pipeline.close()
+    try:
+        for pipeline in pipelines:
+            pipeline.closed.exception(max(0.0, deadline - time.monotonic()))
+        for process in live_processes():
+            process.is_finalize_wanted = True
+            if not any(device.process is process for device in live_devices()):
+                process.finalize()
+        for device in live_devices():
+            device.post(lambda: None)
+            device.worker.thread.join(max(0.0, min(1.0, deadline - time.monotonic())))
+    except BaseException as exc:  # noqa: BLE001 - the process ends anyway
+        _log.warning("ACL was not shut down cleanly at exit: %r", exc)
+
+
+atexit.register(_at_exit)

@@ -1,0 +1,42 @@
+"""The last step: from landed bytes to what the caller gets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._acl.memory import view
+from ..tensor import Tensor
+from .device import Device
+from .landing import Landing
+from .request import Request
+from .slot import Slot
+
+__all__ = ["collect_arrays", "collect_tensors"]
+
+
+def collect_arrays(request: Request, device: Device) -> list[np.ndarray]:
+    """Make the arrays of a request whose copies have landed.
+
+    Small results are copied out, large ones lease their pinned block.
+    """
+    outputs = request.outputs
+    assert outputs is not None
+    arrays = []
+    landings = [block for block in request.blocks if isinstance(block, Landing)]
+    for item, landing in zip(outputs, landings, strict=True):
+        if landing.is_lent:
+            arrays.append(device.pinned.lease(landing.address, landing.nbytes, item.shape, item.dtype))
+            landing.keep()
+        elif item.nbytes:
+            arrays.append(view(landing.address, item.shape, item.dtype).copy())
+            landing.close()
+        else:
+            arrays.append(np.empty(item.shape, item.dtype))
+    return arrays
+
+
+def collect_tensors(request: Request, device: Device, slot: Slot) -> list[Tensor]:
+    """Hand the slot's output buffers over to device tensors; the slot gets fresh ones."""
+    outputs = request.outputs
+    assert outputs is not None
+    return [Tensor(device, slot.replace_output(item.position, None), item.shape, item.dtype) for item in outputs]

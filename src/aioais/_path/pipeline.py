@@ -1,0 +1,409 @@
+"""The stages joined: queues, stage threads and slots of one session. Only this file knows the order."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from time import perf_counter
+
+from .._acl.model import LoadedModel
+from .._acl.stream import Stream
+from .._bridge.delivery import Delivery
+from ..errors import AclError, AclMemoryError, ClosedError
+from .clock import SessionClock
+from .d2h import submit_d2h
+from .device import Device
+from .execute import Executor
+from .feeds import Planner
+from .h2d import submit_h2d
+from .outputs import collect_arrays, collect_tensors
+from .request import Request
+from .slot import Slot
+
+__all__ = ["Pipeline", "live_pipelines"]
+
+_log = logging.getLogger("aioais")
+
+
+class Pipeline:
+    """The way of a session's requests over three stage threads.
+
+    ::
+
+        submit ─▶ H2D thread ──▶ execute thread ──▶ D2H thread ──▶ delivery
+                  slot, staging,  gear if changed,   copies back, the only waits,
+                  copies          executions         results, slot returned
+
+    The stages only queue work on the device, chained by events, so the device has its next work
+    before it has finished the last. The D2H thread waits.
+
+    *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits
+    for an event (published runtime source: ``Event::Synchronize`` does not read the stream's error).
+    So results are released only after the execute stream itself was synchronised. That call waits
+    for everything queued when it starts; therefore at most ``depth // 2`` executions are queued
+    beyond those being waited for (``_permits``): half of the slots run while the other half is
+    brought home.
+
+    *The express.* A lonely request has nothing to overlap with, and neither have requests whose work
+    on the device is shorter than a hop from thread to thread. The D2H thread does all steps of those
+    itself, on the execute stream alone. A model takes submissions from one thread at a time, so
+    where express and staged requests meet, one kind waits in ``_backlog`` until the other is through.
+
+    Parameters
+    ----------
+    device
+        The opened device; the pipeline owns one session reference of it.
+    model
+        The loaded model; owned.
+    planner
+        The model's planner.
+    delivery
+        The way back to the session's loop.
+    depth, loop
+        As in ``InferSession``.
+    debug
+        Log each stage of each request.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        model: LoadedModel,
+        planner: Planner,
+        delivery: Delivery,
+        depth: int,
+        loop: int,
+        debug: bool,
+    ) -> None:
+        self.device = device
+        self.info = model.info
+        self.planner = planner
+        self.depth = depth
+        self.clock = SessionClock()
+        self.done = self.failed = self.cancelled = 0
+        self.slots = 0
+        self.closed: Future[None] = Future()
+        self._model = model
+        self._delivery = delivery
+        self._loop = loop
+        self._debug = debug
+        self._executor = Executor(device.library, model, loop)
+        self._all_slots: list[Slot] = []
+        self._free: SimpleQueue[Slot] = SimpleQueue()
+        self._h2d_inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self._execute_inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self._d2h_inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self._permits: SimpleQueue[None] = SimpleQueue()
+        for _ in range(max(1, depth // 2)):
+            self._permits.put(None)
+        self._waiting: deque[Request] = deque()  # express requests without a slot; D2H thread only
+        self._lock = threading.Lock()  # guards the next five and the counters; never held across a device call
+        self._active = 0
+        self._staged = 0
+        self._express_pending = 0
+        self._backlog: deque[Request] = deque()
+        self._is_closing = False
+        bodies = {"h2d": self._h2d_step, "exec": self._execute_step, "d2h": self._d2h_step}
+        self.threads = [
+            threading.Thread(target=self._run, args=(step,), name=f"aioais-{name}-{device.id}", daemon=True)
+            for name, step in bodies.items()
+        ]
+        with _pipelines_lock:
+            _pipelines.add(self)
+        for thread in self.threads:
+            thread.start()
+
+    @property
+    def active(self) -> int:
+        """Requests submitted and not complete, queued ones included."""
+        return self._active
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that own a slot."""
+        return self.slots - self._free.qsize()
+
+    def submit(self, request: Request) -> None:
+        """Take a request; never blocks."""
+        with self._lock:
+            if self._is_closing:
+                raise ClosedError("the session is closed: open a new one")
+            self._active += 1
+            if self._backlog or not self._route(request):
+                self._backlog.append(request)
+
+    def _route(self, request: Request) -> bool:
+        """Put a request on its way, unless one of the other kind is in its way; holds the lock."""
+        if request.plan.is_small and (self._active == 1 or self.clock.is_light):
+            if self._staged:
+                return False
+            request.is_express = True
+            self._express_pending += 1
+            self._d2h_inbox.put(request)
+        else:
+            if self._express_pending:
+                return False
+            self._staged += 1
+            self._h2d_inbox.put(request)
+        return True
+
+    def _advance(self) -> None:
+        """Let go what waited for the other kind; holds the lock."""
+        backlog = self._backlog
+        while backlog and self._route(backlog[0]):
+            backlog.popleft()
+
+    def close(self) -> None:
+        """Refuse new requests, finish those submitted, then free all; idempotent, never blocks.
+
+        ``closed`` is done when everything is freed.
+        """
+        with self._lock:
+            if self._is_closing:
+                return
+            self._is_closing = True
+            if not self._active:
+                self._h2d_inbox.put(None)
+
+    def _run(self, step: Callable[[], bool]) -> None:
+        """Body of a stage thread: a step keeps no reference to a request while it waits for the next."""
+        try:
+            self.device.enter()
+            while step():
+                pass
+        except BaseException:
+            _log.exception("stage thread %s died; please report this", threading.current_thread().name)
+            raise
+
+    # ------------------------------------------------------------------ H2D thread
+    def _h2d_step(self) -> bool:
+        request = self._h2d_inbox.get()
+        if request is None:
+            self._execute_inbox.put(None)
+            return False
+        if request.is_abandoned:
+            self._finish(request)
+            return True
+        if self._start(request):
+            self._execute_inbox.put(request)
+        return True
+
+    def _start(self, request: Request) -> bool:
+        """Give a request its slot and queue its copies; ``False`` if it has ended already."""
+        try:
+            slot = self._take_slot() or self._free.get()
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            request.error = exc
+            self._finish(request)
+            return False
+        request.slot = slot
+        if request.is_abandoned or request.feeds is None:
+            self._finish(request)
+            return False
+        request.started_at = perf_counter()
+        if self._debug:
+            _log.debug("request %d: H2D on device %d", request.number, self.device.id)
+        try:
+            submit_h2d(request, slot, self._copy_stream(request, slot))
+        except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
+            request.error = exc
+        return True
+
+    def _take_slot(self) -> Slot | None:
+        """Take a free slot or make one; ``None`` if all are in use."""
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            pass
+        if self.slots < self.depth:
+            try:
+                slot = Slot(self.device, self._model.info, self._loop)
+            except AclMemoryError:
+                if not self.slots:
+                    raise
+                _log.warning(
+                    "device %d has no memory for request %d at once of %s: depth is %d from now on",
+                    self.device.id,
+                    self.slots + 1,
+                    self._model.info.path,
+                    self.slots,
+                )
+                self.depth = self.slots
+            else:
+                self._all_slots.append(slot)
+                self.slots += 1
+                return slot
+        return None
+
+    # -------------------------------------------------------------- execute thread
+    def _execute_step(self) -> bool:
+        request = self._execute_inbox.get()
+        if request is not None:
+            self._permits.get()
+            self._execute(request)
+            if not request.is_submitted:
+                self._permits.put(None)
+        self._d2h_inbox.put(request)
+        return request is not None
+
+    def _execute(self, request: Request) -> None:
+        if request.error is not None or request.was_cancelled:
+            return
+        if request.is_abandoned:
+            request.was_cancelled = True
+            return
+        slot = request.slot
+        assert slot is not None
+        if self._debug:
+            _log.debug("request %d: execute on device %d", request.number, self.device.id)
+        try:
+            self._executor.submit(request, slot)
+        except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
+            request.error = exc
+
+    # ------------------------------------------------------------------ D2H thread
+    def _d2h_step(self) -> bool:
+        inbox, waiting = self._d2h_inbox, self._waiting
+        batch: list[Request] = []
+        try:
+            item = inbox.get(block=not waiting)
+            while item is not None:
+                (waiting if item.is_express else batch).append(item)
+                item = inbox.get_nowait()
+        except Empty:
+            has_ended = False
+        else:
+            has_ended = True
+        while waiting:
+            # Nothing staged is under way while express requests wait, so all slots are free for
+            # them, and this thread must not wait for a slot that only it can return.
+            if self.in_flight >= self.depth:
+                break
+            request = waiting.popleft()
+            if self._express(request):
+                batch.append(request)
+        self._complete(batch)
+        if has_ended:
+            self._release()
+        return not has_ended
+
+    def _express(self, request: Request) -> bool:
+        """Do the first two steps here; ``False`` if the request has ended already."""
+        has_started = False
+        if request.is_abandoned:
+            self._finish(request)
+        elif self._start(request):
+            has_started = True
+            self._execute(request)
+        with self._lock:
+            self._express_pending -= 1
+            self._advance()
+        return has_started
+
+    def _complete(self, batch: list[Request]) -> None:
+        """Bring a batch home: queue the copies back, wait, and hand out the results."""
+        for request in batch:
+            if request.error is None and not request.was_cancelled:
+                slot = request.slot
+                assert slot is not None
+                try:
+                    submit_d2h(request, slot, self._copy_stream(request, slot))
+                except BaseException as exc:  # noqa: BLE001 - the caller gets it
+                    request.error = exc
+        submitted = [request for request in batch if request.is_submitted or request.is_express]
+        failure = None
+        if submitted:
+            for request in submitted:
+                if not request.is_express:
+                    self._permits.put(None)
+            try:
+                self._executor.stream.synchronize()
+            except BaseException as exc:  # noqa: BLE001 - each request of the batch gets it
+                failure = exc
+        for request in batch:
+            if failure is not None and request.error is None and (request.is_submitted or request.is_express):
+                # ACL does not say which of them failed.
+                request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
+            self._bring_home(request)
+
+    def _copy_stream(self, request: Request, slot: Slot) -> Stream:
+        """A lonely request has nothing to overlap with: all its work goes to the execute stream."""
+        return self._executor.stream if request.is_express else slot.stream
+
+    def _bring_home(self, request: Request) -> None:
+        slot = request.slot
+        assert slot is not None
+        try:
+            # In any case: only then nothing on the device uses the slot any more.
+            if not request.is_express:
+                slot.stream.synchronize()
+            if request.error is None and not request.was_cancelled:
+                if request.to_host:
+                    request.result = collect_arrays(request, self.device)
+                else:
+                    request.result = collect_tensors(request, self.device, slot)
+                self.clock.add(request, slot)
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            if request.error is None:
+                request.error = exc
+        if request.error is not None:
+            # What is set on the device is not known any more.
+            slot.gear = slot.shapes = None
+        if self._debug:
+            _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
+        self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        """Return the slot and tell the loop."""
+        slot, request.slot = request.slot, None
+        request.feeds = None
+        request.blocks.clear()
+        if slot is not None:
+            self._free.put(slot)
+        with self._lock:
+            if request.is_abandoned:
+                self.cancelled += 1
+            elif request.error is not None:
+                self.failed += 1
+            else:
+                self.done += 1
+            self._active -= 1
+            if not request.is_express:
+                self._staged -= 1
+                self._advance()
+            if self._is_closing and not self._active:
+                self._h2d_inbox.put(None)
+        self._delivery.post(request)
+
+    def _release(self) -> None:
+        """Free all, child before parent; on the D2H thread, after the other two have ended."""
+        failure: BaseException | None = None
+        steps = [slot.close for slot in self._all_slots]
+        steps += [self._executor.close, self._model.close, self.device.release_session]
+        for step in steps:
+            try:
+                step()
+            except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
+                failure = failure or exc
+        self._all_slots.clear()
+        with _pipelines_lock:
+            _pipelines.discard(self)
+        if failure is not None:
+            self.closed.set_exception(failure)
+        else:
+            self.closed.set_result(None)
+
+
+_pipelines: set[Pipeline] = set()
+_pipelines_lock = threading.Lock()  # guards the set
+
+
+def live_pipelines() -> list[Pipeline]:
+    """List the pipelines whose threads run."""
+    with _pipelines_lock:
+        return list(_pipelines)

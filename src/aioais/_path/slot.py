@@ -1,0 +1,190 @@
+"""A slot: one request's set of buffers, datasets, events and its copy stream; built once, reused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from .._acl.dataset import Dataset
+from .._acl.memory import DeviceBlock, view
+from .._acl.model import ModelInfo
+from .._acl.stream import Event, Stream
+from .device import Device
+from .plan import InputPlan, Plan
+
+__all__ = ["SMALL_OUTPUT", "Slot"]
+
+SMALL_OUTPUT: Final = 64 << 10
+"""Outputs up to this size are copied out of the slot; larger ones lease their pinned block.
+
+A copy of this size costs less than the bookkeeping of a lease, and a small result that somebody
+keeps for long does not hold pinned memory."""
+
+_MOST_VIEWS: Final = 64
+
+
+class Slot:
+    """Everything on the device that one request at a time needs.
+
+    Each slot has its own stream for its copies. ACL reports a failed copy only to whoever
+    synchronises the stream that it was queued on, and this way that is exactly its own request.
+
+    Must be built, used and closed in threads that have the device's context.
+
+    Parameters
+    ----------
+    device
+        The opened device.
+    info
+        The model.
+    loop
+        Executions per request.
+    """
+
+    def __init__(self, device: Device, info: ModelInfo, loop: int) -> None:
+        self.device = device
+        self.info = info
+        self.gear: tuple[int, ...] | None = None
+        self.shapes: tuple[tuple[int, ...], ...] | None = None
+        self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
+        self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
+        self._hidden: list[DeviceBlock] = []
+        self._staging: list[tuple[int, int]] = [(0, 0)] * len(info.inputs)
+        self._small: list[tuple[int, int]] = [(0, 0)] * len(info.outputs)
+        self._views: dict[int, list[np.ndarray | None]] = {}
+        self._events: list[Event] = []
+        self._datasets: list[Dataset] = []
+        self.stream = Stream(device.library)
+        try:
+            self._build(loop)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, loop: int) -> None:
+        device, info = self.device, self.info
+        library = device.library
+        is_open = info.kind == "shape"
+        bound: dict[int, tuple[int, int]] = {}
+        for index, nbytes in info.hidden:
+            block = device.memory.alloc(nbytes)
+            self._hidden.append(block)
+            bound[index] = block.address, block.nbytes
+        for k, tensor in enumerate(info.inputs):
+            bound[tensor.index] = (0, 0)
+            if not is_open:
+                block = self.inputs[k] = device.memory.alloc(tensor.size)
+                bound[tensor.index] = block.address, block.nbytes
+        self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)])
+        self._datasets.append(self.in_data)
+        for k, tensor in enumerate(info.outputs):
+            if not is_open:
+                self.outputs[k] = device.memory.alloc(tensor.size)
+        self.out_data = Dataset(library, [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs])
+        self._datasets.append(self.out_data)
+        self.h2d_marks = [self._event() for _ in range(len(info.inputs) + 1)]
+        self.execute_marks = [self._event() for _ in range(loop + 1)]
+        self.d2h_marks = [self._event() for _ in range(len(info.outputs) + 1)]
+        # Where events lose their time when they are reset, the waits need events of their own.
+        separate = not library.has_event_ex
+        self.h2d_done = self._event() if separate else None
+        self.execute_done = self._event() if separate else None
+
+    def input_block(self, k: int, nbytes: int) -> DeviceBlock:
+        """Give input ``k`` its own buffer of at least ``nbytes``, growing it by doubling."""
+        block = self.inputs[k]
+        if block is None or block.nbytes < nbytes:
+            grown = self.device.memory.alloc(max(nbytes, 2 * block.nbytes if block else 0))
+            self.inputs[k] = grown
+            if block is not None:
+                block.close()
+            block = grown
+        self.in_data.bind(self.info.inputs[k].index, block.address, block.nbytes)
+        return block
+
+    def output_block(self, k: int, nbytes: int) -> DeviceBlock:
+        """Give output ``k`` a buffer of at least ``nbytes``, growing it by doubling."""
+        block = self.outputs[k]
+        if block is None or block.nbytes < nbytes:
+            grown = self.device.memory.alloc(max(nbytes, 2 * block.nbytes if block else 0))
+            self.outputs[k] = grown
+            if block is not None:
+                block.close()
+            block = grown
+        self.out_data.bind(k, block.address, block.nbytes)
+        return block
+
+    def replace_output(self, k: int, block: DeviceBlock | None) -> DeviceBlock:
+        """Take output ``k`` out of the slot and put another buffer, or a fresh one, in its place."""
+        taken = self.outputs[k]
+        assert taken is not None
+        fresh = block if block is not None else self.device.memory.alloc(taken.nbytes)
+        self.outputs[k] = fresh
+        self.out_data.bind(k, fresh.address, fresh.nbytes)
+        return taken
+
+    def staged(self, plan: Plan) -> list[np.ndarray | None]:
+        """Give the pinned staging area of each host input, seen with the feed's type and shape."""
+        views = self._views.get(plan.serial)
+        if views is None:
+            if any(not item.is_device and self._staging[item.position][1] < item.nbytes for item in plan.inputs):
+                self._views.clear()  # they look at the blocks that are about to be replaced
+            views = [None if item.is_device else self._stage(item.position, item) for item in plan.inputs]
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            self._views[plan.serial] = views
+        return views
+
+    def staging_address(self, k: int) -> int:
+        """Address of the pinned staging area of input ``k``."""
+        return self._staging[k][0]
+
+    def small_output(self, k: int) -> int:
+        """Address of a pinned area for results of output ``k`` up to ``SMALL_OUTPUT`` bytes."""
+        address, nbytes = self._small[k]
+        if not address:
+            size = self.info.outputs[k].size
+            nbytes = min(size, SMALL_OUTPUT) if size else SMALL_OUTPUT
+            address = self._pinned(nbytes)
+            self._small[k] = address, nbytes
+        return address
+
+    def close(self) -> None:
+        """Free everything; idempotent. Nothing queued may use the slot any more."""
+        self._views.clear()
+        datasets, self._datasets = self._datasets, []
+        for dataset in datasets:
+            dataset.close()
+        events, self._events = self._events, []
+        for event in events:
+            event.close()
+        self.stream.close()
+        for block in (*self.inputs, *self.outputs, *self._hidden):
+            if block is not None:
+                block.close()
+        pinned = self.device.pinned
+        areas, self._staging, self._small = [*self._staging, *self._small], [], []
+        for address, nbytes in areas:
+            if address:
+                pinned.release(address, nbytes)
+
+    def _stage(self, k: int, item: InputPlan) -> np.ndarray:
+        address, nbytes = self._staging[k]
+        if nbytes < item.nbytes or not address:
+            wanted = max(item.nbytes, 2 * nbytes, self.info.inputs[k].size, 1)
+            self._staging[k] = self._pinned(wanted), wanted
+            if address:
+                self.device.pinned.release(address, nbytes)
+            address = self._staging[k][0]
+        return view(address, item.shape, item.dtype)
+
+    def _event(self) -> Event:
+        event = Event(self.device.library)
+        self._events.append(event)
+        return event
+
+    def _pinned(self, nbytes: int) -> int:
+        address = self.device.pinned.acquire(nbytes, force=True)
+        assert address is not None
+        return address

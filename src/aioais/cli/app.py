@@ -1,0 +1,41 @@
+"""The list of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from .convert import convert
+from .demo import demo
+from .devices import devices
+from .inspect import inspect
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Asyncio-native inference on Ascend NPUs, and on the CPU through the same engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A bug should show Python's own traceback: the decorated one leaks every local variable.
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(convert)
+app.command()(devices)
+app.command()(inspect)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"aioais {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...

@@ -1,0 +1,54 @@
+"""``aioais convert``: make a static, gear or dynamic-shape model of an ONNX file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import aioais
+
+from .console import clear_errors
+
+__all__ = ["convert"]
+
+
+def convert(
+    model: Annotated[str, typer.Option("--model", help="The ONNX file to convert.")],
+    output: Annotated[str, typer.Option("--output", help="The file to write.")],
+    platform: Annotated[str | None, typer.Option("--platform", help="ascend (runs atc, writes a .om) or cpu.")] = None,
+    soc_version: Annotated[
+        str | None, typer.Option("--soc_version", help="The chip, such as Ascend310P3; ascend only.")
+    ] = None,
+    input_format: Annotated[str | None, typer.Option("--input_format", help="NCHW, NHWC or ND.")] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input_shape", help='Such as "image:-1,3,32,32;mask:-1,1".')
+    ] = None,
+    dynamic_batch_size: Annotated[
+        str | None, typer.Option("--dynamic_batch_size", help='Gears of the batch, such as "1,2,4,8".')
+    ] = None,
+    dynamic_image_size: Annotated[
+        str | None, typer.Option("--dynamic_image_size", help='Gears of H,W, such as "32,32;64,64".')
+    ] = None,
+    dynamic_dims: Annotated[
+        str | None, typer.Option("--dynamic_dims", help='Gears of any dims, such as "1,32;4,64".')
+    ] = None,
+    input_shape_range: Annotated[
+        str | None, typer.Option("--input_shape_range", help='Such as "image:[1~4,3,32~64,-1]".')
+    ] = None,
+) -> None:
+    """Convert an ONNX model; option names, syntax and rules are those of ATC."""
+    with clear_errors("convert"):
+        written = aioais.convert(
+            model,
+            output,
+            platform=platform,
+            soc_version=soc_version,
+            input_format=input_format,
+            input_shape=input_shape,
+            dynamic_batch_size=dynamic_batch_size,
+            dynamic_image_size=dynamic_image_size,
+            dynamic_dims=dynamic_dims,
+            input_shape_range=input_shape_range,
+        )
+    print(f"wrote {written}")

@@ -1,0 +1,33 @@
+"""The model and the images of the first run: handwritten digits and a small network that reads them.
+
+The images are the part of the UCI test digits that the network was not trained on; ``LICENSE.md`` beside
+this file says where they come from, ``tools/train_digits.py`` in the repository how both files were made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["DIGITS_MODEL", "load_digits"]
+
+DIGITS_MODEL: Final = Path(__file__).with_name("digits.onnx")
+"""An ONNX file: ``image``, float32 of shape (1, 1, 8, 8), pixels of 0 to 16, to ``logits``, (1, 10)."""
+
+
+def load_digits() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Read the digits that the network has never seen.
+
+    Returns
+    -------
+    images
+        float32 of shape (797, 1, 1, 8, 8): each item is one feed of the model, pixels of 0 (paper) to 16
+        (ink).
+    labels
+        uint8 of shape (797,): the digit that each image shows.
+    """
+    with np.load(Path(__file__).with_name("digits.npz")) as data:
+        return data["images"].astype(np.float32)[:, None, None], data["labels"]

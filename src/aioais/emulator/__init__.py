@@ -1,0 +1,67 @@
+"""The CPU device: a strict implementation of Huawei's ``acl`` module that computes with ONNX Runtime.
+
+>>> from aioais import emulator
+>>> emulator.acl.rt.get_device_count()[1]
+0
+
+``install()`` puts it where ``import acl`` finds it; ``python -m aioais.emulator script.py`` runs a
+program written for pyACL on it, with ONNX files as models. Importing this package does not import
+``onnxruntime``; the first model that is loaded does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aioais.emulator._tree import acl, install
+    from aioais.emulator.control import (
+        configure,
+        copied,
+        counts,
+        fail,
+        gate,
+        leaks,
+        live,
+        reset,
+        reset_counts,
+        settings,
+    )
+    from aioais.emulator.errors import EmulatorError
+    from aioais.emulator.faults import Gate
+    from aioais.emulator.ort import preload
+
+__all__ = [
+    "EmulatorError",
+    "Gate",
+    "acl",
+    "configure",
+    "copied",
+    "counts",
+    "fail",
+    "gate",
+    "install",
+    "leaks",
+    "live",
+    "preload",
+    "reset",
+    "reset_counts",
+    "settings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Build the emulator when something of it is first used: the gear tables live in this package too."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from aioais.emulator import _tree, control, errors, faults, ort
+
+    for module in (_tree, control, errors, faults, ort):
+        for public in __all__:
+            if public in vars(module):
+                globals()[public] = vars(module)[public]
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,97 @@
+"""The module tree ``acl``, ``acl.rt``, ``acl.mdl``, …, built from the entry points.
+
+Facts: pyACL's C extension source: submodules are module objects registered in ``sys.modules``
+and set as attributes, and there are no constants.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from aioais.emulator import (
+    aipp,
+    bundle,
+    callback,
+    context,
+    dataset,
+    device,
+    event,
+    execute,
+    gears,
+    load_config,
+    memory,
+    model,
+    model_desc,
+    stream,
+    synchronize,
+    system,
+    tensor_desc,
+    transfer,
+    util,
+)
+from aioais.emulator._args import ENTRIES
+from aioais.emulator.device import build_devices
+
+__all__ = ["MODULES", "acl", "install"]
+
+_DEFINING = (
+    aipp,
+    bundle,
+    callback,
+    context,
+    dataset,
+    device,
+    event,
+    execute,
+    gears,
+    load_config,
+    memory,
+    model,
+    model_desc,
+    stream,
+    synchronize,
+    system,
+    tensor_desc,
+    transfer,
+    util,
+)
+"""The modules that define entry points, which importing them does."""
+
+MODULES = {
+    name: ModuleType(name, "Part of pyACL, emulated on the CPU.")
+    for name in ("acl", "acl.rt", "acl.mdl", "acl.util", "acl.prof", "acl.op", "acl.media")
+}
+
+acl = MODULES["acl"]
+"""The emulated ``acl`` module."""
+
+for _name, _module in MODULES.items():
+    if _name != "acl":
+        setattr(acl, _name.partition(".")[2], _module)
+for _name, _function in ENTRIES.items():
+    _owner, _, _short = _name.rpartition(".")
+    setattr(MODULES[_owner], _short, _function)
+
+
+build_devices()
+
+
+def install() -> ModuleType:
+    """Put the emulated modules where ``import acl`` finds them.
+
+    Returns
+    -------
+    module
+        ``acl``.
+
+    Raises
+    ------
+    ImportError
+        Another ``acl`` is imported already.
+    """
+    present = sys.modules.get("acl")
+    if present is not None and present is not acl:
+        raise ImportError(f"another acl module is imported already: {present!r}")
+    sys.modules.update(MODULES)
+    return acl

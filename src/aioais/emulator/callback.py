@@ -1,0 +1,182 @@
+"""Host callbacks: functions that a stream calls in a thread that sits in ``process_report``.
+
+Facts: pyACL reference, Huawei's callback pages: 107011 and 107012 for subscriptions, 107015 for a
+stream without one, 507012 when nothing came in time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from aioais._acl.codes import AclCode
+from aioais.emulator._args import entry
+from aioais.emulator._state import report, state
+from aioais.emulator.context import current
+from aioais.emulator.stream import Operation, Stream, foreign, resolve, run
+from aioais.emulator.timeline import FOREVER, sleep_until
+
+__all__ = ["Reporter"]
+
+_POLL = 0.001
+"""Seconds between two looks at streams whose work another thread has to bring forward."""
+
+
+class Call:
+    """One callback on its way."""
+
+    __slots__ = ("argument", "block", "done", "function", "posted", "time")
+
+    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool) -> None:
+        self.function = function
+        self.argument = argument
+        self.block = block
+        self.posted = False
+        self.done = False
+        self.time = 0.0
+
+
+class Reporter:
+    """A thread that runs callbacks, and the streams it serves."""
+
+    __slots__ = ("calls", "changed", "streams", "thread_id")
+
+    def __init__(self, thread_id: int) -> None:
+        self.thread_id = thread_id
+        self.streams: list[Stream] = []
+        self.calls: deque[Call] = deque()
+        self.changed = threading.Condition()
+
+    def notify(self) -> None:
+        """Wake the thread, and whoever waits for a callback of it."""
+        with self.changed:
+            self.changed.notify_all()
+
+
+@entry("acl.rt.subscribe_report", "Kk")
+def subscribe_report(thread_id: int, handle: int) -> int:
+    """Let a thread run the callbacks of a stream."""
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    stream = resolve(handle, context)
+    if stream.reporter is not None:
+        return report(AclCode.RT_STREAM_SUBSCRIBE, "subscribe_report: the stream is subscribed already")
+    reporter = state.reporters.get(thread_id)
+    if reporter is None:
+        reporter = state.reporters[thread_id] = Reporter(thread_id)
+    elif any(other.device is not stream.device for other in reporter.streams):
+        return report(AclCode.RT_THREAD_SUBSCRIBE, "subscribe_report: the thread serves another device")
+    reporter.streams.append(stream)
+    stream.reporter = reporter
+    return 0
+
+
+@entry("acl.rt.unsubscribe_report", "Kk")
+def unsubscribe_report(thread_id: int, handle: int) -> int:
+    """End a subscription."""
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    stream = resolve(handle, context)
+    reporter = state.reporters.get(thread_id)
+    if reporter is None:
+        return report(AclCode.RT_THREAD_SUBSCRIBE, "unsubscribe_report: the thread is not subscribed")
+    if stream.reporter is not reporter:
+        return report(AclCode.RT_STREAM_SUBSCRIBE, "unsubscribe_report: the stream is not that thread's")
+    reporter.streams.remove(stream)
+    stream.reporter = None
+    if not reporter.streams:
+        del state.reporters[thread_id]
+        reporter.notify()
+    return 0
+
+
+@entry("acl.rt.launch_callback", "OOik")
+def launch_callback(function: Any, argument: Any, block_type: int, handle: int) -> int:
+    """Queue ``function(argument)`` on a stream; with block type 1 the stream waits for its end."""
+    if not callable(function):
+        raise TypeError("parameter must be callable")
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    if block_type not in (0, 1):
+        return report(AclCode.INVALID_PARAM, f"launch_callback: block type {block_type}")
+    stream = resolve(handle, context)
+    if stream.context is not context:
+        return foreign("launch_callback")
+    if stream.reporter is None:
+        return report(AclCode.RT_STREAM_NO_CB_REG, "launch_callback: subscribe_report comes first")
+    stream.blocking += block_type
+    stream.queue.append((_run_call, Call(function, argument, block_type == 1), stream.reporter))
+    stream.reporter.notify()
+    return 0
+
+
+def _run_call(stream: Stream, operation: Operation, deadline: float) -> bool:
+    call: Call = operation[1]
+    reporter: Reporter = operation[2]
+    if stream.halted:
+        stream.blocking -= call.block
+        return True
+    if not call.posted:
+        call.posted = True
+        call.time = stream.tail
+        reporter.calls.append(call)
+        reporter.notify()
+    if not call.block:
+        return True
+    with reporter.changed:
+        if not call.done and (deadline == 0.0 or threading.get_ident() == reporter.thread_id):
+            return False
+        timeout = None if deadline == FOREVER else max(0.0, deadline - perf_counter())
+        if not reporter.changed.wait_for(lambda: call.done, timeout):
+            return False
+    stream.blocking -= 1
+    stream.tail = max(stream.tail, perf_counter())
+    return True
+
+
+@entry("acl.rt.process_report", "i")
+def process_report(timeout: int) -> int:
+    """Wait for due callbacks of this thread's streams and run them here."""
+    if timeout == 0 or timeout < -1:
+        return report(AclCode.INVALID_PARAM, f"process_report({timeout}): -1 or more than 0")
+    reporter: Reporter | None = state.reporters.get(threading.get_ident())
+    if reporter is None:
+        return report(AclCode.RT_THREAD_SUBSCRIBE, "process_report: this thread is not subscribed")
+    deadline = FOREVER if timeout == -1 else perf_counter() + timeout * 1e-3
+    while True:
+        for stream in list(reporter.streams):
+            run(stream, None, 0.0)
+        if reporter.calls:
+            break
+        left = deadline - perf_counter()
+        if left <= 0:
+            return report(AclCode.RT_REPORT_TIMEOUT, f"no callback came in {timeout} ms")
+        if not reporter.streams:
+            return report(AclCode.RT_THREAD_SUBSCRIBE, "process_report: the last subscription ended")
+        with reporter.changed:
+            if not reporter.calls:
+                waiting = any(stream.queue for stream in reporter.streams)
+                pause = min(left, _POLL) if waiting else left
+                reporter.changed.wait(None if pause == FOREVER else pause)
+    _deliver(reporter)
+    return 0
+
+
+def _deliver(reporter: Reporter) -> None:
+    """Run what is due; an exception leaves through a SystemError, as from the C extension."""
+    while reporter.calls:
+        call = reporter.calls.popleft()
+        sleep_until(call.time)
+        try:
+            call.function(call.argument)
+        except BaseException as exc:  # the C extension does not look at it either
+            raise SystemError("acl.rt.process_report returned a result with an exception set") from exc
+        finally:
+            call.done = True
+            reporter.notify()

@@ -1,0 +1,189 @@
+"""Steering and watching the emulator: timings, counters, leaks, a clean slate.
+
+>>> from aioais import emulator
+>>> with emulator.configure(execute_ms=2, h2d_ms=1):
+...     pass
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from aioais.emulator._state import state
+from aioais.emulator.device import build_devices, redial
+from aioais.emulator.faults import fail, gate
+from aioais.emulator.memory import devices, hosts
+from aioais.emulator.settings import PER_DEVICE, Settings
+
+__all__ = [
+    "configure",
+    "copied",
+    "counts",
+    "fail",
+    "gate",
+    "leaks",
+    "live",
+    "reset",
+    "reset_counts",
+    "settings",
+]
+
+
+class _Restore(AbstractContextManager[None]):
+    """Puts settings back at the end of a ``with`` block."""
+
+    def __init__(self, device: int | None, before: dict[str, Any]) -> None:
+        self._device = device
+        self._before = before
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _apply(self._device, self._before)
+
+
+def _apply(device: int | None, values: dict[str, Any]) -> None:
+    if device is None:
+        for name, value in values.items():
+            setattr(state.settings, name, value)
+        if "devices" in values:
+            build_devices()
+    else:
+        own = state.overrides.setdefault(device, {})
+        for name, value in values.items():
+            if value is None:
+                own.pop(name, None)
+            else:
+                own[name] = value
+    redial()
+
+
+def configure(*, device: int | None = None, **settings: Any) -> AbstractContextManager[None]:
+    """Change settings, for good or for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    device : int, optional
+        Change the timings of this device only.
+    **settings
+        ``devices``, ``threads``, ``spin``, ``memory_mb``, ``run_mode``, ``soc_name``, ``gil`` ("real", "release",
+        "hold"), ``poison``, ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``, ``init_ms``,
+        ``set_device_ms``, ``load_ms``, ``malloc_us``. ``devices`` and ``run_mode`` only before
+        ``set_device`` and without live memory. With ``device``: ``h2d_ms``, ``execute_ms``, ``d2h_ms``,
+        ``h2d_gbps``, ``d2h_gbps``.
+
+    Returns
+    -------
+    context manager
+        Restores what was before; may be ignored.
+
+    Raises
+    ------
+    TypeError
+        There is no such setting.
+    ValueError
+        The value makes no sense, or cannot be changed now.
+    """
+    checked = {name: state.settings.checked(name, value) for name, value in settings.items()}
+    if device is not None:
+        refused = sorted(set(checked) - PER_DEVICE)
+        if refused:
+            raise ValueError(f"{', '.join(refused)}: not a setting of a single device")
+        before: dict[str, Any] = {name: state.overrides.get(device, {}).get(name) for name in checked}
+    else:
+        before = {name: getattr(state.settings, name) for name in checked}
+    changes = {name for name in ("devices", "run_mode") if name in checked and checked[name] != before[name]}
+    if changes and (any(d.count for d in state.devices) or devices.blocks or hosts.blocks):
+        raise ValueError(f"{', '.join(sorted(changes))} cannot change while a device is in use")
+    if "devices" in checked and "devices" not in changes:
+        del checked["devices"], before["devices"]
+    _apply(device, checked)
+    return _Restore(device, before)
+
+
+def settings() -> dict[str, Any]:
+    """Give the present settings by name."""
+    return dict(vars(state.settings))
+
+
+def reset() -> None:
+    """Forget everything: handles, memory, counters, faults, gates, settings; read the environment anew.
+
+    Handles and addresses from before are stale afterwards. Threads must not be inside a call.
+    """
+    for closed in list(state.gates):
+        closed.open()
+    state.clear()
+    devices.clear()
+    hosts.clear()
+    state.settings = Settings()
+    state.overrides.clear()
+    build_devices()
+
+
+def counts() -> dict[str, int]:
+    """Give how often each function was called, by full name; functions never called are left out."""
+    return {name: number for name, number in state.counts.items() if number}
+
+
+def reset_counts() -> None:
+    """Set the call counters and the copied bytes to zero."""
+    for name in state.counts:
+        state.counts[name] = 0
+    for name in state.copied:
+        state.copied[name] = 0
+
+
+def copied() -> dict[str, int]:
+    """Give the bytes copied: ``h2d``, ``d2h``, ``d2d``, ``h2h``.
+
+    ``pageable`` are the bytes among them that ``memcpy_async`` had to copy at once.
+    """
+    return dict(state.copied)
+
+
+def live() -> dict[str, int]:
+    """Count what is alive.
+
+    Returns
+    -------
+    dict
+        ``devices`` (set ones), ``contexts`` (explicit ones), ``streams``, ``events``, ``models``, ``descs``,
+        ``datasets``, ``data_buffers``, ``tensor_descs`` (the program's own), ``others`` (AIPP and configuration
+        handles), ``device_blocks``, ``device_bytes``, ``host_blocks``, ``host_bytes``.
+    """
+    return {
+        "devices": sum(device.count > 0 for device in state.devices),
+        "contexts": sum(not context.primary for context in list(state.contexts.values())),
+        "streams": len(state.streams),
+        "events": len(state.events),
+        "models": len(state.models),
+        "descs": len(state.descs),
+        "datasets": len(state.datasets),
+        "data_buffers": len(state.data_buffers),
+        "tensor_descs": sum(not desc.owned for desc in list(state.tensor_descs.values())),
+        "others": len(state.others),
+        "device_blocks": len(devices.blocks),
+        "device_bytes": devices.bytes,
+        "host_blocks": len(hosts.blocks),
+        "host_bytes": hosts.bytes,
+    }
+
+
+def leaks() -> dict[str, int]:
+    """Give what the program has not released: what is alive, and what a device reset took away.
+
+    Returns
+    -------
+    dict
+        As :func:`live`, without zeros; what a reset took away is counted by the same names.
+    """
+    left = live()
+    for name, number in state.lost.items():
+        left[name] += number
+    return {name: number for name, number in left.items() if number}

@@ -1,0 +1,324 @@
+"""Events: places in streams that others wait for, query and time.
+
+Facts: pyACL reference, Huawei's event pages: flags, reversed meanings of the two queries,
+time stamps that must have been recorded (107006) in the right order (107007).
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from aioais._acl.codes import AclCode
+from aioais._acl.constants import EventFlag
+from aioais.emulator._args import VALUE, entry
+from aioais.emulator._state import local, report, state
+from aioais.emulator.context import current
+from aioais.emulator.errors import EmulatorError
+from aioais.emulator.stream import (
+    Operation,
+    Record,
+    Stream,
+    foreign,
+    resolve,
+    run,
+    take_failure,
+    wake,
+)
+from aioais.emulator.synchronize import deadline_of
+from aioais.emulator.timeline import FOREVER, sleep_until
+
+if TYPE_CHECKING:
+    from aioais.emulator.device import Device
+
+__all__ = ["Event"]
+
+_LIMIT = 65536
+
+# plain ints: operators of an IntFlag are slow, and these run in every call
+_SYNC = int(EventFlag.SYNC)
+_PROGRESS = int(EventFlag.CAPTURE_STREAM_PROGRESS)
+_TIME_LINE = int(EventFlag.TIME_LINE)
+
+
+class Event:
+    """An event; ``record`` is its latest recording.
+
+    Parameters
+    ----------
+    device : Device
+        Device of the context that made it.
+    flags : int
+        What it can do, see ``EventFlag``.
+    extended : bool
+        Made by ``create_event_ex_with_flag``.
+    """
+
+    __slots__ = ("device", "extended", "flags", "handle", "record", "waited")
+
+    def __init__(self, device: Device, flags: int, extended: bool) -> None:
+        self.device = device
+        self.flags = flags
+        self.extended = extended
+        self.record: Record | None = None
+        self.waited: tuple[Stream, Record] | None = None
+        """Last ``stream_wait_event``: the waiting stream and the mark behind the wait."""
+        self.handle = next(state.handles)
+        state.events[self.handle] = self
+
+
+def find(handle: int) -> Event | None:
+    """Give an event by handle; ``None`` and a message for 0.
+
+    Raises
+    ------
+    EmulatorError
+        The handle is stale or invented.
+    """
+    event = state.events.get(handle)
+    if event is None:
+        if handle != 0:
+            raise EmulatorError(f"{handle:#x} is no event: destroyed, lost by a device reset, or never created")
+        report(AclCode.INVALID_PARAM, "event 0")
+    return event
+
+
+def _run_record(stream: Stream, operation: Operation, deadline: float) -> bool:
+    record: Record = operation[1]
+    if stream.device.virtual:
+        if record.submitted > stream.tail:
+            stream.tail = record.submitted
+        record.time = stream.tail
+    else:
+        record.time = stream.tail = perf_counter()
+    record.failure = stream.failure
+    record.done = True
+    if stream.sleepers:
+        wake(stream)
+    return True
+
+
+def _run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
+    record: Record = operation[1]
+    if stream.halted:
+        return True
+    if not record.done and not run(record.stream, record, deadline):
+        return False
+    if record.time > stream.tail:
+        stream.tail = record.time
+    failure = record.failure
+    if failure is not None and not failure.reported:
+        # what waits for failed work is spoilt too, and whoever synchronises there must hear of it
+        stream.failure = failure
+    return True
+
+
+def _create(flags: int, extended: bool) -> tuple[int, int]:
+    context = current()
+    if context is None:
+        return 0, AclCode.RT_CONTEXT_NULL
+    if len(state.events) >= _LIMIT:
+        return 0, report(AclCode.RT_NO_EVENT_RESOURCE, f"there are {_LIMIT} events already")
+    return Event(context.device, flags, extended).handle, 0
+
+
+@entry("acl.rt.create_event", answer=VALUE)
+def create_event() -> tuple[int, int]:
+    """Make an event that can do everything."""
+    return _create(_SYNC | _TIME_LINE, extended=False)
+
+
+@entry("acl.rt.create_event_with_flag", "I", answer=VALUE)
+def create_event_with_flag(flag: int) -> tuple[int, int]:
+    """Make an event with chosen abilities."""
+    return _checked_create(flag, extended=False)
+
+
+@entry("acl.rt.create_event_ex_with_flag", "I", answer=VALUE)
+def create_event_ex_with_flag(flag: int) -> tuple[int, int]:
+    """Make an event with chosen abilities that is never reset."""
+    return _checked_create(flag, extended=True)
+
+
+def _checked_create(flag: int, extended: bool) -> tuple[int, int]:
+    if flag == 0 or flag & ~(_SYNC | _PROGRESS | _TIME_LINE):
+        return 0, report(AclCode.RT_PARAM_INVALID, f"event flag {flag:#x}: bits 1, 2 and 8 only, at least one")
+    return _create(flag, extended)
+
+
+@entry("acl.rt.destroy_event", "k")
+def destroy_event(handle: int) -> int:
+    """Destroy an event; recordings that are queued stay valid."""
+    if find(handle) is None:
+        return AclCode.INVALID_PARAM
+    del state.events[handle]
+    return 0
+
+
+@entry("acl.rt.record_event", "kk", hot=True)
+def record_event(handle: int, stream_handle: int) -> int:
+    """Mark the present end of a stream."""
+    context = local.context
+    if (context is None or not context.alive) and (context := current()) is None:
+        return AclCode.RT_CONTEXT_NULL
+    event = state.events.get(handle) or find(handle)
+    if event is None:
+        return AclCode.INVALID_PARAM
+    stream = state.streams.get(stream_handle) or resolve(stream_handle, context)
+    if stream.context is not context:
+        return foreign("record_event")
+    record = Record(stream, perf_counter() if stream.device.virtual else 0.0)
+    event.record = record
+    stream.queue.append((_run_record, record))
+    return 0
+
+
+@entry("acl.rt.reset_event", "kk")
+def reset_event(handle: int, stream_handle: int) -> int:
+    """Make an event as if it had not been recorded."""
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    event = find(handle)
+    if event is None:
+        return AclCode.INVALID_PARAM
+    if event.extended or not event.flags & _SYNC:
+        return report(AclCode.RT_PARAM_INVALID, "reset_event needs an event of create_event with the flag SYNC")
+    stream = resolve(stream_handle, context)
+    if stream.context is not context:
+        return foreign("reset_event")
+    event.record = None
+    return 0
+
+
+@entry("acl.rt.stream_wait_event", "kk", hot=True)
+def stream_wait_event(stream_handle: int, handle: int) -> int:
+    """Let a stream wait for the latest recording of an event; without one there is nothing to wait for."""
+    context = local.context
+    if (context is None or not context.alive) and (context := current()) is None:
+        return AclCode.RT_CONTEXT_NULL
+    event = state.events.get(handle) or find(handle)
+    if event is None:
+        return AclCode.INVALID_PARAM
+    stream = state.streams.get(stream_handle) or resolve(stream_handle, context)
+    if stream.context is not context:
+        return foreign("stream_wait_event")
+    if not event.flags & _SYNC:
+        return report(AclCode.RT_PARAM_INVALID, "stream_wait_event needs an event with the flag SYNC")
+    record = event.record
+    if record is not None:
+        stream.queue.append((_run_wait, record))
+        event.waited = (stream, record)
+    return 0
+
+
+def _synchronize(handle: int, timeout: int) -> int:
+    context = local.context
+    if (context is None or not context.alive) and current() is None:
+        return AclCode.RT_CONTEXT_NULL
+    event = state.events.get(handle) or find(handle)
+    if event is None:
+        return AclCode.INVALID_PARAM
+    record = event.record
+    if record is None:
+        return 0
+    deadline = FOREVER if timeout == -1 else deadline_of(timeout)
+    if not record.done and not run(record.stream, record, deadline):
+        return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
+    if record.stream.device.virtual:
+        if record.time > deadline:
+            sleep_until(deadline, state.settings.gil == "hold")
+            return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
+        sleep_until(record.time, state.settings.gil == "hold")
+    return take_failure(record.failure) if record.failure is not None else 0
+
+
+@entry("acl.rt.synchronize_event", "k", hot=True)
+def synchronize_event(handle: int) -> int:
+    """Wait until the latest recording of an event is reached."""
+    return _synchronize(handle, -1)
+
+
+@entry("acl.rt.synchronize_event_with_timeout", "ki", hot=True)
+def synchronize_event_with_timeout(handle: int, timeout: int) -> int:
+    """Wait for an event for some milliseconds; 507047 when that was not enough."""
+    if timeout < -1:
+        return report(AclCode.RT_PARAM_INVALID, f"timeout of {timeout}: -1 or a number of milliseconds")
+    return _synchronize(handle, timeout)
+
+
+def _reached(event: Event) -> bool:
+    record = event.record
+    if record is None or not (record.done or run(record.stream, record, 0.0)):
+        return False
+    return not (record.stream.device.virtual and record.time > perf_counter())
+
+
+@entry("acl.rt.query_event", "k", answer=VALUE)
+def query_event(handle: int) -> tuple[int, int]:
+    """Tell whether an event is reached: 0 complete, 1 not ready."""
+    event = find(handle)
+    if event is None:
+        return 0, AclCode.INVALID_PARAM
+    return int(not _reached(event)), 0
+
+
+@entry("acl.rt.query_event_status", "k", answer=VALUE, hot=True)
+def query_event_status(handle: int) -> tuple[int, int]:
+    """Tell whether an event is reached, the other way round: 0 not ready, 1 complete."""
+    event = find(handle)
+    if event is None:
+        return 0, AclCode.INVALID_PARAM
+    return int(_reached(event)), 0
+
+
+@entry("acl.rt.query_event_wait_status", "k", answer=VALUE)
+def query_event_wait_status(handle: int) -> tuple[int, int]:
+    """Tell whether the streams' waits for an event are over: 0 complete, 1 not ready."""
+    event = find(handle)
+    if event is None:
+        return 0, AclCode.INVALID_PARAM
+    if not event.flags & _SYNC:
+        return 0, report(AclCode.RT_PARAM_INVALID, "query_event_wait_status needs an event with the flag SYNC")
+    if event.waited is None:
+        return 0, 0
+    stream, record = event.waited
+    run(stream, None, 0.0)
+    waiting = any(op[0] is _run_wait and op[1] is record for op in list(stream.queue))
+    return int(waiting or (stream.device.virtual and record.time > perf_counter())), 0
+
+
+@entry("acl.rt.event_elapsed_time", "kk", answer=lambda code: (0.0, code), hot=True)
+def event_elapsed_time(start_handle: int, end_handle: int) -> tuple[float, int]:
+    """Give the milliseconds between two recordings that are reached."""
+    start = state.events.get(start_handle) or find(start_handle)
+    end = state.events.get(end_handle) or find(end_handle)
+    if start is None or end is None:
+        return 0.0, AclCode.INVALID_PARAM
+    first, last = start.record, end.record
+    if first is None or last is None or not first.done or not last.done or not start.flags & end.flags & _TIME_LINE:
+        text = "event_elapsed_time needs two events with a time line, recorded and reached"
+        return 0.0, report(AclCode.RT_EVENT_TIMESTAMP_INVALID, text)
+    milliseconds = (last.time - first.time) * 1e3
+    if milliseconds < 0:
+        return 0.0, report(AclCode.RT_EVENT_TIMESTAMP_REVERSAL, "event_elapsed_time: the events are reversed")
+    return milliseconds, 0
+
+
+@entry("acl.rt.event_get_timestamp", "k", answer=VALUE)
+def event_get_timestamp(handle: int) -> tuple[int, int]:
+    """Give the time stamp of a recording that is reached, in microseconds."""
+    event = find(handle)
+    if event is None:
+        return 0, AclCode.INVALID_PARAM
+    if event.record is None or not event.record.done or not event.flags & _TIME_LINE:
+        return 0, report(AclCode.RT_EVENT_TIMESTAMP_INVALID, "the event has no time stamp yet")
+    return int(event.record.time * 1e6), 0
+
+
+def drop_all(device: Device) -> int:
+    """Take the events of a device away; count them."""
+    gone = [handle for handle, event in state.events.items() if event.device is device]
+    for handle in gone:
+        state.events.pop(handle, None)
+    return len(gone)

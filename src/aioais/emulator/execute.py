@@ -1,0 +1,197 @@
+"""Executing models: at once, or queued on a stream.
+
+Facts: pyACL reference and the open graph engine source: which checks fail with which code, the
+mixing of synchronous and asynchronous calls, contexts, empty output buffers.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter, thread_time
+
+from aioais._acl.codes import AclCode
+from aioais.emulator import dataset as datasets
+from aioais.emulator import faults
+from aioais.emulator._args import SINGLE, entry
+from aioais.emulator._state import local, report, state
+from aioais.emulator.context import Context, current
+from aioais.emulator.dataset import Dataset
+from aioais.emulator.errors import EmulatorError
+from aioais.emulator.memory import devices
+from aioais.emulator.model import Model
+from aioais.emulator.model import find as find_model
+from aioais.emulator.plan import DeviceError, Plan, make_plan
+from aioais.emulator.stream import Operation, Stream, foreign, resolve
+from aioais.emulator.timeline import sleep_until
+
+__all__ = ["execute", "execute_async"]
+
+
+def _prepare(
+    call: str, model: Model, in_handle: int, out_handle: int, context: Context
+) -> tuple[Dataset, Dataset] | int:
+    """Make the checks that come before those of the buffers."""
+    inputs = state.datasets.get(in_handle) or datasets.find(in_handle)
+    outputs = state.datasets.get(out_handle) or datasets.find(out_handle)
+    if inputs is None or outputs is None:
+        return report(AclCode.INVALID_PARAM, f"{call}: dataset 0")
+    if model.info.mode == "shape":
+        return inputs, outputs
+    if model.context is not context:
+        return report(AclCode.RT_MODEL_CONTEXT, f"{call}: the model was loaded in another context")
+    if model.manner is None:
+        model.manner = call
+    elif model.manner != call:
+        text = f"{call} after {model.manner} on one static model: the first call decides until it is unloaded"
+        return report(AclCode.GE_FAILURE, text)
+    return inputs, outputs
+
+
+def _plan(model: Model, pair: tuple[Dataset, Dataset], context: Context, allocate: bool) -> Plan | int:
+    """Give the plan of an execution, the last one where nothing changed."""
+    inputs, outputs = pair
+    plan: Plan | None = model.plans.get((inputs.handle, outputs.handle))
+    if plan is not None and plan.stamp == (inputs.version, outputs.version, devices.epoch):
+        return plan
+    return make_plan(model, inputs, outputs, context, allocate)
+
+
+def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    model = find_model(model_id)
+    if model is None:
+        return AclCode.GE_EXEC_MODEL_ID_INVALID
+    pair = _prepare("execute", model, in_handle, out_handle, context)
+    if isinstance(pair, int):
+        return pair
+    if model.submitted != model.finished:
+        raise EmulatorError(f"execute of model {model_id} while an execute_async of it is queued")
+    plan = _plan(model, pair, context, allocate=True)
+    if isinstance(plan, int):
+        return plan
+    if state.gates:
+        faults.pass_gates("execute", context.device.index)
+    fault = faults.take_device_fault("acl.mdl.execute") if state.device_faults else 0
+    if fault:
+        return report(fault, "execute: injected fault on the device")
+    began, cpu = perf_counter(), thread_time()
+    try:
+        plan.run(context)
+    except DeviceError as exc:
+        return report(exc.code, exc.text)
+    device = context.device
+    if device.virtual:
+        end = device.execute.book(began, 0, thread_time() - cpu)
+        sleep_until(end, state.settings.gil != "release")
+    return 0
+
+
+@entry("acl.mdl.execute", "Ikk", hot=True)
+def execute(model_id: int, inputs: int, outputs: int) -> int:
+    """Run a model and wait for it, holding the GIL as pyACL does."""
+    return _execute(model_id, inputs, outputs)
+
+
+@entry("acl.mdl.execute_v2", "Ikkkk")
+def execute_v2(model_id: int, inputs: int, outputs: int, stream: int, config: int) -> int:
+    """Run a model with limits and wait for it; the configuration is mandatory."""
+    if config == 0:
+        return report(AclCode.INVALID_PARAM, "execute_v2: configuration 0")
+    if not isinstance(state.others.get(config), ExecConfig):
+        raise EmulatorError(f"{config:#x} is no execution configuration: destroyed, or never created")
+    return _execute(model_id, inputs, outputs)
+
+
+def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
+    _, submitted, fault, model, plan = operation
+    if not stream.halted:
+        device = stream.device
+        if state.gates and not faults.pass_gates("execute", device.index, deadline):
+            return False
+        if fault:
+            stream.fail(fault, "execute_async: injected fault on the device")
+        else:
+            virtual = device.virtual
+            cpu = thread_time() if virtual else 0.0
+            try:
+                plan.run()
+            except DeviceError as exc:
+                stream.fail(exc.code, f"execute_async: {exc.text}")
+            if virtual:
+                ready = submitted if submitted > stream.tail else stream.tail
+                stream.tail = device.execute.book(ready, 0, thread_time() - cpu)
+    model.finished += 1
+    return True
+
+
+@entry("acl.mdl.execute_async", "Ikkk", hot=True)
+def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle: int) -> int:
+    """Queue a run of a model on a stream."""
+    context = local.context
+    if (context is None or not context.alive) and (context := current()) is None:
+        return AclCode.RT_CONTEXT_NULL
+    model = state.models.get(model_id) or find_model(model_id)
+    if model is None:
+        return AclCode.GE_EXEC_MODEL_ID_INVALID
+    stream = state.streams.get(stream_handle) or resolve(stream_handle, context)
+    if stream.context is not context:
+        return foreign("execute_async")
+    pair = _prepare("execute_async", model, in_handle, out_handle, context)
+    if isinstance(pair, int):
+        return pair
+    if model.stream is not stream:
+        if model.submitted != model.finished:
+            raise EmulatorError(f"execute_async of model {model_id} on two streams at once: a model runs on one")
+        model.stream = stream
+    plan = _plan(model, pair, context, allocate=False)
+    if isinstance(plan, int):
+        return plan
+    fault = faults.take_device_fault("acl.mdl.execute_async") if state.device_faults else 0
+    model.submitted += 1
+    submitted = perf_counter() if stream.device.virtual else 0.0
+    stream.queue.append((_run_execute, submitted, fault, model, plan))
+    return 0
+
+
+class ExecConfig:
+    """Limits of one execution; the emulator keeps them and needs none."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values: dict[int, int] = {}
+
+
+def _find_config(handle: int) -> ExecConfig | None:
+    config = state.others.get(handle)
+    if handle and not isinstance(config, ExecConfig):
+        raise EmulatorError(f"{handle:#x} is no execution configuration: destroyed, or never created")
+    return config if isinstance(config, ExecConfig) else None
+
+
+@entry("acl.mdl.create_exec_config_handle", answer=SINGLE)
+def create_exec_config_handle() -> int:
+    """Make an execution configuration."""
+    handle = next(state.handles)
+    state.others[handle] = ExecConfig()
+    return handle
+
+
+@entry("acl.mdl.set_exec_config_opt", "kii")
+def set_exec_config_opt(handle: int, attribute: int, value: int) -> int:
+    """Set a limit: only attributes of 32 bits can be set from Python."""
+    config = _find_config(handle)
+    if config is None or attribute not in (0, 1, 8, 9):
+        return report(AclCode.INVALID_PARAM, f"set_exec_config_opt({handle:#x}, {attribute}, {value})")
+    config.values[attribute] = value
+    return 0
+
+
+@entry("acl.mdl.destroy_exec_config_handle", "k")
+def destroy_exec_config_handle(handle: int) -> int:
+    """Destroy an execution configuration."""
+    if _find_config(handle) is None:
+        return report(AclCode.INVALID_PARAM, "destroy_exec_config_handle of 0")
+    del state.others[handle]
+    return 0

@@ -1,0 +1,230 @@
+"""Fault injection: calls that fail, operations that fail on the device, gates that block."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+from aioais._acl.codes import AclCode
+from aioais.emulator._state import report, state
+from aioais.emulator.timeline import FOREVER
+
+__all__ = ["STAGES", "Fault", "Gate", "fail", "gate", "intercept", "pass_gates", "take_device_fault"]
+
+STAGES = ("h2d", "d2h", "d2d", "execute", "load", "malloc", "init", "set_device")
+
+DEVICE_SIDE = ("acl.mdl.execute", "acl.mdl.execute_async", "acl.rt.memcpy_async", "acl.rt.memset_async")
+
+
+class Fault:
+    """Calls that are to fail.
+
+    Parameters
+    ----------
+    code : int
+        What they return.
+    after : int
+        Calls that still succeed before.
+    times : int
+        Calls that fail.
+    """
+
+    __slots__ = ("after", "code", "times")
+
+    def __init__(self, code: int, after: int, times: int) -> None:
+        self.code = code
+        self.after = after
+        self.times = times
+
+    def strike(self) -> bool:
+        """Count one call; tell whether it fails."""
+        if self.after:
+            self.after -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+def fail(call: str, code: int, *, after: int = 0, times: int = 1, device_side: bool = False) -> None:
+    """Let the next calls of one function fail.
+
+    Parameters
+    ----------
+    call : str
+        Full name, such as ``"acl.rt.malloc"``.
+    code : int
+        Return code of the failing calls.
+    after : int
+        How many calls succeed before.
+    times : int
+        How many calls fail.
+    device_side : bool
+        The call itself succeeds; its operation fails when the stream runs it, and the next
+        synchronise call that depends on it reports the code, once.
+
+    Raises
+    ------
+    ValueError
+        There is no such call, or it has no device side.
+    """
+    if call not in state.counts:
+        raise ValueError(f"no call {call!r}")
+    if code == 0 or times < 1 or after < 0:
+        raise ValueError("a fault needs a code other than 0, times >= 1 and after >= 0")
+    if device_side and call not in DEVICE_SIDE:
+        raise ValueError(f"{call} has no device side; these have: {', '.join(DEVICE_SIDE)}")
+    table = state.device_faults if device_side else state.armed
+    table.setdefault(call, []).append(Fault(code, after, times))
+
+
+def _take(table: dict[str, list[Any]], name: str) -> int:
+    waiting: list[Fault] = table.get(name, [])
+    if not waiting:
+        return 0
+    fault = waiting[0]
+    code = fault.code if fault.strike() else 0
+    if not fault.times:
+        waiting.pop(0)
+        if not waiting:
+            del table[name]
+    return code
+
+
+def take_device_fault(name: str) -> int:
+    """Give the code with which this operation is to fail on the device, or 0."""
+    with state.lock:
+        return _take(state.device_faults, name)
+
+
+def intercept(name: str, answer: Callable[[int], Any]) -> tuple[bool, Any]:
+    """Stop a call that is to fail; used only while something is armed.
+
+    Parameters
+    ----------
+    name : str
+        Name of the call.
+    answer : callable
+        Builds the call's result from a code.
+
+    Returns
+    -------
+    bool, object
+        Whether to stop, and the result of the call then.
+    """
+    if state.forked:
+        text = "this process was forked after acl.init: a child cannot use its parent's devices"
+        return True, answer(report(AclCode.RT_INTERNAL_ERROR, text))
+    with state.lock:
+        code = _take(state.armed, name)
+    return (True, answer(report(code, f"{name}: injected fault"))) if code else (False, None)
+
+
+class Gate:
+    """A closed gate: operations of one kind stand before it until it opens.
+
+    Parameters
+    ----------
+    stage : str
+        One of :data:`STAGES`.
+    device : int, optional
+        Only this device's operations.
+    """
+
+    def __init__(self, stage: str, device: int | None) -> None:
+        self.stage = stage
+        self.device = device
+        self.reached = 0
+        """How many operations have come to the gate so far."""
+        self._open = False
+        self._changed = threading.Condition()
+
+    def open(self) -> None:
+        """Let everything pass, from now on."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+        if self in state.gates:
+            state.gates.remove(self)
+
+    def wait_reached(self, timeout: float | None = 10.0, count: int = 1) -> bool:
+        """Wait until operations have come to the gate.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; ``None`` waits for ever.
+        count : int
+            How many operations.
+
+        Returns
+        -------
+        bool
+            Whether they came in time.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: self.reached >= count, timeout)
+
+    def stand(self, deadline: float) -> bool:
+        """Stand before the gate until it opens or the deadline passes."""
+        with self._changed:
+            if self._open:
+                return True
+            if deadline == 0.0:
+                return False
+            self.reached += 1
+            self._changed.notify_all()
+            timeout = None if deadline == FOREVER else max(0.0, deadline - perf_counter())
+            return self._changed.wait_for(lambda: self._open, timeout)
+
+    def __enter__(self) -> Gate:  # noqa: PYI034 - Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.open()
+
+
+def gate(stage: str, device: int | None = None) -> Gate:
+    """Close a gate before all operations of one kind.
+
+    Parameters
+    ----------
+    stage : str
+        ``"h2d"``, ``"d2h"``, ``"d2d"``, ``"execute"``, ``"load"``, ``"malloc"``, ``"init"`` or ``"set_device"``.
+    device : int, optional
+        Only operations of this device.
+
+    Returns
+    -------
+    Gate
+        Has ``open()``, ``wait_reached(timeout, count)`` and ``reached``; also a context manager that opens it.
+
+    Raises
+    ------
+    ValueError
+        There is no such stage.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
+    closed = Gate(stage, device)
+    state.gates.append(closed)
+    return closed
+
+
+def pass_gates(stage: str, device: int | None, deadline: float = FOREVER) -> bool:
+    """Stand before the closed gates of a stage, without the GIL.
+
+    Returns
+    -------
+    bool
+        False when the deadline passed first; a deadline of 0 never waits.
+    """
+    return all(
+        closed.stand(deadline)
+        for closed in list(state.gates)
+        if closed.stage == stage and closed.device in (None, device)
+    )

@@ -1,0 +1,249 @@
+"""ONNX Runtime: loading a model and running it in place on device memory.
+
+``onnxruntime`` is imported when the first model is loaded. Its import blocks the interpreter while
+its shared library is opened, so :func:`preload` opens that beforehand without the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aioais._acl.codes import AclCode
+
+__all__ = ["Binding", "LoadError", "OrtModel", "OrtTensor", "preload"]
+
+# type name of ONNX Runtime -> (aclDataType, ONNX element type, bytes of one element)
+_TYPES = {
+    "tensor(float)": (0, 1, 4),
+    "tensor(float16)": (1, 10, 2),
+    "tensor(int8)": (2, 3, 1),
+    "tensor(int32)": (3, 6, 4),
+    "tensor(uint8)": (4, 2, 1),
+    "tensor(int16)": (6, 5, 2),
+    "tensor(uint16)": (7, 4, 2),
+    "tensor(uint32)": (8, 12, 4),
+    "tensor(int64)": (9, 7, 8),
+    "tensor(uint64)": (10, 13, 8),
+    "tensor(double)": (11, 11, 8),
+    "tensor(bool)": (12, 9, 1),
+    "tensor(bfloat16)": (27, 16, 2),
+    "tensor(float8e5m2)": (35, 19, 1),
+    "tensor(float8e4m3fn)": (36, 17, 1),
+}
+
+OM_MAGIC = b"IMOD"
+"""First bytes of an offline model."""
+
+
+class LoadError(Exception):
+    """A model cannot be loaded.
+
+    Parameters
+    ----------
+    code : int
+        Return code of the load.
+    text : str
+        Why, for humans.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class OrtTensor(NamedTuple):
+    """An input or output of the graph."""
+
+    name: str
+    dtype: int
+    """``aclDataType``."""
+    element: int
+    """ONNX element type."""
+    itemsize: int
+    shape: tuple[int, ...]
+    """-1 where the graph leaves a dim open."""
+
+
+class Bound(NamedTuple):
+    """Memory for one tensor of a run."""
+
+    name: str
+    element: int
+    shape: tuple[int, ...]
+    pointer: int
+    nbytes: int
+
+
+_preload_lock = threading.Lock()
+_preloaded = False
+
+
+def preload() -> bool:
+    """Open ONNX Runtime's shared library without holding the GIL.
+
+    May be called in any thread before the first load; the import that follows is then short.
+
+    Returns
+    -------
+    bool
+        Whether ``onnxruntime`` is installed at all.
+    """
+    global _preloaded
+    if "onnxruntime" in sys.modules:
+        return True
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        return False
+    with _preload_lock:
+        if _preloaded:
+            return True
+        libraries = sorted((Path(spec.origin).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
+        try:
+            dlopen = ctypes.CDLL(None).dlopen  # a foreign call, which gives the GIL up
+        except (AttributeError, OSError, TypeError):
+            return True
+        dlopen.argtypes = [ctypes.c_char_p, ctypes.c_int]
+        dlopen.restype = ctypes.c_void_p
+        for library in libraries:
+            dlopen(os.fsencode(library), sys.getdlopenflags())
+        _preloaded = True
+    return True
+
+
+def _import() -> Any:
+    if not preload():
+        text = "ONNX Runtime is not installed: pip install onnxruntime"
+        raise LoadError(AclCode.GE_EXEC_NOT_INIT, text)
+    import onnxruntime
+
+    return onnxruntime
+
+
+def check_magic(head: bytes, what: str) -> None:
+    """Refuse offline models and empty files.
+
+    Raises
+    ------
+    LoadError
+        The first bytes are not those of an ONNX model.
+    """
+    if head.startswith(OM_MAGIC):
+        text = f"{what} is an offline model (.om) for an Ascend NPU; the CPU device runs ONNX models"
+        raise LoadError(AclCode.GE_LOAD_MODEL, text)
+    if not head:
+        raise LoadError(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, f"{what} is empty")
+
+
+class Binding:
+    """A run with fixed memory: inputs and outputs in place.
+
+    Parameters
+    ----------
+    model : OrtModel
+        The model.
+    inputs, outputs : sequence of Bound
+        Memory of every input, and of every output in graph order; an output with a pointer of 0
+        is left to ONNX Runtime.
+    """
+
+    __slots__ = ("_checked", "_elsewhere", "_io", "_outputs", "_run")
+
+    def __init__(self, model: OrtModel, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> None:
+        self._io = io = model.session.io_binding()
+        self._run = model.session.run_with_iobinding
+        self._outputs = outputs
+        self._checked = False
+        self._elsewhere: list[int] = []
+        for tensor in inputs:
+            io.bind_input(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
+        for tensor in outputs:
+            if tensor.pointer:
+                io.bind_output(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
+            else:
+                io.bind_output(tensor.name)
+
+    def run(self) -> None:
+        """Compute; the outputs are in their memory afterwards."""
+        self._run(self._io)
+        if not self._checked:
+            # an output that is also an input of the graph comes back as that input, unbound
+            values = self._io.get_outputs()
+            self._elsewhere = [
+                index
+                for index, (value, bound) in enumerate(zip(values, self._outputs, strict=True))
+                if bound.pointer and value.data_ptr() != bound.pointer
+            ]
+            self._checked = True
+        if self._elsewhere:
+            values = self._io.get_outputs()
+            for index in self._elsewhere:
+                bound = self._outputs[index]
+                ctypes.memmove(bound.pointer, values[index].data_ptr(), bound.nbytes)
+
+    def results(self) -> list[tuple[tuple[int, ...], int]]:
+        """Give shape and address of every output of the last run."""
+        return [(tuple(value.shape()), int(value.data_ptr())) for value in self._io.get_outputs()]
+
+
+class OrtModel:
+    """A loaded ONNX model.
+
+    Parameters
+    ----------
+    source : str or bytes
+        Path (loading gives the GIL up) or content (it does not).
+    threads : int
+        Intra-op threads; 0 = all cores.
+    spin : bool
+        Let them spin between operators.
+
+    Raises
+    ------
+    LoadError
+        It is no ONNX model, or not one that can run here.
+    """
+
+    def __init__(self, source: str | bytes, threads: int, spin: bool) -> None:
+        what = source if isinstance(source, str) else "the model in memory"
+        if isinstance(source, str):
+            try:
+                with open(source, "rb") as file:
+                    head = file.read(4)
+            except OSError as exc:
+                text = f"cannot read {source}: {exc.strerror or exc}"
+                raise LoadError(AclCode.GE_EXEC_MODEL_PATH_INVALID, text) from exc
+        else:
+            head = source[:4]
+        check_magic(head, what)
+        onnxruntime = _import()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # failures are reported by return codes, not on stderr
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+        try:
+            self.session: Any = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # the classes of its errors are made at run time
+            kind = type(exc).__name__
+            no_model = kind == "InvalidProtobuf" or "No graph was found" in str(exc)
+            code = AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID if no_model else AclCode.GE_LOAD_MODEL
+            raise LoadError(code, f"{what} is not a model that ONNX Runtime loads: {exc}") from exc
+        self.inputs = [self._tensor(node, "input") for node in self.session.get_inputs()]
+        self.outputs = [self._tensor(node, "output") for node in self.session.get_outputs()]
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+
+    @staticmethod
+    def _tensor(node: Any, role: str) -> OrtTensor:
+        known = _TYPES.get(node.type)
+        if known is None:
+            text = f"{role} {node.name!r} is a {node.type}: the device has no such tensors"
+            raise LoadError(AclCode.GE_DATATYPE_INVALID, text)
+        shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in node.shape)
+        return OrtTensor(node.name, *known, shape)

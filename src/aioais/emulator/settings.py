@@ -1,0 +1,115 @@
+"""What can be dialled: number of devices, timings, memory, GIL behaviour."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+__all__ = ["PER_DEVICE", "Settings"]
+
+PER_DEVICE = frozenset({"h2d_ms", "execute_ms", "d2h_ms", "h2d_gbps", "d2h_gbps"})
+"""Settings that may differ from device to device."""
+
+_GIL_MODES = ("real", "release", "hold")
+
+
+def visible_devices(default: int) -> int:
+    """Count the devices that ``ASCEND_RT_VISIBLE_DEVICES`` leaves visible.
+
+    Parameters
+    ----------
+    default : int
+        Number of devices of the machine.
+
+    Returns
+    -------
+    int
+        Ascending ids only; parsing stops at the first bad one, as Huawei's device pages say.
+    """
+    text = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    if text is None:
+        return default
+    last = -1
+    count = 0
+    for token in text.split(","):
+        if not token.strip().isdecimal() or not last < int(token) < default:
+            break
+        last = int(token)
+        count += 1
+    return count
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isdecimal() and int(text) > 0 else default
+
+
+@dataclass
+class Settings:
+    """Everything that ``configure`` can change."""
+
+    devices: int = field(default_factory=lambda: visible_devices(_from_environment("AIOAIS_CPU_DEVICES", 4)))
+    """Number of devices (``AIOAIS_CPU_DEVICES``, reduced by ``ASCEND_RT_VISIBLE_DEVICES``)."""
+    threads: int = field(default_factory=lambda: _from_environment("AIOAIS_CPU_THREADS", 0))
+    """Intra-op threads of each loaded model (``AIOAIS_CPU_THREADS``); 0 = all cores."""
+    spin: bool = False
+    """Let ONNX Runtime's threads spin between operators: a little faster for one model alone, much slower
+    for several that share the cores."""
+    memory_mb: int = 65536
+    """Memory of a device; ``malloc`` beyond it gives 207001."""
+    run_mode: int = 1
+    """1 = a host with a card; 0 = on the SoC, device memory is host memory."""
+    soc_name: str = "CPU"
+    gil: str = "real"
+    """``real``: as in pyACL's source; ``release``: every call releases it; ``hold``: none does."""
+    poison: bool = True
+    """Fill new and freed memory with junk."""
+    h2d_ms: float = 0.0
+    execute_ms: float = 0.0
+    d2h_ms: float = 0.0
+    h2d_gbps: float = 0.0
+    """1e9 bytes per second; 0 = no bandwidth term."""
+    d2h_gbps: float = 0.0
+    init_ms: float = 0.0
+    set_device_ms: float = 0.0
+    """First use of a device."""
+    load_ms: float = 0.0
+    malloc_us: float = 0.0
+    """Each allocation and free of device or pinned memory."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """Give the value of one setting in its own type.
+
+        Parameters
+        ----------
+        name : str
+            Name of a setting.
+        value : object
+            What the caller wants.
+
+        Returns
+        -------
+        object
+            The value, converted.
+
+        Raises
+        ------
+        TypeError
+            There is no such setting.
+        ValueError
+            The value makes no sense.
+        """
+        kinds = {f.name: type(getattr(self, f.name)) for f in fields(self)}
+        if name not in kinds:
+            raise TypeError(f"no setting {name!r}; there are {', '.join(sorted(kinds))}")
+        if name == "gil":
+            if value not in _GIL_MODES:
+                raise ValueError(f"gil is {value!r}, not one of {', '.join(_GIL_MODES)}")
+            return value
+        converted = kinds[name](value)
+        if kinds[name] in (int, float) and converted < 0:
+            raise ValueError(f"{name} is {value!r}: negative")
+        if name == "run_mode" and converted not in (0, 1):
+            raise ValueError(f"run_mode is {value!r}, not 0 or 1")
+        return converted

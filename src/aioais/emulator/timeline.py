@@ -1,0 +1,122 @@
+"""Time: the engines' virtual timelines and waiting with or without the GIL.
+
+Each engine of a device (H2D, execute, D2H) keeps its own timeline. An operation takes its engine
+from max(ready, free) for its dialled duration, or for the time its work really took when that was
+longer; whoever waits for it sleeps until that moment. The thread that does the work is therefore
+not what decides about overlap.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from threading import Lock
+from time import perf_counter, sleep
+
+__all__ = ["FOREVER", "Engine", "pause", "sleep_until"]
+
+FOREVER = float("inf")
+
+_SPIN = 50e-6
+"""The end of a wait is spun: timers of the kernel are late by about this much."""
+
+_GAPS = 32
+"""Idle intervals remembered; work that was ready earlier may still take one."""
+
+_usleep_held = ctypes.PyDLL(None).usleep  # a PyDLL call keeps the GIL
+_usleep_held.argtypes = [ctypes.c_uint]
+
+
+class Engine:
+    """One of the units of a device that work one job at a time.
+
+    Parameters
+    ----------
+    name : str
+        ``h2d``, ``execute``, ``d2h`` or ``d2d``.
+    """
+
+    __slots__ = ("fixed", "free", "gaps", "lock", "name", "per_byte")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fixed = 0.0
+        self.per_byte = 0.0
+        self.free = 0.0
+        self.gaps: list[tuple[float, float]] = []
+        self.lock = Lock()
+
+    def dial(self, milliseconds: float, gbps: float = 0.0) -> bool:
+        """Set the duration of a job; tell whether it is more than nothing."""
+        self.fixed = milliseconds * 1e-3
+        self.per_byte = 1e-9 / gbps if gbps else 0.0
+        self.gaps.clear()
+        self.free = 0.0
+        return bool(self.fixed or self.per_byte)
+
+    def book(self, ready: float, count: int, worked: float) -> float:
+        """Take the engine for one job.
+
+        Parameters
+        ----------
+        ready : float
+            When the job could start.
+        count : int
+            Bytes, for engines with a bandwidth.
+        worked : float
+            Seconds that the work really took.
+
+        Returns
+        -------
+        float
+            When the job ends.
+        """
+        duration = self.fixed + self.per_byte * count
+        if worked > duration:
+            duration = worked
+        with self.lock:
+            if ready < self.free:
+                # Work runs when somebody waits for it, so jobs may be booked out of order:
+                # the engine would have been idle then, and a job that was ready gets that time.
+                for index, (start, stop) in enumerate(self.gaps):
+                    begin = ready if ready > start else start
+                    if begin + duration <= stop:
+                        end = begin + duration
+                        self.gaps[index : index + 1] = [
+                            gap for gap in ((start, begin), (end, stop)) if gap[1] - gap[0] > 1e-6
+                        ]
+                        return end
+                self.free += duration
+            else:
+                if self.free and ready - self.free > 1e-6:
+                    self.gaps.append((self.free, ready))
+                    if len(self.gaps) > _GAPS:
+                        del self.gaps[0]
+                self.free = ready + duration
+            return self.free
+
+
+def sleep_until(end: float, held: bool = False) -> None:
+    """Wait for a moment of ``time.perf_counter``.
+
+    Parameters
+    ----------
+    end : float
+        The moment.
+    held : bool
+        Keep the GIL while waiting.
+    """
+    left = end - perf_counter()
+    while left > 0:
+        if held:
+            _usleep_held(max(1, min(int(left * 1e6), 500_000)))
+        elif left > _SPIN:
+            sleep(left - _SPIN)
+        else:
+            sleep(0)
+        left = end - perf_counter()
+
+
+def pause(seconds: float, held: bool) -> None:
+    """Let time pass, as a call that takes that long does."""
+    if seconds > 0:
+        sleep_until(perf_counter() + seconds, held)

@@ -1,0 +1,371 @@
+"""Copies and fills: checking of addresses, bounds and direction, now or in a stream.
+
+Facts: pyACL reference, Huawei's memory pages: 100000 for null and unknown kinds, 107000 for a count
+beyond the destination or a wrong direction, 207000 for asynchronous host to host copies; pageable
+host memory makes ``memcpy_async`` wait for the stream and block.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from time import perf_counter, thread_time
+from typing import NamedTuple
+
+from aioais._acl.codes import AclCode
+from aioais._acl.constants import MemcpyKind, RunMode
+from aioais.emulator import faults
+from aioais.emulator._args import RET, entry
+from aioais.emulator._state import local, report, state
+from aioais.emulator.context import Context, current
+from aioais.emulator.errors import EmulatorError
+from aioais.emulator.memory import Block, Heap, devices, hosts, is_device_address
+from aioais.emulator.stream import Operation, Stream, foreign, refuse_deadlock, resolve, synchronize
+from aioais.emulator.timeline import FOREVER, Engine, sleep_until
+
+__all__ = ["move"]
+
+_HELD_BELOW = 32 << 10
+"""Smaller copies keep the GIL: giving it up costs more than the copy."""
+
+_memmove_held = ctypes.PyDLL(None).memmove
+_memmove_held.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memmove_held.restype = None
+
+# kind -> source on the device, destination on the device, name of the engine
+_KINDS = {
+    MemcpyKind.HOST_TO_HOST.value: (False, False, "h2h"),
+    MemcpyKind.HOST_TO_DEVICE.value: (False, True, "h2d"),
+    MemcpyKind.DEVICE_TO_HOST.value: (True, False, "d2h"),
+    MemcpyKind.DEVICE_TO_DEVICE.value: (True, True, "d2d"),
+    5: (False, True, "h2d"),  # HOST_TO_BUF_TO_DEVICE
+    6: (True, True, "d2d"),  # INNER_DEVICE_TO_DEVICE
+    7: (True, True, "d2d"),  # INTER_DEVICE_TO_DEVICE
+}
+
+
+class Place(NamedTuple):
+    """One end of a copy: the block around it, if it is tracked, and where it really is."""
+
+    block: Block | None
+    pointer: int
+
+
+def move(destination: int, source: int, count: int) -> None:
+    """Copy bytes between real addresses, without the GIL when they are many."""
+    if count < _HELD_BELOW:
+        _memmove_held(destination, source, count)
+    else:
+        ctypes.memmove(destination, source, count)
+
+
+def _in_block(heap: Heap, block: Block, address: int, count: int, role: str) -> Place:
+    offset = address - block.address
+    if offset + count > block.size:
+        raise EmulatorError(
+            f"{role}: {count} bytes at {address:#x} go beyond {heap.what} "
+            f"{block.address:#x} of {block.size} bytes (offset {offset})"
+        )
+    return Place(block, block.pointer + offset)
+
+
+def device_place(address: int, count: int, role: str, context: Context) -> Place | None:
+    """Resolve device memory; ``None`` and a message for an address of the host.
+
+    Raises
+    ------
+    EmulatorError
+        Out of bounds, freed, never allocated, or another device's without peer access.
+    """
+    block = devices.find(address)
+    if block is None:
+        past = devices.explain(address)
+        if past is not None or is_device_address(address):
+            raise EmulatorError(f"{role}: {address:#x} is {past or 'not inside any live device memory'}")
+        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is a host address, device memory is wanted")
+        return None
+    device = block.device
+    if device is not context.device and device is not None and device.index not in context.device.peers:
+        raise EmulatorError(
+            f"{role}: {address:#x} is memory of device {device.index}, "
+            f"the current context is on device {context.device.index} without access to it"
+        )
+    return _in_block(devices, block, address, count, role)
+
+
+def host_place(address: int, count: int, role: str) -> Place | None:
+    """Resolve host memory; ``None`` and a message for an address of a device.
+
+    Raises
+    ------
+    EmulatorError
+        Pinned memory, and out of bounds or freed.
+    """
+    block = hosts.find(address)
+    if block is not None:
+        return _in_block(hosts, block, address, count, role)
+    if is_device_address(address):
+        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is device memory, a host address is wanted")
+        return None
+    past = hosts.explain(address)
+    if past is not None:
+        raise EmulatorError(f"{role}: {address:#x} is {past}")
+    return Place(None, address)
+
+
+class Copy(NamedTuple):
+    """A checked copy."""
+
+    kind: str
+    destination: Place
+    source: Place
+    pageable: bool
+
+
+def _shared_place(address: int, count: int, role: str, context: Context) -> Place | None:
+    """Resolve an address where host and device share their memory."""
+    if devices.find(address) is not None or devices.explain(address) is not None:
+        return device_place(address, count, role, context)
+    return host_place(address, count, role)
+
+
+def _check(
+    call: str, destination: int, maximum: int, source: int, count: int, kind: int, context: Context
+) -> Copy | int:
+    """Check a copy as the runtime does; a code when it is refused."""
+    if destination == 0 or source == 0:
+        return report(AclCode.INVALID_PARAM, f"{call}: null address")
+    if kind == 4:  # DEFAULT: the addresses decide
+        on_device = (devices.find(source) is not None, devices.find(destination) is not None)
+        kind = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}[on_device]
+    known = _KINDS.get(kind)
+    if known is None:
+        return report(AclCode.INVALID_PARAM, f"{call}: unknown kind {kind}")
+    if count > maximum:
+        return report(AclCode.RT_PARAM_INVALID, f"{call}: {count} bytes into a destination of {maximum}")
+    ends = []
+    for address, is_device, role in (
+        (destination, known[1], f"{call} to"),
+        (source, known[0], f"{call} from"),
+    ):
+        if state.settings.run_mode == RunMode.DEVICE:
+            place = _shared_place(address, count, role, context)
+        elif is_device:
+            place = device_place(address, count, role, context)
+        else:
+            place = host_place(address, count, role)
+        if place is None:
+            return AclCode.RT_PARAM_INVALID
+        ends.append(place)
+    pageable = ends[0].block is None or ends[1].block is None
+    return Copy(known[2], ends[0], ends[1], pageable)
+
+
+def engine_of(context: Context, kind: str) -> Engine | None:
+    """Give the engine that does a kind of copy; the host copies its own memory itself."""
+    engine: Engine | None = None if kind == "h2h" else getattr(context.device, kind)
+    return engine
+
+
+def _copy_now(copied: Copy, count: int, context: Context) -> None:
+    """Copy while the caller waits, holding the GIL as pyACL does."""
+    if state.gates:
+        faults.pass_gates(copied.kind, context.device.index)
+    began, cpu = perf_counter(), thread_time()
+    move(copied.destination.pointer, copied.source.pointer, count)
+    state.copied[copied.kind] += count
+    engine = engine_of(context, copied.kind)
+    if context.device.virtual and engine is not None:
+        sleep_until(engine.book(began, count, thread_time() - cpu), state.settings.gil != "release")
+
+
+@entry("acl.rt.memcpy", "kkkki", hot=True)
+def memcpy(destination: int, maximum: int, source: int, count: int, kind: int) -> int:
+    """Copy bytes and wait for it."""
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    if count == 0:
+        return 0
+    copied = _check("memcpy", destination, maximum, source, count, kind, context)
+    if isinstance(copied, int):
+        return copied
+    _copy_now(copied, count, context)
+    return 0
+
+
+def _run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
+    _, submitted, fault, kind, count, to_block, to, from_block, origin = operation
+    if stream.halted:
+        return True
+    device = stream.device
+    if state.gates and not faults.pass_gates(kind, device.index, deadline):
+        return False
+    if fault:
+        stream.fail(fault, "memcpy_async: injected fault on the device")
+    elif not (to_block.alive and from_block.alive):
+        which = to_block if not to_block.alive else from_block
+        text = f"memcpy_async ({kind}): memory {which.address:#x} was freed before the stream ran the copy"
+        stream.fail(AclCode.RT_SYS_DMA, text)
+    elif count < _HELD_BELOW:
+        _memmove_held(to, origin, count)
+        state.copied[kind] += count
+        if device.virtual:
+            ready = submitted if submitted > stream.tail else stream.tail
+            stream.tail = getattr(device, kind).book(ready, count, 0.0)
+    else:
+        cpu = thread_time()
+        ctypes.memmove(to, origin, count)
+        state.copied[kind] += count
+        if device.virtual:
+            ready = submitted if submitted > stream.tail else stream.tail
+            stream.tail = getattr(device, kind).book(ready, count, thread_time() - cpu)
+    return True
+
+
+@entry("acl.rt.memcpy_async", "kkkkik", hot=True)
+def memcpy_async(destination: int, maximum: int, source: int, count: int, kind: int, handle: int) -> int:
+    """Queue a copy on a stream; with pageable host memory it is done before the call returns."""
+    context = local.context
+    if (context is None or not context.alive) and (context := current()) is None:
+        return AclCode.RT_CONTEXT_NULL
+    stream = state.streams.get(handle) or resolve(handle, context)
+    if stream.context is not context:
+        return foreign("memcpy_async")
+    # The usual case first: whole blocks or parts of them, pinned on the host side.
+    if 0 < count <= maximum and (kind == 1 or kind == 2):
+        if kind == 1:
+            name = "h2d"
+            to, origin = devices.find(destination), hosts.find(source)
+        else:
+            name = "d2h"
+            to, origin = hosts.find(destination), devices.find(source)
+        if to is not None and origin is not None:
+            to_offset, from_offset = destination - to.address, source - origin.address
+            if (
+                to_offset + count <= to.size
+                and from_offset + count <= origin.size
+                and (to.device or origin.device) is context.device
+            ):
+                fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
+                stream.queue.append(
+                    (
+                        _run_copy,
+                        perf_counter() if stream.device.virtual else 0.0,
+                        fault,
+                        name,
+                        count,
+                        to,
+                        to.pointer + to_offset,
+                        origin,
+                        origin.pointer + from_offset,
+                    )
+                )
+                return 0
+    return _memcpy_async_checked(destination, maximum, source, count, kind, stream, context)
+
+
+def _memcpy_async_checked(
+    destination: int, maximum: int, source: int, count: int, kind: int, stream: Stream, context: Context
+) -> int:
+    if count == 0:
+        return 0
+    copied = _check("memcpy_async", destination, maximum, source, count, kind, context)
+    if isinstance(copied, int):
+        return copied
+    if copied.kind == "h2h" and state.settings.run_mode == RunMode.HOST:
+        return report(AclCode.RT_FEATURE_NOT_SUPPORT, "memcpy_async from host to host is not supported")
+    if copied.pageable:
+        # Only pinned memory is copied in the background: the call waits for the stream, then copies.
+        refuse_deadlock(stream, "memcpy_async with pageable host memory")
+        synchronize(stream, FOREVER, state.settings.gil != "release")
+        state.copied["pageable"] += count
+        _copy_now(copied, count, context)
+        return 0
+    fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
+    (to, to_pointer), (origin, pointer) = copied.destination, copied.source
+    kind_name = "d2d" if copied.kind == "h2h" else copied.kind  # one memory: any engine does it
+    submitted = perf_counter() if stream.device.virtual else 0.0
+    stream.queue.append((_run_copy, submitted, fault, kind_name, count, to, to_pointer, origin, pointer))
+    return 0
+
+
+def _check_fill(call: str, address: int, maximum: int, count: int, context: Context) -> Place | int:
+    if address == 0:
+        return report(AclCode.INVALID_PARAM, f"{call}: null address")
+    if count > maximum:
+        return report(AclCode.RT_PARAM_INVALID, f"{call}: {count} bytes into a destination of {maximum}")
+    if devices.find(address) is None and not is_device_address(address) and devices.explain(address) is None:
+        place = host_place(address, count, call)
+    else:
+        place = device_place(address, count, call, context)
+    return AclCode.RT_PARAM_INVALID if place is None else place
+
+
+@entry("acl.rt.memset", "kkik")
+def memset(address: int, maximum: int, value: int, count: int) -> int:
+    """Fill memory with one byte value and wait for it."""
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    place = _check_fill("memset", address, maximum, count, context)
+    if isinstance(place, int):
+        return place
+    ctypes.memset(place.pointer, value & 0xFF, count)
+    return 0
+
+
+def _run_fill(stream: Stream, operation: Operation, deadline: float) -> bool:
+    _, submitted, fault, block, pointer, value, count = operation
+    if stream.halted:
+        return True
+    if state.gates and not faults.pass_gates("d2d", stream.device.index, deadline):
+        return False
+    if fault or not block.alive:
+        stream.fail(fault or AclCode.RT_SYS_DMA, "memset_async: injected fault, or memory freed before it ran")
+        return True
+    ctypes.memset(pointer, value, count)
+    if stream.device.virtual:
+        stream.tail = stream.device.d2d.book(max(submitted, stream.tail), count, 0.0)
+    return True
+
+
+@entry("acl.rt.memset_async", "kkikk")
+def memset_async(address: int, maximum: int, value: int, count: int, handle: int) -> int:
+    """Queue filling device memory with one byte value."""
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    stream = resolve(handle, context)
+    if stream.context is not context:
+        return foreign("memset_async")
+    place = _check_fill("memset_async", address, maximum, count, context)
+    if isinstance(place, int):
+        return place
+    if place.block is None:
+        return report(AclCode.RT_PARAM_INVALID, f"memset_async: {address:#x} is pageable host memory")
+    fault = faults.take_device_fault("acl.rt.memset_async") if state.device_faults else 0
+    stream.queue.append(
+        (_run_fill, perf_counter(), fault, place.block, place.pointer, value & 0xFF, count),
+    )
+    return 0
+
+
+@entry("acl.rt.memcpy2d", "kkkkkki", answer=RET)
+def memcpy2d(destination: int, to_pitch: int, source: int, from_pitch: int, width: int, height: int, kind: int) -> int:
+    """Copy a matrix row by row and wait for it."""
+    context = current()
+    if context is None:
+        return AclCode.RT_CONTEXT_NULL
+    if width > to_pitch or width > from_pitch or width == 0 or height == 0:
+        return report(AclCode.RT_PARAM_INVALID, f"memcpy2d: width {width}, pitches {to_pitch} and {from_pitch}")
+    to_bytes, from_bytes = (to_pitch * (height - 1) + width, from_pitch * (height - 1) + width)
+    checked = _check("memcpy2d", destination, to_bytes, source, to_bytes, kind, context)
+    if isinstance(checked, int):
+        return checked
+    if checked.source.block is not None:
+        heap = devices if checked.source.block.device else hosts
+        _in_block(heap, checked.source.block, source, from_bytes, "memcpy2d from")
+    for row in range(height):
+        move(checked.destination.pointer + row * to_pitch, checked.source.pointer + row * from_pitch, width)
+    state.copied[checked.kind] += width * height
+    return 0

@@ -1,0 +1,150 @@
+"""The exceptions of aioais.
+
+::
+
+    AioaisError
+    ├─ ArgumentError (ValueError)     an argument that no model would accept: mode, depth, loop, …
+    ├─ FeedError (ValueError)         a feed does not fit the model
+    ├─ ModelError                     a model file is missing, damaged or for another device
+    ├─ ConvertError (ValueError)      options of ``convert`` that do not go together
+    ├─ DeviceError (ValueError)       no such device
+    ├─ ClosedError                    the session or tensor is closed, or not open yet
+    ├─ WrongLoopError (RuntimeError)  used from another event loop than the one that opened it
+    ├─ ForkError (RuntimeError)       used in a child that was forked after ACL started
+    ├─ BrokenSessionError             a device failure ended the session
+    ├─ AclNotFoundError (ImportError) what runs this kind of model is not installed
+    └─ AclError (RuntimeError)        ACL refused or failed: .call .code .name .hint .message
+       ├─ AclUsageError               1xxxxx: the caller or the environment
+       ├─ AclResourceError            2xxxxx: a resource is missing, or the hardware is another one
+       │  └─ AclMemoryError (MemoryError)
+       ├─ AclServiceError             3xxxxx: a business condition, such as a full queue
+       └─ AclInternalError            5xxxxx: ACL, the driver or the device failed
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AclError",
+    "AclInternalError",
+    "AclMemoryError",
+    "AclNotFoundError",
+    "AclResourceError",
+    "AclServiceError",
+    "AclUsageError",
+    "AioaisError",
+    "ArgumentError",
+    "BrokenSessionError",
+    "ClosedError",
+    "ConvertError",
+    "DeviceError",
+    "FeedError",
+    "ForkError",
+    "ModelError",
+    "WrongLoopError",
+]
+
+
+class AioaisError(Exception):
+    """Root of every exception that this library raises on purpose."""
+
+
+class ArgumentError(AioaisError, ValueError):
+    """An argument is out of its range, whatever the model; raised before any device work."""
+
+
+class FeedError(AioaisError, ValueError):
+    """A feed does not fit the model; raised before any device work.
+
+    The message names the input, what came, what the model wants (with its legal gears) and
+    what to do.
+    """
+
+
+class ModelError(AioaisError):
+    """A model file cannot be used: missing, empty, damaged, or made for another device."""
+
+
+class ConvertError(AioaisError, ValueError):
+    """The options of ``convert`` break a rule of ATC or do not fit the model."""
+
+
+class DeviceError(AioaisError, ValueError):
+    """A device id that does not exist; the message lists those that do."""
+
+
+class ClosedError(AioaisError):
+    """A session or a tensor is closed, or a session has not been opened yet."""
+
+
+class WrongLoopError(AioaisError, RuntimeError):
+    """A session is used from another event loop than the one that opened it."""
+
+
+class ForkError(AioaisError, RuntimeError):
+    """ACL was started in the parent of this process; a forked child cannot use it."""
+
+
+class BrokenSessionError(AioaisError):
+    """A failure of the device ended the session; ``__cause__`` is the first error."""
+
+
+class AclNotFoundError(AioaisError, ImportError):
+    """The software that runs this kind of model is not installed or not set up."""
+
+
+class AclError(AioaisError, RuntimeError):
+    """A call into ACL failed.
+
+    Parameters
+    ----------
+    call
+        Name of the call, such as ``acl.rt.malloc``.
+    code
+        ACL's return code.
+    name
+        The code's name in ACL's headers, ``""`` for a code that the table does not have.
+    hint
+        What usually helps, ``""`` if nothing is known.
+    message
+        ACL's own last message for the calling thread, ``""`` if it left none.
+    """
+
+    def __init__(self, call: str, code: int, name: str = "", hint: str = "", message: str = "") -> None:
+        self.call = call
+        self.code = code
+        self.name = name
+        self.hint = hint
+        self.message = message
+        text = f"{call} failed with {code}"
+        if name:
+            text += f" ({name})"
+        if message:
+            text += f": {message.strip()}"
+        if hint:
+            text += f" [{hint}]"
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.call, self.code, self.name, self.hint, self.message)
+
+
+class AclUsageError(AclError):
+    """Codes 1xxxxx: the calling code or the environment is at fault."""
+
+
+class AclResourceError(AclError):
+    """Codes 2xxxxx: a resource ran out, or the hardware does not match."""
+
+
+class AclMemoryError(AclResourceError, MemoryError):
+    """Memory of the device or of the host ran out."""
+
+
+class AclServiceError(AclError):
+    """Codes 3xxxxx: a condition of the service, such as a full queue."""
+
+
+class AclInternalError(AclError):
+    """Codes 5xxxxx: ACL, the driver or the device itself failed."""

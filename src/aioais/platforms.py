@@ -1,0 +1,99 @@
+"""What is there to run on: devices, and the event loop of choice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from ._acl.constants import MemAttr
+from ._acl.library import Library, Platform, find_library, is_installed
+from ._acl.process import process_of
+from .errors import AclNotFoundError
+from .types import DeviceInfo
+
+__all__ = ["devices", "run"]
+
+_T = TypeVar("_T")
+_PLATFORMS: tuple[Platform, ...] = ("ascend", "cpu")
+
+
+def devices() -> list[DeviceInfo]:
+    """List the devices that a session can be opened on.
+
+    Starts ACL to ask for names and memory, so the first call can take seconds: call it before the
+    event loop runs, or through ``asyncio.to_thread``. A platform whose software is not installed has
+    no devices.
+
+    Returns
+    -------
+    list of DeviceInfo
+        Ascend devices first, then those of the CPU.
+    """
+    found: list[DeviceInfo] = []
+    for platform in _PLATFORMS:
+        if not is_installed(platform):
+            continue
+        try:
+            found += _devices_of(find_library(platform))
+        except AclNotFoundError:
+            continue  # something is installed under this name that is not, or not wholly, the platform
+    return found
+
+
+def _devices_of(library: Library) -> list[DeviceInfo]:
+    process = process_of(library)
+    process.check_fork()
+    process.init(None)
+    name = library.acl.get_soc_name() or library.platform
+    infos = []
+    for device_id in range(process.count_devices()):
+        free, total = _memory(library, device_id)
+        infos.append(DeviceInfo(library.platform, device_id, name, total, free))
+    return infos
+
+
+def _memory(library: Library, device_id: int) -> tuple[int, int]:
+    """Ask for free and total bytes; boards have DDR, cards have HBM, and each answers for its own."""
+    rt = library.acl.rt
+    process_of(library).set_device(device_id)
+    library.check("acl.rt.set_device", library.slow.set_device(device_id))
+    try:
+        for attr in (MemAttr.HBM, MemAttr.DDR):
+            free, total, code = rt.get_mem_info(int(attr))
+            if code == 0 and total:
+                return free, total
+        library.acl.get_recent_err_msg()
+        return 0, 0
+    finally:
+        code = library.slow.reset_device(device_id)
+        if code:
+            raise library.error("acl.rt.reset_device", code)
+
+
+def run(main: Callable[..., Coroutine[Any, Any, _T]] | Coroutine[Any, Any, _T], *args: Any) -> _T:
+    """Run a coroutine to its end on uvloop: ``asyncio.run`` on the faster loop.
+
+    Parameters
+    ----------
+    main
+        A coroutine function, or a coroutine.
+    args
+        Arguments for a coroutine function.
+
+    Returns
+    -------
+    object
+        What the coroutine returns.
+
+    Notes
+    -----
+    Where uvloop is not available (Windows) the loop is asyncio's own.
+    """
+    coroutine = main if isinstance(main, Coroutine) else main(*args)
+    if os.name == "nt":
+        return asyncio.run(coroutine)
+    import uvloop
+
+    return uvloop.run(coroutine)

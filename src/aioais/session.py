@@ -1,0 +1,390 @@
+"""InferSession: the door to one model on one device."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from ._acl.library import Platform
+from ._bridge.offload import run_in_thread, wait_future
+from ._path.arrays import as_feed
+from ._path.lifecycle import finalize_all
+from ._path.opening import check_options, open_pipeline
+from ._path.pipeline import Pipeline
+from ._path.request import Request
+from .errors import ClosedError, FeedError, WrongLoopError
+from .summary import InferSummary
+from .tensor import Tensor
+from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, SessionStatistics, TensorDesc
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Feeds", "InferSession"]
+
+Feeds = Sequence[Any] | Mapping[str, Any]
+"""One feed per model input, in model order or by name."""
+
+
+class InferSession:
+    """A model on a device, behind ``await``.
+
+    The constructor only checks its arguments. The session is opened by ``async with`` or by
+    ``await``; both start the device, make a context and load the model in a thread of their own,
+    while the event loop goes on.
+
+    Parameters
+    ----------
+    device_id
+        Which device, from 0; :func:`aioais.devices` lists them.
+    model_path
+        A ``.om`` file for an Ascend NPU or an ``.onnx`` file for the CPU device.
+    acl_json_path
+        ACL's configuration for profiling and dump; one per process.
+    debug
+        Log every stage of every request at DEBUG on the logger ``aioais``.
+    loop
+        Executions per request, at least 1.
+    platform
+        ``"ascend"`` or ``"cpu"`` instead of what the file's name says.
+    depth
+        How many requests may be past admission at once. Each owns one set of device buffers.
+    check
+        ``"strict"`` compares number, type and shape of feeds with the model, ``"bytes"`` only their
+        bytes, as ais_bench does.
+
+    Raises
+    ------
+    DeviceError, ArgumentError, ModelError
+        An argument is out of its range, whatever the machine.
+
+    Notes
+    -----
+    Opening raises ``ModelError`` (the file is missing, damaged or for another device),
+    ``AclNotFoundError`` (CANN or ONNX Runtime is missing), ``DeviceError`` (no such device),
+    ``AclMemoryError`` or another ``AclError``; a partial open is undone. Cancelled while opening:
+    the wait ends at once, and what the thread still opens is closed again.
+
+    Examples
+    --------
+    ::
+
+        async with InferSession(0, "model.onnx") as session:
+            outputs = await session.infer([array])
+    """
+
+    def __init__(
+        self,
+        device_id: int,
+        model_path: str | os.PathLike[str],
+        acl_json_path: str | os.PathLike[str] | None = None,
+        debug: bool = False,
+        loop: int = 1,
+        *,
+        platform: Platform | None = None,
+        depth: int = 4,
+        check: Check = "strict",
+    ) -> None:
+        self._pipeline: Pipeline | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+        self._options = check_options(device_id, model_path, acl_json_path, debug, loop, platform, depth, check)
+
+    @property
+    def device_id(self) -> int:
+        """The device."""
+        return self._options.device_id
+
+    @property
+    def model_path(self) -> str:
+        """The model file."""
+        return self._options.model_path
+
+    @property
+    def loop(self) -> int:
+        """Executions per request."""
+        return self._options.loop
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session was closed."""
+        return self._is_closed
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _open(self) -> Self:
+        if self._is_closed:
+            raise ClosedError(f"{self!r} is closed: open a new session")
+        if self._loop is not None:
+            raise ClosedError(f"{self!r} is open already, or being opened: open each session once")
+        loop = self._loop = asyncio.get_running_loop()
+        options = self._options
+        try:
+            self._pipeline = await run_in_thread(
+                f"aioais-open-{options.device_id}", lambda: open_pipeline(options, loop), Pipeline.close
+            )
+        except BaseException:
+            self._loop = None
+            raise
+        return self
+
+    def get_inputs(self) -> list[TensorDesc]:
+        """Describe the inputs in model order, without the hidden ones (gear index, dynamic AIPP)."""
+        return [tensor.desc for tensor in self._opened().info.inputs]
+
+    def get_outputs(self) -> list[TensorDesc]:
+        """Describe the outputs in model order."""
+        return [tensor.desc for tensor in self._opened().info.outputs]
+
+    @overload
+    async def infer(
+        self,
+        feeds: Feeds,
+        mode: Mode = ...,
+        custom_sizes: int | Sequence[int] | None = ...,
+        out_array: Literal[True] = ...,
+    ) -> list[np.ndarray]: ...
+    @overload
+    async def infer(
+        self,
+        feeds: Feeds,
+        mode: Mode = ...,
+        custom_sizes: int | Sequence[int] | None = ...,
+        *,
+        out_array: Literal[False],
+    ) -> list[Tensor]: ...
+    @overload
+    async def infer(
+        self, feeds: Feeds, mode: Mode, custom_sizes: int | Sequence[int] | None, out_array: Literal[False]
+    ) -> list[Tensor]: ...
+    @overload
+    async def infer(
+        self, feeds: Feeds, mode: Mode = ..., custom_sizes: int | Sequence[int] | None = ..., out_array: bool = ...
+    ) -> list[np.ndarray] | list[Tensor]: ...
+    async def infer(
+        self,
+        feeds: Feeds,
+        mode: Mode = "static",
+        custom_sizes: int | Sequence[int] | None = DEFAULT_OUTPUT_BYTES,
+        out_array: bool = True,
+    ) -> list[np.ndarray] | list[Tensor]:
+        """Run one request.
+
+        Waits in FIFO order for a set of buffers, then for the device.
+
+        Parameters
+        ----------
+        feeds
+            One feed per input, as a sequence in model order or a mapping by name: arrays, NumPy
+            scalars, torch CPU tensors, objects with the buffer protocol, ``__array__`` or
+            ``__dlpack__`` (CPU), and device tensors of the same device. Never modified, and not read
+            after the call has returned.
+        mode
+            ``static``, ``dymbatch``, ``dymhw``, ``dymdims``, ``dymshape`` (also spelt ``dyn…``) or
+            ``auto``. ``static`` on a model with gears runs its largest.
+        custom_sizes
+            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. Where an
+            output is larger the buffer grows and the model runs again.
+        out_array
+            ``False`` leaves the outputs on the device.
+
+        Returns
+        -------
+        list of numpy.ndarray or list of Tensor
+            One per output in model order, with the shape of this run; owned by the caller, writable.
+
+        Raises
+        ------
+        FeedError, ArgumentError
+            The feeds, the mode or ``custom_sizes`` do not fit the model; nothing has run.
+        AclError
+            ACL failed. Requests that were executed together with the failed one raise it too, as ACL
+            does not tell them apart.
+        ClosedError, WrongLoopError, ForkError
+            The session cannot be used here.
+
+        Notes
+        -----
+        Cancelled while queued: nothing runs. Cancelled on the device: the device finishes, the result is
+        dropped, the buffers return only then. The session stays usable either way.
+        """
+        pipeline = self._opened()
+        loop = self._loop
+        assert loop is not None
+        planner = pipeline.planner
+        if planner.needs_thread(feeds):
+            arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
+        else:
+            arrays = planner.arrays(feeds)
+        request = Request(planner.plan(arrays, mode, custom_sizes), arrays, loop.create_future(), out_array)
+        pipeline.submit(request)
+        try:
+            return await request.future  # type: ignore[no-any-return]
+        finally:
+            request.abandon()
+
+    async def to_device(self, array: Any) -> Tensor:
+        """Copy an array to this session's device.
+
+        Parameters
+        ----------
+        array
+            Anything that ``infer`` takes as a feed; a device tensor of this device is returned as it is.
+
+        Returns
+        -------
+        Tensor
+            Owned by the caller; lives on after the session is closed.
+
+        Raises
+        ------
+        FeedError
+            It is no array.
+        AclError
+            The device has no room, or the copy failed.
+
+        Notes
+        -----
+        Cancelled: the copy ends unseen and its memory is freed.
+        """
+        device = self._opened().device
+        feed = as_feed(array, "to_device")
+        if isinstance(feed, Tensor):
+            if feed.device is device:
+                return feed
+            raise FeedError(
+                f"to_device: {feed!r} is on another device; bring it to the host first: await tensor.to_host()"
+            )
+        if feed.dtype.hasobject:
+            raise FeedError(f"to_device: an array of {feed.dtype} has no bytes to copy; convert it to a numeric type")
+
+        def upload() -> Tensor:
+            return Tensor(device, device.upload(feed), feed.shape, feed.dtype)
+
+        return await wait_future(device.worker.submit(upload))
+
+    def summary(self) -> InferSummary:
+        """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
+        return self._opened().clock.executions.snapshot()
+
+    def reset_summaryinfo(self) -> None:
+        """Empty what :meth:`summary` gives."""
+        self._opened().clock.executions.clear()
+
+    def statistics(self) -> SessionStatistics:
+        """Give counters, stage times and memory at this moment."""
+        pipeline = self._opened()
+        pinned = pipeline.device.pinned
+        in_flight = pipeline.in_flight
+        return SessionStatistics(
+            in_flight=in_flight,
+            queued=max(0, pipeline.active - in_flight),
+            done=pipeline.done,
+            failed=pipeline.failed,
+            cancelled=pipeline.cancelled,
+            stages=pipeline.clock.stages(),
+            depth=pipeline.depth,
+            slots=pipeline.slots,
+            device_bytes=pipeline.device.memory.nbytes,
+            pinned_bytes=pinned.nbytes,
+            pinned_leased=pinned.leased,
+            pinned_idle=pinned.idle,
+        )
+
+    async def aclose(self) -> None:
+        """Free all that the session holds on the device; idempotent.
+
+        Refuses new requests at once and waits for those submitted, queued ones included. Result arrays
+        and device tensors stay valid.
+
+        Raises
+        ------
+        WrongLoopError
+            Called from another loop than the session's.
+        AclError
+            ACL failed while freeing; all else was freed all the same.
+
+        Notes
+        -----
+        Cancelled: the session closes all the same; call it again to wait for the end.
+        """
+        pipeline = self._pipeline
+        if pipeline is None:
+            self._is_closed = True
+            return
+        self._check_loop()
+        self._is_closed = True
+        pipeline.close()
+        await wait_future(pipeline.closed)
+        for thread in pipeline.threads:
+            thread.join()  # their last step is done: this waits for microseconds
+
+    async def free_resource(self) -> None:
+        """Free all that the session holds on the device: ais_bench's name of :meth:`aclose`."""
+        await self.aclose()
+
+    @staticmethod
+    async def finalize() -> None:
+        """Free every session of the process, reset the devices and finalise ACL.
+
+        Sessions of all event loops are closed, after their requests; device tensors are closed, with a
+        ``ResourceWarning``. While result arrays still hold pinned memory of a device, the last step is left
+        until they are gone. Sessions may be opened again afterwards.
+
+        Raises
+        ------
+        AclError
+            ACL failed while freeing; all else was freed all the same.
+        """
+        await run_in_thread("aioais-finalize", finalize_all)
+
+    def _opened(self) -> Pipeline:
+        """Give the pipeline, or say why there is none."""
+        pipeline = self._pipeline
+        if pipeline is None or self._is_closed:
+            if self._is_closed:
+                raise ClosedError(f"{self!r} is closed: open a new session")
+            raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")
+        self._check_loop()
+        return pipeline
+
+    def _check_loop(self) -> None:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a plain method called outside of any loop: nothing to mix up
+        if running is not self._loop:
+            raise WrongLoopError(
+                f"{self!r} was opened by another event loop; open one session per loop (they may share the device)"
+            )
+
+    def __del__(self) -> None:
+        pipeline = getattr(self, "_pipeline", None)
+        if pipeline is not None and not self._is_closed:
+            warnings.warn(
+                f"{self!r} was never closed: use 'async with', or 'await session.aclose()'",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            pipeline.close()
+
+    def __repr__(self) -> str:
+        options = self._options
+        state = "closed" if self._is_closed else "open" if self._pipeline is not None else "not open"
+        return f"<InferSession {options.model_path!r} on {options.platform} device {options.device_id}, {state}>"

@@ -1,0 +1,145 @@
+"""Timing data: executions of a session, and copies of the whole process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final, overload
+
+import numpy as np
+
+from ._acl.constants import MemcpyKind
+
+__all__ = ["InferSummary", "MemorySummary"]
+
+_KEPT: Final = 65536
+"""Newest entries kept; counts and totals go on being exact beyond."""
+
+
+class InferSummary(Sequence[float]):
+    """Milliseconds of each execution of a session, oldest first.
+
+    A snapshot: later executions do not change it. The newest 65 536 entries are kept; ``count``,
+    ``total`` and ``mean`` cover all of them since the session was opened or reset.
+
+    Parameters
+    ----------
+    times
+        The entries kept.
+    count, total
+        Number and sum of all entries.
+    """
+
+    __slots__ = ("_count", "_times", "_total")
+
+    def __init__(self, times: Iterable[float], count: int, total: float) -> None:
+        self._times = list(times)
+        self._count = count
+        self._total = total
+
+    @property
+    def exec_time_list(self) -> list[float]:
+        """The entries as a list, milliseconds, in order."""
+        return self._times
+
+    @property
+    def count(self) -> int:  # type: ignore[override]  # ais_bench's users expect a number here
+        """Number of executions."""
+        return self._count
+
+    @property
+    def total(self) -> float:
+        """Sum of all executions in milliseconds."""
+        return self._total
+
+    @property
+    def mean(self) -> float:
+        """Mean of all executions in milliseconds; 0.0 before the first."""
+        return self._total / self._count if self._count else 0.0
+
+    def percentile(self, p: float) -> float:
+        """Give the ``p``-th percentile (0 to 100) of the entries kept, linearly interpolated.
+
+        Raises
+        ------
+        ValueError
+            ``p`` is out of range, or nothing was executed yet.
+        """
+        if not 0 <= p <= 100:
+            raise ValueError(f"p={p!r}: a percentile lies between 0 and 100")
+        if not self._times:
+            raise ValueError("no execution has been timed yet: there is no percentile")
+        return float(np.percentile(self._times, p))
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        return self._times[index]
+
+    def __repr__(self) -> str:
+        return f"<InferSummary: {self._count} executions, mean {self.mean:.3f} ms>"
+
+
+class Timeline:
+    """Collects times in a stage thread; bounded."""
+
+    __slots__ = ("_count", "_times", "_total")
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=_KEPT)
+        self._count = 0
+        self._total = 0.0
+
+    def add(self, ms: float) -> None:
+        """Add one entry; from one thread at a time."""
+        self._times.append(ms)
+        self._count += 1
+        self._total += ms
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self._times.clear()
+        self._count, self._total = 0, 0.0
+
+    def snapshot(self) -> InferSummary:
+        """Give what there is now; copying a deque of floats is one step under the GIL."""
+        return InferSummary(self._times.copy(), self._count, self._total)
+
+
+class MemorySummary:
+    """Copy times of the whole process, one entry per tensor copied, oldest first.
+
+    As in ais_bench every method is static. The newest 65 536 entries of each direction are kept.
+    """
+
+    _h2d: Final[deque[float]] = deque(maxlen=_KEPT)
+    _d2h: Final[deque[float]] = deque(maxlen=_KEPT)
+
+    @staticmethod
+    def get_h2d_time_list() -> list[float]:
+        """Give the milliseconds of each copy from host to device."""
+        return list(MemorySummary._h2d.copy())
+
+    @staticmethod
+    def get_d2h_time_list() -> list[float]:
+        """Give the milliseconds of each copy from device to host."""
+        return list(MemorySummary._d2h.copy())
+
+    @staticmethod
+    def reset() -> None:
+        """Empty both lists."""
+        MemorySummary._h2d.clear()
+        MemorySummary._d2h.clear()
+
+    @staticmethod
+    def record(kind: int, ms: float) -> None:
+        """Add one copy; for the library's own use."""
+        if kind == MemcpyKind.HOST_TO_DEVICE:
+            MemorySummary._h2d.append(ms)
+        elif kind == MemcpyKind.DEVICE_TO_HOST:
+            MemorySummary._d2h.append(ms)

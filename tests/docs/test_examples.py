@@ -1,0 +1,56 @@
+"""Every example runs as a new user runs it: a script, on its own, with nothing but its defaults."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HELPERS = {"infer/add_model.py"}
+"""Imported by the examples beside them."""
+
+SCRIPTS = {path.relative_to(EXAMPLES).as_posix(): path for path in sorted(EXAMPLES.rglob("*.py"))}
+
+
+def run(script: str, *arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "default", str(SCRIPTS[script]), *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not re.search("warning|traceback|error", done.stderr, re.IGNORECASE), done.stderr
+    return done.stdout
+
+
+def test_the_examples_were_found() -> None:
+    modes = ("static", "dymbatch", "dymhw", "dymdims", "dymshape")
+    assert {"quickstart.py", *(f"infer/infer_{mode}.py" for mode in modes)} <= set(SCRIPTS)
+    assert set(SCRIPTS) >= HELPERS
+
+
+@pytest.mark.parametrize("script", sorted(set(SCRIPTS) - HELPERS))
+def test_example(script: str, tmp_path: Path) -> None:
+    assert " right" in run(script, cwd=tmp_path)
+    assert not any(tmp_path.iterdir()), "an example leaves nothing behind"
+
+
+def test_an_example_takes_a_model_and_a_device(tmp_path: Path) -> None:
+    import aioais
+
+    run("infer/add_model.py", "add.onnx", cwd=tmp_path)
+    shapes = "input1:-1,3,32,32;input2:-1,3,32,32"
+    converted = aioais.convert(
+        str(tmp_path / "add.onnx"),
+        str(tmp_path / "add_dymbatch.onnx"),
+        input_shape=shapes,
+        dynamic_batch_size="1,2,4,8",
+    )
+    assert "batch of 8: (8, 3, 32, 32) is right" in run("infer/infer_dymbatch.py", str(converted), "1", cwd=tmp_path)

@@ -1,0 +1,97 @@
+"""What type checkers see of the public interface; read by test_typing.py, never run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import aioais
+from aioais import DataType, Format, InferSession, Tensor, TensorDesc
+
+if sys.version_info >= (3, 11):
+    from typing import assert_type
+elif TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+Array = NDArray[Any]
+
+
+async def opening() -> None:
+    async with InferSession(0, "model.onnx") as session:
+        assert_type(session, InferSession)
+    assert_type(await InferSession(device_id=0, model_path=Path("model.onnx"), depth=2), InferSession)
+    InferSession(0, "model.om", None, False, 1, platform="ascend", check="bytes")
+    await session.free_resource()
+    await session.aclose()
+    await InferSession.finalize()
+
+
+async def inferring(session: InferSession, x: Array, keep: bool) -> None:
+    assert_type(await session.infer([x]), list[Array])
+    assert_type(await session.infer([x], "static"), list[Array])
+    assert_type(await session.infer((x,), mode="dymshape", custom_sizes=[100, 200]), list[Array])
+    assert_type(await session.infer([x], out_array=True), list[Array])
+    assert_type(await session.infer([x], out_array=False), list[Tensor])
+    assert_type(await session.infer([x], out_array=keep), list[Array] | list[Tensor])
+
+
+async def feeding(session: InferSession, x: Array, tensor: Tensor) -> None:
+    await session.infer([x, tensor, np.float32(1), memoryview(b""), bytearray(b"")])
+    await session.infer({"input1": x, "input2": tensor})
+
+
+async def tensors(session: InferSession, x: Array) -> None:
+    tensor = await session.to_device(x)
+    assert_type(tensor, Tensor)
+    assert_type(await tensor.to_host(), Array)
+    assert_type(tensor.shape, tuple[int, ...])
+    assert_type(tensor.nbytes, int)
+    assert_type(tensor.device_id, int)
+    assert_type(tensor.closed, bool)
+    tensor.close()
+
+
+def describing(session: InferSession) -> None:
+    assert_type(session.get_inputs(), list[TensorDesc])
+    (desc,) = session.get_outputs()
+    assert_type(desc.name, str)
+    assert_type(desc.datatype, DataType)
+    assert_type(desc.datatype.numpy, np.dtype[Any])
+    assert_type(desc.format, Format)
+    assert_type(desc.shape, list[int])
+    assert_type(desc.size, int)
+
+
+def timing(session: InferSession) -> None:
+    summary = session.summary()
+    assert_type(summary[0], float)
+    assert_type(len(summary), int)
+    assert_type(summary.exec_time_list[-1], float)
+    assert_type(summary.count, int)
+    assert_type(summary.total, float)
+    assert_type(summary.mean, float)
+    assert_type(summary.percentile(99), float)
+    session.reset_summaryinfo()
+
+
+async def answer(x: int) -> str:
+    return str(x)
+
+
+def functions() -> None:
+    assert_type(aioais.run(answer, 1), str)
+    aioais.convert("add.onnx", "add_b.onnx", input_shape="x:-1,3", dynamic_batch_size="1,2")
+    for device in aioais.devices():
+        assert_type(device.id, int)
+        assert_type(device.name, str)
+    assert_type(aioais.__version__, str)
+
+
+async def mistakes(session: InferSession, x: Array) -> None:
+    # mypy's strict mode reports an ignore that is not needed: these lines must not type-check.
+    await session.infer([x], mode="fast")  # type: ignore[call-overload]
+    InferSession(0, "model.onnx", platform="gpu")  # type: ignore[arg-type]

@@ -1,0 +1,72 @@
+"""The door of the package: what it exports and what it costs to open."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from types import ModuleType
+
+import aioais
+
+IMPORT_BUDGET_S = 0.25
+
+CONTRACT = {
+    "AclError",
+    "AclNotFoundError",
+    "AioaisError",
+    "ClosedError",
+    "DataType",
+    "FeedError",
+    "Format",
+    "InferSession",
+    "ModelError",
+    "Tensor",
+    "TensorDesc",
+    "convert",
+    "devices",
+    "run",
+}
+
+
+def child(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    ).stdout.strip()
+
+
+def test_all_is_what_the_package_shows() -> None:
+    shown = {
+        name
+        for name in dir(aioais)
+        if not name.startswith("_") and not isinstance(getattr(aioais, name), ModuleType)
+    }
+    exported = {name for name in aioais.__all__ if not isinstance(getattr(aioais, name), ModuleType)}
+    assert shown - {"annotations"} == exported - {"__version__"}
+    assert len(set(aioais.__all__)) == len(aioais.__all__)
+
+
+def test_the_contract_is_there() -> None:
+    assert set(aioais.__all__) >= CONTRACT
+
+
+def test_public_names_are_documented() -> None:
+    bare = [name for name in aioais.__all__ if name != "__version__" and not getattr(aioais, name).__doc__]
+    assert not bare
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert importlib.metadata.version("aioais") == aioais.__version__
+
+
+def test_import_leaves_the_heavy_packages_alone() -> None:
+    heavy = "{'onnx', 'onnxruntime', 'torch', 'typer', 'rich', 'ml_dtypes', 'acl'}"
+    assert child(f"import aioais, sys; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+def test_import_is_quick() -> None:
+    # CPU time, not wall-clock time, and the best of several runs: other work on the machine
+    # cannot make this fail. numpy's own import is most of it.
+    code = "import time; t = time.process_time(); import aioais; print(time.process_time() - t)"
+    child(code)  # writes the .pyc files
+    assert min(float(child(code)) for _ in range(5)) < IMPORT_BUDGET_S

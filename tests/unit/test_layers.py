@@ -1,0 +1,319 @@
+"""Who may import whom: the house rules of docs/design.md, read off the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+SRC = Path(__file__).parents[2] / "src" / "aioais"
+
+# --- the tables: change these, not the code below -------------------------------------------------
+
+MAY_IMPORT: dict[str, set[str]] = {
+    # A layer is a top-level module or folder of the package. What it may import of ours, itself
+    # apart. `a.b` allows one module of a layer. Layers that are not listed may import any.
+    "errors": set(),
+    "types": set(),
+    "_version": set(),
+    "_acl": {"errors", "types"},
+    "_bridge": {"errors"},
+    "_path": {"errors", "types", "summary", "tensor", "_acl", "_bridge"},
+    "_atc": {"errors", "emulator.metadata"},
+    "emulator": {"_acl.constants", "_acl.codes"},  # a fake must not be built from the code it checks
+}
+
+PATH_SHARED: dict[str, str] = {
+    # Modules of `_path` that are no step of the path: why every stage may import them.
+    "request": "the record that travels",
+    "plan": "a record: what a kind of request will do",
+    "slot": "a record: the buffers of one request in flight",
+    "device": "what all stages and sessions of a device share",
+    "landing": "a record: where an output arrives",
+    "arrays": "views of feeds, no knowledge of the model",
+}
+
+PATH_KNOWS_THE_ORDER = {"pipeline", "opening", "lifecycle"}
+"""Modules of `_path` that may import the stages."""
+
+NEVER: dict[str, set[str]] = {
+    # Foreign modules that a layer may not import, not even inside a function.
+    "errors": {"asyncio", "anyio", "uvloop"},
+    "types": {"asyncio", "anyio", "uvloop"},
+    "_acl": {"asyncio", "anyio", "uvloop"},  # plain blocking calls, for whatever thread calls
+    "_bridge": {"numpy"},  # it knows threads and loops, no data and no device
+    "_atc": {"errors", "emulator.metadata"},
+    "emulator": {"asyncio", "anyio", "uvloop"},
+}
+
+ONLY_IN: dict[str, set[str]] = {
+    # Foreign modules that only these layers may import, not even inside a function.
+    "acl": {"_acl", "emulator"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+
+ONLY_LAZILY = {"onnx", "onnxruntime", "torch"}
+"""Optional or slow to import: inside a function or under TYPE_CHECKING only."""
+
+MAX_LINES = 400
+HARD_MAX_LINES = 500
+LONG_FILES: dict[str, str] = {
+    # path: why it may have more than MAX_LINES; none may have more than HARD_MAX_LINES.
+}
+GENERATED_MARK = "do not edit"
+"""Files with these words in the first lines are written by a tool and may be of any length."""
+
+
+# --- reading the tree -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Import:
+    target: str
+    """Dotted name of what is imported; of our modules without the leading `aioais.`."""
+    ours: bool
+    lazy: bool
+    """Not executed when the module is: inside a function, or for type checkers only."""
+    line: int
+
+
+@dataclass(frozen=True)
+class Module:
+    path: Path
+    name: str
+    """Dotted, without the leading `aioais.`; the package itself is ``""``."""
+    tree: ast.Module
+    imports: tuple[Import, ...]
+
+    @property
+    def layer(self) -> str:
+        return self.name.partition(".")[0]
+
+    def where(self, line: int) -> str:
+        return f"{self.path.relative_to(SRC.parent)}:{line}"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_type_checking(node: ast.If) -> bool:
+    return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def import_nodes(node: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, lazy
+        elif isinstance(child, ast.If) and is_type_checking(child):
+            for statement in child.body:
+                yield from import_nodes(ast.Module([statement], []), True)
+            for statement in child.orelse:
+                yield from import_nodes(ast.Module([statement], []), lazy)
+        else:
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from import_nodes(child, lazy or function)
+
+
+@cache
+def exists(name: str) -> bool:
+    """Whether this dotted name is a module of ours."""
+    path = SRC.joinpath(*name.split(".")) if name else SRC
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def read_import(
+    node: ast.Import | ast.ImportFrom, name: str, is_package: bool, lazy: bool
+) -> Iterator[Import]:
+    def make(target: str) -> Import:
+        root, _, rest = target.partition(".")
+        ours = root == "aioais"
+        return Import(rest if ours else target, ours, lazy, node.lineno)
+
+    if isinstance(node, ast.Import):
+        yield from (make(alias.name) for alias in node.names)
+        return
+    base = node.module or ""
+    if node.level:
+        here = ["aioais", *filter(None, name.split("."))]
+        up = node.level - is_package
+        base = ".".join([*here[: len(here) - up], *filter(None, base.split("."))])
+    for alias in node.names:
+        # `from package import module` imports the module, `from module import name` only that module.
+        full = f"{base}.{alias.name}"
+        root, _, rest = full.partition(".")
+        yield make(full if root == "aioais" and exists(rest) else base)
+
+
+def parse(path: Path) -> Module:
+    name = module_name(path)
+    tree = ast.parse(path.read_text("utf-8"), str(path))
+    imports = dict.fromkeys(  # each once, in order
+        found
+        for node, lazy in import_nodes(tree)
+        for found in read_import(node, name, path.name == "__init__.py", lazy)
+    )
+    return Module(path, name, tree, tuple(imports))
+
+
+MODULES = [parse(path) for path in sorted(SRC.rglob("*.py"))]
+
+
+def root_of(target: str) -> str:
+    return target.partition(".")[0]
+
+
+def is_stage(target: str) -> bool:
+    """Whether a module of ours is a step of the path, neither shared nor the order."""
+    layer, _, rest = target.partition(".")
+    return layer == "_path" and rest.partition(".")[0] not in PATH_SHARED.keys() | PATH_KNOWS_THE_ORDER
+
+
+def report(wrong: list[str]) -> str:
+    return "\n".join(["against the house rules:", *wrong])
+
+
+# --- the rules ------------------------------------------------------------------------------------
+
+
+def test_the_tree_was_found() -> None:
+    assert {"", "errors", "types"} <= {module.name for module in MODULES}
+
+
+def test_a_layer_imports_only_what_it_may() -> None:
+    wrong = []
+    for module in MODULES:
+        if module.layer not in MAY_IMPORT:
+            continue
+        allowed = MAY_IMPORT[module.layer] | {module.layer}
+        wrong += [
+            f"{module.where(found.line)} imports {found.target or 'aioais'}, may import {sorted(allowed)}"
+            for found in module.imports
+            if found.ours and root_of(found.target) not in allowed and found.target not in allowed
+        ]
+    assert not wrong, report(wrong)
+
+
+def test_only_the_order_knowers_import_stages() -> None:
+    knowers = {f"_path.{name}" for name in PATH_KNOWS_THE_ORDER}
+    wrong = [
+        f"{module.where(found.line)} imports {found.target}, a stage"
+        for module in MODULES
+        if module.name not in knowers
+        for found in module.imports
+        if found.ours and is_stage(found.target)
+    ]
+    assert not wrong, report(wrong)
+
+
+def test_no_imports_in_a_circle() -> None:
+    graph = {
+        module.name: {
+            found.target
+            for found in module.imports
+            if found.ours and not found.lazy and found.target != module.name
+        }
+        for module in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(report([" -> ".join(name or "aioais" for name in error.args[1])])) from None
+
+
+def test_foreign_modules_stay_where_they_belong() -> None:
+    wrong = []
+    for module in MODULES:
+        for found in module.imports:
+            root = root_of(found.target)
+            if found.ours:
+                continue
+            if root in NEVER.get(module.layer, ()):
+                wrong.append(f"{module.where(found.line)}: {module.layer} never imports {root}")
+            if root in ONLY_IN and module.layer not in ONLY_IN[root]:
+                wrong.append(f"{module.where(found.line)}: only {sorted(ONLY_IN[root])} may import {root}")
+            if root in ONLY_LAZILY and not found.lazy:
+                wrong.append(f"{module.where(found.line)}: {root} is imported inside functions only")
+    assert not wrong, report(wrong)
+
+
+def test_only_the_acl_layer_opens_acl() -> None:
+    wrong = []
+    for module in MODULES:
+        if module.layer in ONLY_IN["acl"]:
+            continue
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func).rpartition(".")[2]
+            names_acl = any(isinstance(arg, ast.Constant) and arg.value == "acl" for arg in node.args[:1])
+            if name in ("CDLL", "PyDLL", "LoadLibrary"):
+                wrong.append(f"{module.where(node.lineno)} opens a shared library")
+            if name in ("import_module", "__import__") and names_acl:
+                wrong.append(f"{module.where(node.lineno)} imports acl by name")
+    assert not wrong, report(wrong)
+
+
+def test_a_file_has_one_subject() -> None:
+    wrong = []
+    for module in MODULES:
+        text = module.path.read_text("utf-8")
+        if GENERATED_MARK in text[:500].lower():
+            continue
+        lines = text.count("\n")
+        argued = module.path.relative_to(SRC).as_posix() in LONG_FILES
+        if lines > HARD_MAX_LINES:
+            wrong.append(f"{module.where(lines)}: more than {HARD_MAX_LINES} lines, find the second subject")
+        elif lines > MAX_LINES and not argued:
+            wrong.append(
+                f"{module.where(lines)}: more than {MAX_LINES} lines, split it or argue it in LONG_FILES"
+            )
+    assert not wrong, report(wrong)
+
+
+def test_the_tables_name_what_exists() -> None:
+    names = {module.name for module in MODULES}
+    layers = {module.layer for module in MODULES}
+    gone = [f"LONG_FILES: {name}" for name in LONG_FILES if not (SRC / name).is_file()]
+    gone += [f"MAY_IMPORT: {name}" for name in MAY_IMPORT if name not in layers]
+    gone += [f"NEVER: {name}" for name in NEVER if name not in layers]
+    gone += [
+        f"_path/{name}" for name in PATH_SHARED.keys() | PATH_KNOWS_THE_ORDER if f"_path.{name}" not in names
+    ]
+    assert not gone, report(gone)
+
+
+# --- the reader itself: a checker that sees nothing finds nothing -----------------------------------
+
+
+def read(code: str, name: str, is_package: bool = False) -> set[tuple[str, bool, bool]]:
+    nodes = import_nodes(ast.parse(code))
+    found = (item for node, lazy in nodes for item in read_import(node, name, is_package, lazy))
+    return {(item.target, item.ours, item.lazy) for item in found}
+
+
+def test_imports_are_read() -> None:
+    assert read("import acl.rt, numpy as np", "session") == {
+        ("acl.rt", False, False),
+        ("numpy", False, False),
+    }
+    assert read("from .constants import X", "_acl.model") == {("_acl.constants", True, False)}
+    assert read("from . import constants", "_acl.model") == {("_acl.constants", True, False)}
+    assert read("from .. import errors", "_acl.model") == {("errors", True, False)}
+    assert read("from .._acl.constants import X", "_bridge", True) == {("_acl.constants", True, False)}
+    assert read("from .types import X", "", True) == {("types", True, False)}
+    assert read("import aioais._acl.constants", "cli") == {("_acl.constants", True, False)}
+    assert read("from aioais import types, nothing", "cli") == {("types", True, False), ("", True, False)}
+
+
+def test_lazy_imports_are_told_apart() -> None:
+    assert read("def f():\n    import onnx", "session") == {("onnx", False, True)}
+    assert read("class C:\n    import onnx", "session") == {("onnx", False, False)}
+    assert read("try:\n    import onnx\nexcept ImportError: pass", "session") == {("onnx", False, False)}
+    code = "if TYPE_CHECKING:\n    import onnx\nelse:\n    import torch"
+    assert read(code, "session") == {("onnx", False, True), ("torch", False, False)}
