@@ -290,7 +290,7 @@ class InferSession:
         """Give counters, stage times and memory at this moment."""
         pipeline = self._opened()
         pinned = pipeline.device.pinned
-        in_flight = pipeline.in_flight
+        in_flight = pipeline.slots.in_use
         return SessionStatistics(
             in_flight=in_flight,
             queued=max(0, pipeline.active - in_flight),
@@ -298,8 +298,8 @@ class InferSession:
             failed=pipeline.failed,
             cancelled=pipeline.cancelled,
             stages=pipeline.clock.stages(),
-            depth=pipeline.depth,
-            slots=pipeline.slots,
+            depth=pipeline.slots.depth,
+            slots=pipeline.slots.made,
             device_bytes=pipeline.device.memory.nbytes,
             pinned_bytes=pinned.nbytes,
             pinned_leased=pinned.leased,

@@ -41,8 +41,7 @@ def test_all_is_what_the_package_shows() -> None:
         for name in dir(aioais)
         if not name.startswith("_") and not isinstance(getattr(aioais, name), ModuleType)
     }
-    exported = {name for name in aioais.__all__ if not isinstance(getattr(aioais, name), ModuleType)}
-    assert shown - {"annotations"} == exported - {"__version__"}
+    assert shown - {"annotations"} == set(aioais.__all__)
     assert len(set(aioais.__all__)) == len(aioais.__all__)
 
 
@@ -51,7 +50,8 @@ def test_the_contract_is_there() -> None:
 
 
 def test_public_names_are_documented() -> None:
-    bare = [name for name in aioais.__all__ if name != "__version__" and not getattr(aioais, name).__doc__]
+    aliases = {"Check", "Feeds", "Mode"}  # typing's own objects: their text stands beside them
+    bare = [name for name in set(aioais.__all__) - aliases if not getattr(aioais, name).__doc__]
     assert not bare
 
 
@@ -65,8 +65,8 @@ def test_import_leaves_the_heavy_packages_alone() -> None:
 
 
 def test_import_is_quick() -> None:
-    # CPU time, not wall-clock time, and the best of several runs: other work on the machine
-    # cannot make this fail. numpy's own import is most of it.
-    code = "import time; t = time.process_time(); import aioais; print(time.process_time() - t)"
+    # CPU time of the thread, not wall-clock time, and the best of several runs: other work on the
+    # machine (or threads that numpy's BLAS starts) cannot make this fail. numpy is most of it.
+    code = "import time; t = time.thread_time(); import aioais; print(time.thread_time() - t)"
     child(code)  # writes the .pyc files
     assert min(float(child(code)) for _ in range(5)) < IMPORT_BUDGET_S

@@ -32,6 +32,7 @@ PATH_SHARED: dict[str, str] = {
     "plan": "a record: what a kind of request will do",
     "slot": "a record: the buffers of one request in flight",
     "device": "what all stages and sessions of a device share",
+    "slot_pool": "the slots of a session",
     "landing": "a record: where an output arrives",
     "arrays": "views of feeds, no knowledge of the model",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from ..errors import (
     AclError,
@@ -15,9 +15,10 @@ from ..errors import (
     AclServiceError,
     AclUsageError,
 )
-from .api import Acl
-from .codes import CODES
 from .slow import SlowCalls
+
+if TYPE_CHECKING:
+    from .api import Acl
 
 __all__ = ["Library", "Platform", "find_library", "is_installed"]
 
@@ -62,6 +63,8 @@ class Library:
 
         ACL keeps its last message per thread and forgets it when it is read.
         """
+        from .codes import CODES  # a long table, wanted by those programs only in which a call fails
+
         message = self.acl.get_recent_err_msg() or ""
         info = CODES.get(code)
         kind = _BY_FIRST_DIGIT.get(code // 100_000, AclError)

@@ -13,10 +13,12 @@ import importlib.machinery
 import logging
 from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from .api import Acl
 from .constants import MAX_DIMS
+
+if TYPE_CHECKING:
+    from .api import Acl
 
 __all__ = ["SlowCalls"]
 

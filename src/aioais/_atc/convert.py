@@ -5,11 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aioais._atc.atc import run_atc
-from aioais._atc.onnx_file import import_onnx, load_model, staged
-from aioais._atc.onnx_model import apply_inputs, apply_outputs, plan_inputs
-from aioais._atc.options import Options, parse_options
-from aioais._atc.output_shapes import check_result, infer_dims, with_outputs
 from aioais.errors import ConvertError, ModelError
 
 __all__ = ["convert"]
@@ -87,6 +82,9 @@ def convert(
             dynamic_batch_size="1,2,4,8",
         )
     """
+    # The parser and the writer take longer to import than the rest of the library.
+    from aioais._atc.options import parse_options
+
     source, target = Path(os.fsdecode(model)), Path(os.fsdecode(output))
     chosen = _platform(target, platform)
     options = parse_options(
@@ -108,8 +106,12 @@ def convert(
             f"output={str(target)!r} is the model itself, which is never overwritten; give another path"
         )
     if chosen == "ascend":
+        from aioais._atc.atc import run_atc
+
         return str(run_atc(source, target, soc_version, options))
-    _convert_onnx(source, target, options)
+    from aioais._atc.onnx_convert import convert_onnx
+
+    convert_onnx(source, target, options)
     return str(target)
 
 
@@ -133,17 +135,3 @@ def _platform(target: Path, platform: str | None) -> str:
             f"want one that ends in {ending}; change either"
         )
     return platform
-
-
-def _convert_onnx(source: Path, target: Path, options: Options) -> None:
-    import_onnx()
-    model = load_model(source)
-    plan = plan_inputs(model, options)
-    relaxed = apply_inputs(model, plan)
-    with staged(target) as draft:
-        draft.adopt_data(model, source.parent)
-        draft.write(model)
-        metadata = with_outputs(model, draft.path, plan, relaxed)
-        apply_outputs(model, metadata, infer_dims(model))
-        draft.write(model)
-        check_result(draft.path)

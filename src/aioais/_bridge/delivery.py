@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 __all__ = ["Deliverable", "Delivery"]
@@ -29,10 +30,10 @@ class Delivery:
         self._ready: deque[Deliverable] = deque()
         self._armed = False
 
-    def post(self, item: Deliverable) -> None:
-        """Have an item settled on the loop; after the loop is closed it is dropped."""
-        self._ready.append(item)
-        if not self._armed:
+    def post(self, items: Iterable[Deliverable]) -> None:
+        """Have items settled on the loop, in order; after the loop is closed they are dropped."""
+        self._ready.extend(items)
+        if self._ready and not self._armed:
             # Two threads may both come here: the second wake-up finds nothing, which is harmless.
             self._armed = True
             try:

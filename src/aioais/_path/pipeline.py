@@ -14,7 +14,7 @@ from time import perf_counter
 from .._acl.model import LoadedModel
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
-from ..errors import AclError, AclMemoryError, ClosedError
+from ..errors import AclError, ClosedError
 from .clock import SessionClock
 from .d2h import submit_d2h
 from .device import Device
@@ -24,6 +24,7 @@ from .h2d import submit_h2d
 from .outputs import collect_arrays, collect_tensors
 from .request import Request
 from .slot import Slot
+from .slot_pool import SlotPool
 
 __all__ = ["Pipeline", "live_pipelines"]
 
@@ -83,18 +84,15 @@ class Pipeline:
         self.device = device
         self.info = model.info
         self.planner = planner
-        self.depth = depth
         self.clock = SessionClock()
         self.done = self.failed = self.cancelled = 0
-        self.slots = 0
         self.closed: Future[None] = Future()
         self._model = model
         self._delivery = delivery
         self._loop = loop
         self._debug = debug
         self._executor = Executor(device.library, model, loop)
-        self._all_slots: list[Slot] = []
-        self._free: SimpleQueue[Slot] = SimpleQueue()
+        self.slots = SlotPool(device, model.info, depth, loop)
         self._h2d_inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._execute_inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._d2h_inbox: SimpleQueue[Request | None] = SimpleQueue()
@@ -122,11 +120,6 @@ class Pipeline:
     def active(self) -> int:
         """Requests submitted and not complete, queued ones included."""
         return self._active
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that own a slot."""
-        return self.slots - self._free.qsize()
 
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
@@ -186,24 +179,22 @@ class Pipeline:
         if request is None:
             self._execute_inbox.put(None)
             return False
-        if request.is_abandoned:
-            self._finish(request)
-            return True
-        if self._start(request):
+        if not request.is_abandoned and self._start(request):
             self._execute_inbox.put(request)
+        else:
+            self._finish(request)
+            self._delivery.post((request,))
         return True
 
     def _start(self, request: Request) -> bool:
-        """Give a request its slot and queue its copies; ``False`` if it has ended already."""
+        """Give a request its slot and queue its copies; ``False`` if it ends here."""
         try:
-            slot = self._take_slot() or self._free.get()
+            slot = self.slots.take() or self.slots.wait()
         except BaseException as exc:  # noqa: BLE001 - the caller gets it
             request.error = exc
-            self._finish(request)
             return False
         request.slot = slot
         if request.is_abandoned or request.feeds is None:
-            self._finish(request)
             return False
         request.started_at = perf_counter()
         if self._debug:
@@ -213,32 +204,6 @@ class Pipeline:
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
             request.error = exc
         return True
-
-    def _take_slot(self) -> Slot | None:
-        """Take a free slot or make one; ``None`` if all are in use."""
-        try:
-            return self._free.get_nowait()
-        except Empty:
-            pass
-        if self.slots < self.depth:
-            try:
-                slot = Slot(self.device, self._model.info, self._loop)
-            except AclMemoryError:
-                if not self.slots:
-                    raise
-                _log.warning(
-                    "device %d has no memory for request %d at once of %s: depth is %d from now on",
-                    self.device.id,
-                    self.slots + 1,
-                    self._model.info.path,
-                    self.slots,
-                )
-                self.depth = self.slots
-            else:
-                self._all_slots.append(slot)
-                self.slots += 1
-                return slot
-        return None
 
     # -------------------------------------------------------------- execute thread
     def _execute_step(self) -> bool:
@@ -282,23 +247,23 @@ class Pipeline:
         while waiting:
             # Nothing staged is under way while express requests wait, so all slots are free for
             # them, and this thread must not wait for a slot that only it can return.
-            if self.in_flight >= self.depth:
+            if not self.slots.has_room:
                 break
             request = waiting.popleft()
             if self._express(request):
                 batch.append(request)
+            else:
+                self._finish(request)
+                self._delivery.post((request,))
         self._complete(batch)
         if has_ended:
             self._release()
         return not has_ended
 
     def _express(self, request: Request) -> bool:
-        """Do the first two steps here; ``False`` if the request has ended already."""
-        has_started = False
-        if request.is_abandoned:
-            self._finish(request)
-        elif self._start(request):
-            has_started = True
+        """Do the first two steps here; ``False`` if the request ends with them."""
+        has_started = not request.is_abandoned and self._start(request)
+        if has_started:
             self._execute(request)
         with self._lock:
             self._express_pending -= 1
@@ -330,6 +295,11 @@ class Pipeline:
                 # ACL does not say which of them failed.
                 request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
             self._bring_home(request)
+            self._finish(request)
+            if not request.is_express:
+                self._delivery.post((request,))
+        # The loop is woken once for all that went together.
+        self._delivery.post([request for request in batch if request.is_express])
 
     def _copy_stream(self, request: Request, slot: Slot) -> Stream:
         """A lonely request has nothing to overlap with: all its work goes to the execute stream."""
@@ -356,15 +326,14 @@ class Pipeline:
             slot.gear = slot.shapes = None
         if self._debug:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
-        self._finish(request)
 
     def _finish(self, request: Request) -> None:
-        """Return the slot and tell the loop."""
+        """Return the slot and count the request; its delivery follows."""
         slot, request.slot = request.slot, None
         request.feeds = None
         request.blocks.clear()
         if slot is not None:
-            self._free.put(slot)
+            self.slots.give(slot)
         with self._lock:
             if request.is_abandoned:
                 self.cancelled += 1
@@ -378,19 +347,16 @@ class Pipeline:
                 self._advance()
             if self._is_closing and not self._active:
                 self._h2d_inbox.put(None)
-        self._delivery.post(request)
 
     def _release(self) -> None:
         """Free all, child before parent; on the D2H thread, after the other two have ended."""
         failure: BaseException | None = None
-        steps = [slot.close for slot in self._all_slots]
-        steps += [self._executor.close, self._model.close, self.device.release_session]
+        steps = [self.slots.close, self._executor.close, self._model.close, self.device.release_session]
         for step in steps:
             try:
                 step()
             except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
                 failure = failure or exc
-        self._all_slots.clear()
         with _pipelines_lock:
             _pipelines.discard(self)
         if failure is not None:

@@ -22,7 +22,6 @@ from aioais.emulator.stream import (
     foreign,
     resolve,
     run,
-    take_failure,
     wake,
 )
 from aioais.emulator.synchronize import deadline_of
@@ -91,7 +90,6 @@ def _run_record(stream: Stream, operation: Operation, deadline: float) -> bool:
         record.time = stream.tail
     else:
         record.time = stream.tail = perf_counter()
-    record.failure = stream.failure
     record.done = True
     if stream.sleepers:
         wake(stream)
@@ -106,10 +104,6 @@ def _run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
         return False
     if record.time > stream.tail:
         stream.tail = record.time
-    failure = record.failure
-    if failure is not None and not failure.reported:
-        # what waits for failed work is spoilt too, and whoever synchronises there must hear of it
-        stream.failure = failure
     return True
 
 
@@ -230,7 +224,9 @@ def _synchronize(handle: int, timeout: int) -> int:
             sleep_until(deadline, state.settings.gil == "hold")
             return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
         sleep_until(record.time, state.settings.gil == "hold")
-    return take_failure(record.failure) if record.failure is not None else 0
+    # A failure is the stream's: the published runtime tells it to whoever synchronises the stream (or the
+    # device), never to whoever waits for an event behind it.
+    return 0
 
 
 @entry("acl.rt.synchronize_event", "k", hot=True)

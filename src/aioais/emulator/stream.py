@@ -32,7 +32,7 @@ _LIMIT = 1984
 
 
 class Failure:
-    """An operation that failed on the device; reported once, by whoever synchronises first."""
+    """An operation that failed on the device; reported once, to whoever synchronises its stream first."""
 
     __slots__ = ("code", "reported", "text")
 
@@ -45,14 +45,13 @@ class Failure:
 class Record:
     """One recording of an event: a place in a stream."""
 
-    __slots__ = ("done", "failure", "stream", "submitted", "time")
+    __slots__ = ("done", "stream", "submitted", "time")
 
     def __init__(self, stream: Stream, submitted: float) -> None:
         self.stream = stream
         self.submitted = submitted
         self.done = False
         self.time = 0.0
-        self.failure: Failure | None = None
 
 
 class Stream:
