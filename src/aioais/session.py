@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from ._acl.library import Platform
 from ._bridge.offload import run_in_thread, wait_future
-from ._path.arrays import as_feed
+from ._path.arrays import as_feed, converts_slowly
 from ._path.lifecycle import finalize_all
 from ._path.opening import check_options, open_pipeline
 from ._path.pipeline import Pipeline
 from ._path.request import Request
+from ._path.streaming import stream_results
 from .errors import ClosedError, FeedError, WrongLoopError
 from .summary import InferSummary
 from .tensor import Tensor
@@ -141,6 +142,9 @@ class InferSession:
         except BaseException:
             self._loop = None
             raise
+        if self.closed:  # aclose() came while it was being opened
+            await self.aclose()
+            raise ClosedError(f"{self!r} was closed while it was being opened: open a new session")
         return self
 
     def get_inputs(self) -> list[TensorDesc]:
@@ -223,20 +227,86 @@ class InferSession:
         Cancelled while queued: nothing runs. Cancelled on the device: the device finishes, the result is
         dropped, the buffers return only then. The session stays usable either way.
         """
-        pipeline = self._opened()
-        loop = self._loop
-        assert loop is not None
-        planner = pipeline.planner
-        if planner.needs_thread(feeds):
-            arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
-        else:
-            arrays = planner.arrays(feeds)
-        request = Request(planner.plan(arrays, mode, custom_sizes), arrays, loop.create_future(), out_array)
-        pipeline.submit(request)
+        request = self._request(feeds, mode, custom_sizes, out_array)
+        if not isinstance(request, Request):
+            request = await request
         try:
             return await request.future  # type: ignore[no-any-return]
         finally:
             request.abandon()
+
+    def infer_pipeline(
+        self,
+        feeds_list: Iterable[Feeds] | AsyncIterable[Feeds],
+        mode: Mode = "static",
+        custom_sizes: int | Sequence[int] | None = DEFAULT_OUTPUT_BYTES,
+    ) -> AsyncGenerator[list[np.ndarray], None]:
+        """Run many requests, overlapping copies and executions, and yield their results in order.
+
+        At most ``depth`` items are under way or waiting for the consumer; the source is not read further
+        ahead, so it may be endless, and a consumer that stops stops it.
+
+        Parameters
+        ----------
+        feeds_list
+            Any iterable or async iterable of what :meth:`infer` takes as feeds. Shapes may differ from item to
+            item wherever the model allows it. A plain iterable is advanced on the event loop.
+        mode, custom_sizes
+            As in :meth:`infer`.
+
+        Yields
+        ------
+        list of numpy.ndarray
+            The outputs of each item, in the order of the source; owned by the caller.
+
+        Raises
+        ------
+        FeedError, ArgumentError, AclError, ClosedError, WrongLoopError
+            As in :meth:`infer`; an item that fails, or a source that raises, raises at its place, after the results
+            before it, and ends the generator.
+
+        Notes
+        -----
+        Leaving early (``break``, an error, ``aclose``, cancelling, dropping the generator) gives up every request
+        under way: what is queued never runs, what the device works on is finished and dropped.
+        """
+
+        def start(feeds: Feeds) -> Request | Awaitable[Request]:
+            return self._request(feeds, mode, custom_sizes, True)
+
+        return stream_results(feeds_list, start, lambda: self._opened().slots.depth)
+
+    def _request(
+        self, feeds: Feeds, mode: Mode, custom_sizes: int | Sequence[int] | None, to_host: bool
+    ) -> Request | Awaitable[Request]:
+        """Check feeds and submit them; to be awaited where seeing them as arrays may take long."""
+        pipeline = self._opened()
+        planner = pipeline.planner
+        if planner.needs_thread(feeds):
+            return self._convert_and_request(feeds, mode, custom_sizes, to_host)
+        return self._submit(pipeline, planner.arrays(feeds), mode, custom_sizes, to_host)
+
+    async def _convert_and_request(
+        self, feeds: Feeds, mode: Mode, custom_sizes: int | Sequence[int] | None, to_host: bool
+    ) -> Request:
+        planner = self._opened().planner
+        arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
+        return self._submit(self._opened(), arrays, mode, custom_sizes, to_host)
+
+    def _submit(
+        self,
+        pipeline: Pipeline,
+        arrays: list[np.ndarray | Tensor],
+        mode: Mode,
+        custom_sizes: int | Sequence[int] | None,
+        to_host: bool,
+    ) -> Request:
+        loop = self._loop
+        assert loop is not None
+        plan = pipeline.planner.plan(arrays, mode, custom_sizes)
+        request = Request(plan, arrays, loop.create_future(), to_host)
+        pipeline.submit(request)
+        return request
 
     async def to_device(self, array: Any) -> Tensor:
         """Copy an array to this session's device.
@@ -263,8 +333,13 @@ class InferSession:
         Cancelled: the copy ends unseen and its memory is freed.
         """
         device = self._opened().device
-        feed = as_feed(array, "to_device")
+        if converts_slowly(array):
+            feed = await run_in_thread("aioais-feeds", lambda: as_feed(array, "to_device"))
+        else:
+            feed = as_feed(array, "to_device")
         if isinstance(feed, Tensor):
+            if feed.closed:
+                raise FeedError(f"to_device: {feed!r} was closed; wanted an array or an open tensor")
             if feed.device is device:
                 return feed
             raise FeedError(
@@ -293,10 +368,10 @@ class InferSession:
         in_flight = pipeline.slots.in_use
         return SessionStatistics(
             in_flight=in_flight,
-            queued=max(0, pipeline.active - in_flight),
-            done=pipeline.done,
-            failed=pipeline.failed,
-            cancelled=pipeline.cancelled,
+            queued=max(0, pipeline.admission.active - in_flight),
+            done=pipeline.admission.done,
+            failed=pipeline.admission.failed,
+            cancelled=pipeline.admission.cancelled,
             stages=pipeline.clock.stages(),
             depth=pipeline.slots.depth,
             slots=pipeline.slots.made,
@@ -360,6 +435,7 @@ class InferSession:
             if self._is_closed:
                 raise ClosedError(f"{self!r} is closed: open a new session")
             raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")
+        pipeline.device.process.check_fork()
         self._check_loop()
         return pipeline
 
@@ -375,7 +451,7 @@ class InferSession:
 
     def __del__(self) -> None:
         pipeline = getattr(self, "_pipeline", None)
-        if pipeline is not None and not self._is_closed:
+        if pipeline is not None and not self._is_closed and not pipeline.closed.done():
             warnings.warn(
                 f"{self!r} was never closed: use 'async with', or 'await session.aclose()'",
                 ResourceWarning,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HELPERS = {"infer/add_model.py"}
+HELPERS = {"infer/add_model.py", "pipeline/add_pipeline.py"}
 """Imported by the examples beside them."""
 
 SCRIPTS = {path.relative_to(EXAMPLES).as_posix(): path for path in sorted(EXAMPLES.rglob("*.py"))}

@@ -47,9 +47,7 @@ def save(
 
 def add(path: Path, shape: Shape, kind: int = TensorProto.FLOAT) -> Path:
     inputs = [value("input1", shape, kind), value("input2", shape, kind)]
-    return save(
-        path, [helper.make_node("Add", ["input1", "input2"], ["y"])], inputs, [value("y", shape, kind)]
-    )
+    return save(path, [helper.make_node("Add", ["input1", "input2"], ["y"])], inputs, [value("y", shape, kind)])
 
 
 def conv(path: Path, shape: Shape, **options: Any) -> Path:
@@ -86,9 +84,7 @@ def feeds(metadata: ModelMetadata, gear: int) -> dict[str, Any]:
     random = np.random.default_rng(gear)
     names = [entry.name for entry in metadata.inputs]
     shapes = metadata.input_shapes(gear)
-    return {
-        name: random.normal(size=shape).astype(np.float32) for name, shape in zip(names, shapes, strict=True)
-    }
+    return {name: random.normal(size=shape).astype(np.float32) for name, shape in zip(names, shapes, strict=True)}
 
 
 def check_runs(path: str | Path, valid: bool = True) -> ModelMetadata:
@@ -187,9 +183,7 @@ def test_one_symbol_with_two_values_in_a_gear_is_split(tmp_path: Path) -> None:
         [value(name, shape) for name, shape in ios.items()],
         [value(name + "_", shape) for name, shape in ios.items()],
     )
-    written = convert(
-        model, tmp_path / "d.onnx", input_shape="data:1,-1;label:-1,-1", dynamic_dims="20,1,1;80,4,4"
-    )
+    written = convert(model, tmp_path / "d.onnx", input_shape="data:1,-1;label:-1,-1", dynamic_dims="20,1,1;80,4,4")
     check_runs(written)
     assert dims(written)["data"][1] != dims(written)["label"][0]
 
@@ -272,9 +266,7 @@ def test_scalars_and_weights_among_the_inputs(tmp_path: Path) -> None:
     inputs = [value("w", [3]), value("x", ["N", 3]), value("s", [])]
     model = save(tmp_path / "m.onnx", nodes, inputs, [value("y", ["N", 3])], {"w": weight})
     for shape in ("x:-1,3", "x:-1,3;s:"):
-        metadata = check_runs(
-            convert(model, tmp_path / "b.onnx", input_shape=shape, dynamic_batch_size="1,2")
-        )
+        metadata = check_runs(convert(model, tmp_path / "b.onnx", input_shape=shape, dynamic_batch_size="1,2"))
         assert [(entry.name, entry.shape) for entry in metadata.inputs] == [("x", (-1, 3)), ("s", ())]
 
 
@@ -300,9 +292,7 @@ def test_scalar_outputs(tmp_path: Path) -> None:
 def test_element_types(tmp_path: Path, kind: int, bits: int) -> None:
     nodes = [helper.make_node("Reshape", ["x", "to"], ["y"])]
     to = np.array([-1], np.int64)
-    model = save(
-        tmp_path / "m.onnx", nodes, [value("x", ["N", 4], kind)], [value("y", None, kind)], {"to": to}
-    )
+    model = save(tmp_path / "m.onnx", nodes, [value("x", ["N", 4], kind)], [value("y", None, kind)], {"to": to})
     written = convert(model, tmp_path / "b.onnx", input_shape="x:-1,4", dynamic_batch_size="1,3")
     metadata = table(written)
     assert metadata.outputs[0].shapes == ((4,), (12,))
@@ -322,9 +312,7 @@ def through_a_shape(path: Path, kind: str) -> Path:
     inputs = [value("x", ["N", 3])]
     if kind == "input":
         inputs.append(value("to", [2], TensorProto.INT64))
-    return save(
-        path, nodes, inputs, [value("y", None, TensorProto.INT64 if kind == "data" else TensorProto.FLOAT)]
-    )
+    return save(path, nodes, inputs, [value("y", None, TensorProto.INT64 if kind == "data" else TensorProto.FLOAT)])
 
 
 def test_gears_refuse_outputs_that_depend_on_the_data(tmp_path: Path) -> None:
@@ -351,9 +339,7 @@ def test_a_size_fixed_inside_the_graph_is_found(tmp_path: Path) -> None:
         [value("y", [1, 12])],
         {"to": np.array([1, 12], np.int64)},
     )
-    with pytest.raises(
-        ModelError, match=r"does not run at gear 2 \(x: 2,3,4\).*Reshape.*export it"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"does not run at gear 2 \(x: 2,3,4\).*Reshape.*export it") as caught:
         convert(model, tmp_path / "b.onnx", input_shape="x:-1,3,4", dynamic_batch_size="1,2")
     assert len(str(caught.value)) < 1000
     with pytest.raises(ModelError, match="at the bounds of its shape range"):
@@ -433,9 +419,7 @@ def test_what_no_device_takes(tmp_path: Path, kind: str) -> None:
         x = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [2])
         y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [2])
     model = save(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], [x], [y])
-    with pytest.raises(
-        ModelError, match=f"'x' of the model holds {kind}: a device takes tensors of numbers; cut"
-    ):
+    with pytest.raises(ModelError, match=f"'x' of the model holds {kind}: a device takes tensors of numbers; cut"):
         convert(model, tmp_path / "out.onnx")
 
 
@@ -463,9 +447,7 @@ def test_what_no_device_takes(tmp_path: Path, kind: str) -> None:
         ),
     ],
 )
-def test_outputs_that_are_refused(
-    tmp_path: Path, output: str, platform: str | None, words: list[str]
-) -> None:
+def test_outputs_that_are_refused(tmp_path: Path, output: str, platform: str | None, words: list[str]) -> None:
     model = add(tmp_path / "add.onnx", [1, 3])
     before = model.read_bytes()
     (tmp_path / "folder.onnx").mkdir()
@@ -646,15 +628,11 @@ def test_without_onnx_runtime_inference_is_enough(tmp_path: Path, monkeypatch: p
     model = conv(tmp_path / "c.onnx", ["N", 3, "H", "W"])
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)
-        written = convert(
-            model, tmp_path / "hw.onnx", input_shape="image:2,3,-1,-1", dynamic_image_size="8,8;16,9"
-        )
+        written = convert(model, tmp_path / "hw.onnx", input_shape="image:2,3,-1,-1", dynamic_image_size="8,8;16,9")
     assert check_runs(written).outputs[0].shapes == ((2, 5), (2, 5))
 
 
-def test_without_onnx_runtime_a_shape_that_takes_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_onnx_runtime_a_shape_that_takes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = through_a_shape(tmp_path / "m.onnx", "data")
     odd = helper.make_node("Identity", ["x"], ["y"], no_such_attribute=1)
     broken = save(tmp_path / "n.onnx", [odd], [value("x", [1])], [value("y", [1])])

@@ -48,9 +48,7 @@ def argv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
-def test_the_arguments_of_atc(
-    model: Path, argv: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_arguments_of_atc(model: Path, argv: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "with blank; and $HOME.om"
     written = convert(
         model,

@@ -251,9 +251,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("given", "came", "wanted", "advice"), REFUSED, ids=[str(rule[0])[:90] for rule in REFUSED]
-)
+@pytest.mark.parametrize(("given", "came", "wanted", "advice"), REFUSED, ids=[str(rule[0])[:90] for rule in REFUSED])
 def test_each_rule_says_what_came_what_is_wanted_and_what_to_do(
     given: dict[str, Any], came: str, wanted: str, advice: str
 ) -> None:

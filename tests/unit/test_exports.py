@@ -37,9 +37,7 @@ def child(code: str) -> str:
 
 def test_all_is_what_the_package_shows() -> None:
     shown = {
-        name
-        for name in dir(aioais)
-        if not name.startswith("_") and not isinstance(getattr(aioais, name), ModuleType)
+        name for name in dir(aioais) if not name.startswith("_") and not isinstance(getattr(aioais, name), ModuleType)
     }
     assert shown - {"annotations"} == set(aioais.__all__)
     assert len(set(aioais.__all__)) == len(aioais.__all__)

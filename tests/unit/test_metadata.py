@@ -148,9 +148,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 5) | st.sampled_from(["x", "static", "batch"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["version", "mode", "inputs", "gears", "outputs", "name", "shape"]), inner
-        )
+        | st.dictionaries(st.sampled_from(["version", "mode", "inputs", "gears", "outputs", "name", "shape"]), inner)
     ),
     max_leaves=12,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..errors import AclError
 from ..types import DataType, Format
 from .library import Library
 
@@ -91,10 +92,17 @@ class Dataset:
 
     def close(self) -> None:
         """Destroy descriptors and dataset; idempotent."""
-        acl, check = self._library.acl, self._library.check
+        library, acl = self._library, self._library.acl
         buffers, self._buffers = self._buffers, []
-        for buffer in buffers:
-            check("acl.destroy_data_buffer", acl.destroy_data_buffer(buffer))
         handle, self.handle = self.handle, 0
+        failure: AclError | None = None
+        for buffer in buffers:
+            code = acl.destroy_data_buffer(buffer)
+            if code:
+                failure = failure or library.error("acl.destroy_data_buffer", code)
         if handle:
-            check("acl.mdl.destroy_dataset", acl.mdl.destroy_dataset(handle))
+            code = acl.mdl.destroy_dataset(handle)
+            if code:
+                failure = failure or library.error("acl.mdl.destroy_dataset", code)
+        if failure is not None:
+            raise failure

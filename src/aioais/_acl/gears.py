@@ -46,7 +46,9 @@ class Gears:
             return None
 
 
-def read_gears(library: Library, desc: int, inputs: Sequence[tuple[int, ...]]) -> Gears | None:
+def read_gears(
+    library: Library, desc: int, inputs: Sequence[tuple[int, ...]], counts: Sequence[int | None]
+) -> Gears | None:
     """Read the gear table of a model that has the hidden gear input.
 
     Parameters
@@ -57,6 +59,8 @@ def read_gears(library: Library, desc: int, inputs: Sequence[tuple[int, ...]]) -
         The model description.
     inputs
         Shapes of the visible inputs, -1 where open.
+    counts
+        Most elements of each of them, ``None`` where that is unknown.
     """
     mdl = library.acl.mdl
     batch, code = mdl.get_dynamic_batch(desc)
@@ -77,7 +81,7 @@ def read_gears(library: Library, desc: int, inputs: Sequence[tuple[int, ...]]) -
     dims, code = mdl.get_input_dynamic_dims(desc, -1, count)
     library.check("acl.mdl.get_input_dynamic_dims", code)
     values = tuple(tuple(row["dims"]) for row in dims)
-    return _table("dims", values, _split(values, inputs))
+    return _table("dims", values, _split(values, inputs, counts))
 
 
 def _table(
@@ -96,18 +100,29 @@ def _fill(shape: tuple[int, ...], values: Sequence[int]) -> tuple[int, ...]:
     return tuple(next(rest) if dim < 0 else dim for dim in shape)
 
 
-def _split(values: tuple[tuple[int, ...], ...], inputs: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+def _split(
+    values: tuple[tuple[int, ...], ...], inputs: Sequence[tuple[int, ...]], counts: Sequence[int | None]
+) -> list[list[tuple[int, ...]]]:
     """Cut the concatenated dims of each gear into the inputs' shapes.
 
     They come in the order of ATC's ``--input_shape``, which need not be the model's and which
     nothing tells. The model's own order is tried first, then others; the first in which every
-    fixed dim agrees for every gear is taken.
+    fixed dim agrees for every gear, and the largest gear of every input with the size of its
+    buffer, is taken; failing that, the first in which the dims agree.
     """
+    fallback: list[list[tuple[int, ...]]] | None = None
     orders = itertools.islice(itertools.permutations(range(len(inputs))), _MOST_ORDERS)
     for order in orders:
         table = [_cut(gear, inputs, order) for gear in values]
-        if all(row is not None for row in table):
-            return [row for row in table if row is not None]
+        rows = [row for row in table if row is not None]
+        if len(rows) < len(table):
+            continue
+        most = [max(map(math.prod, column)) for column in zip(*rows, strict=True)]
+        if all(count in (None, have) for count, have in zip(counts, most, strict=True)):
+            return rows
+        fallback = fallback or rows
+    if fallback is not None:
+        return fallback
     raise ModelError(f"the model's gears {values} do not fit its input shapes {[list(shape) for shape in inputs]}")
 
 

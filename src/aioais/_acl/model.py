@@ -157,7 +157,10 @@ class LoadedModel:
             else:
                 inputs.append(self._input(index, name, size))
         outputs = tuple(self._output(index) for index in range(mdl.get_num_outputs(desc)))
-        gears = read_gears(self._library, desc, [tensor.shape for tensor in inputs]) if gear_index >= 0 else None
+        gears = None
+        if gear_index >= 0:
+            counts = [t.size // t.dtype.itemsize if t.size and t.dtype is not None else None for t in inputs]
+            gears = read_gears(self._library, desc, [tensor.shape for tensor in inputs], counts)
         kind: ModelKind
         if gears is not None:
             kind = gears.kind

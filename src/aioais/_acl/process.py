@@ -14,6 +14,7 @@ from .library import Library
 
 __all__ = ["AclProcess", "live_processes", "process_of"]
 
+_INVALID_PARAM: Final = 100000
 _REPEATED_INIT: Final = 100002
 
 
@@ -37,6 +38,7 @@ class AclProcess:
         self._lock = threading.Lock()  # guards all below; held across ACL's own start and end
         self._pid: int | None = None
         self._config: Any = None
+        self._has_started = False
         self._devices: set[int] = set()
 
     @property
@@ -44,9 +46,14 @@ class AclProcess:
         """Whether ACL runs on behalf of this library."""
         return self._pid == os.getpid()
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a child that was forked after ACL had started."""
+        return self._pid is not None and self._pid != os.getpid()
+
     def check_fork(self) -> None:
         """Raise in a child that was forked after ACL had started (CANN does not support it)."""
-        if self._pid is not None and self._pid != os.getpid():
+        if self.is_forked:
             raise ForkError(
                 f"ACL was started in process {self._pid}, of which this process {os.getpid()} is a fork; ACL does "
                 "not survive a fork: open sessions after forking, or use the 'spawn' start method"
@@ -68,7 +75,7 @@ class AclProcess:
                 if config is not None and config != self._config:
                     raise ArgumentError(
                         f"acl_json_path={config_path!r} differs from the configuration that ACL was started with; "
-                        "ACL takes one per process: await InferSession.finalize() first, or give the same file"
+                        "ACL takes one per process: give the same file, or use a process of its own for the other"
                     )
                 return
             code = self.library.slow.init(config_path or "")
@@ -79,8 +86,15 @@ class AclProcess:
                         "this process; open the session before that code, or leave acl_json_path out"
                     )
                 self.adopted = True
+            elif code == _INVALID_PARAM and self._has_started:
+                error = self.library.error("acl.init", code)
+                raise ArgumentError(
+                    f"acl_json_path={config_path!r} differs from the configuration that ACL was started with before, "
+                    f"and ACL keeps the first for the life of the process ({error}); use a process of its own for it"
+                ) from error
             else:
                 self.library.check("acl.init", code)
+            self._has_started = True
             self._config = config
             self._pid = os.getpid()
 
@@ -115,9 +129,12 @@ class AclProcess:
         return RunMode(mode)
 
     def finalize(self) -> None:
-        """Reset the devices and finalise ACL, if this library started it; may start again later."""
+        """Reset the devices and finalise ACL, if this library started it; may start again later.
+
+        Does nothing if a device was opened after ``is_finalize_wanted`` was set.
+        """
         with self._lock:
-            if self._pid != os.getpid():
+            if self._pid != os.getpid() or not self.is_finalize_wanted:
                 return
             library, failure = self.library, None
             for device_id in sorted(self._devices):

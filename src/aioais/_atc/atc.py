@@ -82,9 +82,7 @@ def run_atc(model: Path, output: Path, soc_version: str | None, options: Options
             check=False,
         )
     except OSError as exc:
-        raise AclNotFoundError(
-            f"{atc} does not start: {exc}; source set_env.sh of a CANN for this machine"
-        ) from exc
+        raise AclNotFoundError(f"{atc} does not start: {exc}; source set_env.sh of a CANN for this machine") from exc
     said = done.stdout.strip()[-_SHOWN:] or "(it said nothing)"
     if done.returncode != 0:
         raise ConvertError(
@@ -94,8 +92,7 @@ def run_atc(model: Path, output: Path, soc_version: str | None, options: Options
     written = [path for path, stamp in _candidates(base).items() if before.get(path) != stamp]
     if not written:
         raise ConvertError(
-            f"atc ended without an error but wrote no {base.name}.om in {str(base.parent)!r}; "
-            f"it said:\n{said}"
+            f"atc ended without an error but wrote no {base.name}.om in {str(base.parent)!r}; it said:\n{said}"
         )
     return max(written, key=lambda path: path.stat().st_mtime_ns)
 

@@ -96,15 +96,11 @@ def convert(
         input_shape_range=input_shape_range,
     )
     if source.suffix == ".om":
-        raise ModelError(
-            f"the model {str(source)!r} is a .om already: give the ONNX model that it was made from"
-        )
+        raise ModelError(f"the model {str(source)!r} is a .om already: give the ONNX model that it was made from")
     if target.is_dir():
         raise ConvertError(f"output={str(target)!r} is a folder: want the path of a file; add a name to it")
     if target.exists() and source.exists() and target.samefile(source):
-        raise ConvertError(
-            f"output={str(target)!r} is the model itself, which is never overwritten; give another path"
-        )
+        raise ConvertError(f"output={str(target)!r} is the model itself, which is never overwritten; give another path")
     if chosen == "ascend":
         from aioais._atc.atc import run_atc
 
@@ -125,9 +121,7 @@ def _platform(target: Path, platform: str | None) -> str:
             )
         return by_name
     if platform not in _PLATFORM_OF.values():
-        raise ConvertError(
-            f'platform={platform!r}: want "cpu" or "ascend"; leave it out to go by the output name'
-        )
+        raise ConvertError(f'platform={platform!r}: want "cpu" or "ascend"; leave it out to go by the output name')
     if by_name not in (None, platform):
         ending = ".om" if platform == "ascend" else ".onnx"
         raise ConvertError(

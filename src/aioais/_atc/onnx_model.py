@@ -114,11 +114,7 @@ def plan_inputs(model: ModelProto, options: Options) -> ModelMetadata:
         )
     shapes = [_fitted(entry, values) for entry in options.inputs]
     named = {entry.name for entry in shapes}
-    shapes += [
-        InputShape(name, _own_bounds(value, bool(named)))
-        for name, value in values.items()
-        if name not in named
-    ]
+    shapes += [InputShape(name, _own_bounds(value, bool(named))) for name, value in values.items() if name not in named]
     mode = options.mode
     if mode == "static" and any(-1 in entry.shape for entry in shapes):
         mode = "shape"
@@ -288,8 +284,7 @@ def _named_dims(plan: ModelMetadata, old: dict[str, Dims | None]) -> dict[str, D
     for entry in plan.inputs:
         holes = [place for place, dim in enumerate(entry.shape) if dim == -1]
         named[entry.name] = tuple(
-            symbol(entry.name, place, holes.index(place)) if dim == -1 else dim
-            for place, dim in enumerate(entry.shape)
+            symbol(entry.name, place, holes.index(place)) if dim == -1 else dim for place, dim in enumerate(entry.shape)
         )
     return {name: named[name] for name in old}
 

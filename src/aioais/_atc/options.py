@@ -142,9 +142,7 @@ def parse_options(
     if input_format is not None and input_format not in (*FORMATS, *_FIVE_DIMS):  # E10001
         _refuse("input_format", input_format, f"want one of {', '.join(FORMATS)}", "or leave it out")
 
-    gears = {
-        option: value for option, value in given.items() if option in _GEAR_PARSERS and value is not None
-    }
+    gears = {option: value for option, value in given.items() if option in _GEAR_PARSERS and value is not None}
     exclusive = [*gears, *(["input_shape_range"] if input_shape_range is not None else [])]
     if len(exclusive) > 1:  # E10009
         _fail(f"{' and '.join(exclusive)} are given together", "want only one of them", "drop the others")

@@ -110,9 +110,7 @@ def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bo
                     f"the shape of output {unknown[0]!r} does not follow from the graph alone: "
                     'convert has to run the model, with ONNX Runtime: pip install "aioais[cpu]"'
                 )
-            table.append(
-                {name: tuple(d for d in dims or () if isinstance(d, int)) for name, dims in inferred.items()}
-            )
+            table.append({name: tuple(d for d in dims or () if isinstance(d, int)) for name, dims in inferred.items()})
             continue
         table.append(runtime.run(inputs, where))
         if unknown and (name := runtime.depends_on_data(inputs)):
@@ -163,9 +161,7 @@ def _dynamic_outputs(model: ModelProto, plan: ModelMetadata) -> tuple[OutputMeta
         dims = inferred.get(value.name)
         sizes = [dim for dim in dims or () if isinstance(dim, int)]
         known = dims is not None and len(sizes) == len(dims)
-        outputs.append(
-            OutputMetadata(value.name, (), count_bytes(element_bits(value), sizes) if known else 0)
-        )
+        outputs.append(OutputMetadata(value.name, (), count_bytes(element_bits(value), sizes) if known else 0))
     return tuple(outputs)
 
 
@@ -274,10 +270,7 @@ class _Runtime:
         return next((name for name, shapes in seen.items() if len(shapes) > 1), None)
 
     def _run(self, inputs: Shapes, fill: Callable[..., npt.NDArray[Any]]) -> Shapes:
-        feeds = {
-            value.name: _ort_value(inputs[value.name], value.type, fill)
-            for value in self.session.get_inputs()
-        }
+        feeds = {value.name: _ort_value(inputs[value.name], value.type, fill) for value in self.session.get_inputs()}
         names = [value.name for value in self.session.get_outputs()]
         values = self.session.run_with_ort_values(names, feeds)
         return {name: tuple(value.shape()) for name, value in zip(names, values, strict=True)}

@@ -35,7 +35,7 @@ async def run_in_thread(name: str, function: Callable[[], _T], undo: Callable[[_
     waiter: asyncio.Future[_T] = loop.create_future()
 
     def settle(value: _T | None, error: BaseException | None) -> None:
-        if waiter.done():
+        if waiter.done():  # given up after the thread had looked
             if error is None and undo is not None:
                 threading.Thread(target=undo, args=(value,), name=name, daemon=True).start()
         elif error is not None:
@@ -50,16 +50,44 @@ async def run_in_thread(name: str, function: Callable[[], _T], undo: Callable[[_
             value = function()
         except BaseException as exc:  # noqa: BLE001 - the waiter gets it
             error = exc
-        try:
-            loop.call_soon_threadsafe(settle, value, error)
-        except RuntimeError:  # the loop is closed
-            if error is None and undo is not None:
-                undo(value)  # type: ignore[arg-type]
+        is_wanted = not waiter.cancelled()
+        if is_wanted:
+            try:
+                loop.call_soon_threadsafe(settle, value, error)
+            except RuntimeError:  # the loop is closed
+                is_wanted = False
+        if not is_wanted and error is None and undo is not None:
+            # Here and not by way of the loop, which may end any moment.
+            undo(value)  # type: ignore[arg-type]
 
     threading.Thread(target=body, name=name, daemon=True).start()
-    return await waiter
+    try:
+        return await waiter
+    except asyncio.CancelledError:
+        # The result may have come in the very step of the loop in which the task was cancelled.
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None and undo is not None:
+            threading.Thread(target=undo, args=(waiter.result(),), name=name, daemon=True).start()
+        raise
 
 
 async def wait_future(future: Future[_T]) -> _T:
-    """Wait for a thread's future without ever cancelling it."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    """Wait for a thread's future without ever cancelling it.
+
+    Unlike with ``asyncio.wrap_future``, a loop that was closed meanwhile is no news to anybody.
+    """
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def done(_: Future[_T]) -> None:
+        try:
+            loop.call_soon_threadsafe(wake)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            pass
+
+    future.add_done_callback(done)
+    await waiter
+    return future.result()

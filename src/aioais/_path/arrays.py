@@ -41,8 +41,8 @@ def as_feed(value: Any, where: str) -> np.ndarray | Tensor:
         return _from_torch(value, where)
     try:
         return np.asarray(memoryview(value))
-    except TypeError:
-        pass  # no buffer protocol
+    except (TypeError, BufferError):
+        pass  # no buffer protocol, or one that cannot export this
     except (ValueError, NotImplementedError) as exc:
         raise _unusable(value, where, exc) from exc
     try:

@@ -62,7 +62,8 @@ class Device:
         self.process.set_device(self.id)
         library = self.library
         self.run_mode = self.process.run_mode()
-        self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
+        if not self.context:  # made by an open that failed after it
+            self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
         self._stream = Stream(library)
         self._is_open = True
 
@@ -113,21 +114,27 @@ class Device:
         MemorySummary.record(kind, (time.perf_counter() - started) * 1e3)
 
     def _close_if_unused(self) -> None:
-        if self.sessions or self.memory.blocks:
+        if self._is_retired or self.sessions or self.memory.blocks:
             return
-        self.pinned.trim()
-        with _lock:
-            if self._is_retired or self.sessions or self.memory.blocks or self.pinned.leased:
-                return
-            self._is_retired = True
-            if _devices.get((self.library.platform, self.id)) is self:
-                del _devices[self.library.platform, self.id]
-            is_last = not any(key[0] == self.library.platform for key in _devices)
+        is_last = False
+        while not self._is_retired:
+            self.pinned.trim()
+            with _lock:
+                if self.sessions or self.memory.blocks or self.pinned.leased:
+                    return
+                if self.pinned.idle:  # came back since
+                    continue
+                self._is_retired = True
+                if _devices.get((self.library.platform, self.id)) is self:
+                    del _devices[self.library.platform, self.id]
+                is_last = not any(key[0] == self.library.platform for key in _devices)
         try:
-            if self._stream is not None:
-                self._stream.close()
-            if self.context:
-                self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
+            try:
+                if self._stream is not None:
+                    self._stream.close()
+            finally:
+                if self.context:
+                    self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
             if is_last and self.process.is_finalize_wanted:
                 self.process.finalize()
         finally:

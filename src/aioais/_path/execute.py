@@ -9,7 +9,7 @@ from typing import Final
 from .._acl.library import Library
 from .._acl.model import LoadedModel
 from .._acl.stream import Stream
-from ..errors import AclError, AclUsageError, ModelError
+from ..errors import AclError, AclMemoryError, AclUsageError, ModelError
 from .plan import OutputPlan, output_plans
 from .request import Request
 from .slot import Slot
@@ -19,6 +19,10 @@ __all__ = ["Executor"]
 _log = logging.getLogger("aioais")
 
 _GE_FAILURE: Final = 500002
+_CANNOT_ALLOCATE: Final = 100000
+_REFUSES_EMPTY: Final = frozenset({_CANNOT_ALLOCATE, 107000, 200001})
+"""What a release may answer that does not allocate outputs itself: bad parameter or unsupported."""
+_LARGEST_GUESS: Final = 1 << 30
 _MOST_GROWTHS: Final = 12
 """Runs tried when ACL does not say how large an output is; the sizes grow fourfold each time."""
 
@@ -48,6 +52,8 @@ class Executor:
         self._has_told = False
         self._submit = library.acl.mdl.execute_async
         self.stream = Stream(library)
+        self.submitted = 0
+        """Requests of which an execution was queued, or is about to be."""
 
     def submit(self, request: Request, slot: Slot) -> None:
         """Queue the executions of a request behind its copies.
@@ -71,8 +77,8 @@ class Executor:
         stream, marks = self.stream, slot.execute_marks
         if not request.is_express:
             stream.record(marks[0])
+        self._count(request)
         for k in range(self._loop):
-            request.is_submitted = True
             code = self._submit(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
             if code:
                 raise self._library.error("acl.mdl.execute_async", code)
@@ -83,6 +89,12 @@ class Executor:
     def close(self) -> None:
         """Destroy the stream; idempotent."""
         self.stream.close()
+
+    def _count(self, request: Request) -> None:
+        """Give a request its number before anything of it is queued."""
+        self.submitted += 1
+        request.submission = self.submitted
+        request.is_submitted = True
 
     def _wait_inputs(self, request: Request, slot: Slot) -> None:
         """Have the execute stream wait for the copies, unless they are on it themselves."""
@@ -96,7 +108,7 @@ class Executor:
         for k, tensor in enumerate(info.outputs):
             slot.output_block(k, min(sizes[k], tensor.size) if tensor.size else sizes[k])
         self._wait_inputs(request, slot)
-        request.is_submitted = True
+        self._count(request)
         outputs: tuple[OutputPlan, ...] = ()
         growth = 0
         for growth in range(_MOST_GROWTHS + 1):
@@ -110,11 +122,15 @@ class Executor:
                     slot.output_block(item.position, item.nbytes)
             elif growth == _MOST_GROWTHS or not _may_be_too_small(error):
                 raise error
-            elif growth == 0 and self._let_acl_allocate(slot):
-                outputs = self._read_outputs(slot)
-                break
-            elif not self._grow_blindly(slot):
-                raise error
+            else:
+                answer = self._let_acl_allocate(slot) if growth == 0 else _CANNOT_ALLOCATE
+                if answer == 0:
+                    outputs = self._read_outputs(slot)
+                    growth = 1
+                    break
+                # Refused for another reason than the empty buffers: it was not their size before either.
+                if answer not in _REFUSES_EMPTY or not self._grow_blindly(slot):
+                    raise error
         request.outputs = outputs
         for item in outputs:
             self._learned[item.position] = max(self._learned[item.position], item.nbytes)
@@ -148,8 +164,8 @@ class Executor:
             return exc
         return None
 
-    def _let_acl_allocate(self, slot: Slot) -> bool:
-        """Run once more with outputs that ACL allocates itself, which only a synchronous run can.
+    def _let_acl_allocate(self, slot: Slot) -> int:
+        """Run once more with outputs that ACL allocates itself, which only a synchronous run can; gives the code.
 
         The memory is the caller's afterwards and becomes the slot's (pyACL reference, outputs of
         unknown size).
@@ -176,16 +192,19 @@ class Executor:
                 block.close()
             elif block is not None:
                 outputs.bind(k, block.address, block.nbytes)
-        return code == 0
+        return code
 
     def _grow_blindly(self, slot: Slot) -> bool:
-        """Make every output buffer four times larger; ``False`` if all are as large as can be."""
+        """Make every output buffer four times larger; ``False`` if they are as large as can be."""
         has_grown = False
         for k, tensor in enumerate(self._model.info.outputs):
             have = _capacity(slot, k)
             want = min(4 * have, tensor.size) if tensor.size else 4 * have
-            if want > have:
-                slot.output_block(k, want)
+            if have < want <= _LARGEST_GUESS:
+                try:
+                    slot.output_block(k, want)
+                except AclMemoryError:
+                    return False
                 has_grown = True
         return has_grown
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, ValuesView
 from typing import Any, Final
 
 import numpy as np
@@ -65,7 +65,7 @@ class Planner:
     def needs_thread(self, feeds: Any) -> bool:
         """Whether seeing the feeds as arrays may take long, so that it must not happen on the loop."""
         values = feeds.values() if isinstance(feeds, Mapping) else feeds
-        return isinstance(values, (list, tuple, type({}.values()))) and any(map(converts_slowly, values))
+        return isinstance(values, (list, tuple, ValuesView)) and any(map(converts_slowly, values))
 
     def arrays(self, feeds: Any) -> list[Feed]:
         """Order the feeds as the model has them and see each as an array.
@@ -105,8 +105,8 @@ class Planner:
         FeedError
             A feed does not fit the model.
         """
-        if type(custom_sizes) is list:
-            custom_sizes = tuple(custom_sizes)
+        if type(custom_sizes) is not int:
+            custom_sizes = self._output_sizes(custom_sizes)  # True and 1.0 would find the plan of 1
         key: list[Any] = [mode, custom_sizes]
         for feed in feeds:
             key.append(feed.dtype)
@@ -116,7 +116,7 @@ class Planner:
                 key.append(Tensor)
         try:
             plan = self._plans.get(tuple(key))
-        except TypeError:  # custom_sizes is something that cannot be hashed, so not legal either
+        except TypeError:  # a mode that cannot be hashed, so not a legal one
             plan = None
         if plan is None:
             plan = self._make(feeds, mode, custom_sizes)
@@ -192,6 +192,8 @@ class Planner:
         found = gears.find([tuple(feed.shape) for feed in feeds])
         if found is not None:
             return found
+        if not self._is_strict:
+            return self._find_gear_by_bytes(feeds)
         for k, (feed, tensor) in enumerate(zip(feeds, info.inputs, strict=True)):
             columns = [row[k] for row in gears.shapes]
             if tuple(feed.shape) not in columns:
@@ -200,6 +202,32 @@ class Planner:
         raise FeedError(
             f"feeds: came {came}, which belong to different gears; the model wants {self._wants()} with "
             f"{self._legal_gears()}; give all inputs the shapes of one gear"
+        )
+
+    def _find_gear_by_bytes(self, feeds: Sequence[Feed]) -> int:
+        """Find the one gear in which every input has as many bytes as its feed."""
+        gears, inputs = self._info.gears, self._info.inputs
+        assert gears is not None
+        dtypes = [f.dtype if t.dtype is None else t.dtype for f, t in zip(feeds, inputs, strict=True)]
+        items = [dtype.itemsize for dtype in dtypes]
+        table = [[math.prod(shape) * item for shape, item in zip(row, items, strict=True)] for row in gears.shapes]
+        came = [_nbytes(feed) for feed in feeds]
+        found = [gear for gear, row in enumerate(table) if row == came]
+        if len(found) == 1:
+            return found[0]
+        for k, (feed, tensor) in enumerate(zip(feeds, inputs, strict=True)):
+            if came[k] not in [row[k] for row in table]:
+                raise FeedError(
+                    f"{_where(tensor, k)}: came {describe(feed)}, {came[k]} bytes; the model wants "
+                    f"{tensor.datatype.name}{list(tensor.shape)} with {self._legal_gears()}; use a legal gear"
+                )
+        if not found:
+            what, advice = "which belong to different gears", "give all inputs the bytes of one gear"
+        else:
+            what, advice = "which several gears have", "give the feeds the shape of one gear"
+        parts = ", ".join(f"{t.name!r} {n} bytes" for t, n in zip(inputs, came, strict=True))
+        raise FeedError(
+            f"feeds: came {parts}, {what}; the model wants {self._wants()} with {self._legal_gears()}; {advice}"
         )
 
     def _check_feed(
@@ -302,6 +330,8 @@ def _fits(came: tuple[int, ...], shape: tuple[int, ...], ranges: tuple[tuple[int
                 return False
         elif ranges is not None and k < len(ranges):
             low, high = ranges[k]
+            if high < 0 and low <= 1:
+                continue  # without bounds: ACL answers 1 as the lower one, but an empty tensor is one too
             if dim < low or 0 <= high < dim:
                 return False
     return True

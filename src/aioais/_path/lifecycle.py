@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 import time
 import warnings
 from typing import Final
 
 from .._acl.process import live_processes
 from ..tensor import live_tensors
-from .device import live_devices
+from .device import Device, live_devices
 from .pipeline import live_pipelines
 
 __all__ = ["finalize_all"]
@@ -25,6 +26,8 @@ hold the process."""
 def finalize_all() -> None:
     """Close every session and tensor, then finalise ACL; blocks."""
     failure: BaseException | None = None
+    for process in live_processes():
+        process.check_fork()
     pipelines = live_pipelines()
     for pipeline in pipelines:
         pipeline.close()
@@ -33,13 +36,11 @@ def finalize_all() -> None:
         failure = failure or error
         for thread in pipeline.threads:
             thread.join()
-    _close_tensors()
+    closed_tensors = _close_tensors()
     for process in live_processes():
         process.is_finalize_wanted = True
     for device in live_devices():
-        device.post(lambda: None)
-        if not device.pinned.leased:
-            device.worker.thread.join(_PATIENCE_S)
+        _settle(device, time.monotonic() + _PATIENCE_S)
     for process in live_processes():
         if not any(device.process is process for device in live_devices()):
             try:
@@ -48,22 +49,35 @@ def finalize_all() -> None:
                 failure = failure or exc
     if failure is not None:
         raise failure
+    if closed_tensors:  # last, as a warning may be made an error
+        warnings.warn(
+            f"{closed_tensors} device tensors were open when ACL was finalised and are closed now: close them before",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
 
-def _close_tensors() -> None:
+def _close_tensors() -> int:
     tensors = [tensor for tensor in list(live_tensors) if not tensor.closed]
     for tensor in tensors:
         tensor.close()
-    if tensors:
-        warnings.warn(
-            f"{len(tensors)} device tensors were open when ACL was finalised and are closed now: close them before",
-            ResourceWarning,
-            stacklevel=3,
-        )
+    return len(tensors)
+
+
+def _settle(device: Device, deadline: float) -> None:
+    """Wait until a device has done what was posted to it, and has ended if nothing needs it any more."""
+    thread, is_through = device.worker.thread, threading.Event()
+    device.post(is_through.set)
+    while not is_through.wait(0.01) and thread.is_alive() and time.monotonic() < deadline:
+        pass
+    if not device.pinned.leased and not device.memory.blocks:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _at_exit() -> None:
     """Close what the program left open, while threads still run; never raises, never hangs."""
+    if any(process.is_forked for process in live_processes()):
+        return  # all of it belongs to the parent
     pipelines = live_pipelines()
     if not pipelines and not live_devices() and not any(p.is_initialised for p in live_processes()):
         return
@@ -78,8 +92,7 @@ def _at_exit() -> None:
             if not any(device.process is process for device in live_devices()):
                 process.finalize()
         for device in live_devices():
-            device.post(lambda: None)
-            device.worker.thread.join(max(0.0, min(1.0, deadline - time.monotonic())))
+            _settle(device, min(deadline, time.monotonic() + 1.0))
     except BaseException as exc:  # noqa: BLE001 - the process ends anyway
         _log.warning("ACL was not shut down cleanly at exit: %r", exc)
 

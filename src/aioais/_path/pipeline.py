@@ -14,7 +14,8 @@ from time import perf_counter
 from .._acl.model import LoadedModel
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
-from ..errors import AclError, ClosedError
+from ..errors import AclError
+from .admission import Admission
 from .clock import SessionClock
 from .d2h import submit_d2h
 from .device import Device
@@ -85,7 +86,6 @@ class Pipeline:
         self.info = model.info
         self.planner = planner
         self.clock = SessionClock()
-        self.done = self.failed = self.cancelled = 0
         self.closed: Future[None] = Future()
         self._model = model
         self._delivery = delivery
@@ -100,73 +100,62 @@ class Pipeline:
         for _ in range(max(1, depth // 2)):
             self._permits.put(None)
         self._waiting: deque[Request] = deque()  # express requests without a slot; D2H thread only
-        self._lock = threading.Lock()  # guards the next five and the counters; never held across a device call
-        self._active = 0
-        self._staged = 0
-        self._express_pending = 0
-        self._backlog: deque[Request] = deque()
-        self._is_closing = False
+        self.admission = Admission(
+            self.clock, self._d2h_inbox.put, self._h2d_inbox.put, lambda: self._h2d_inbox.put(None)
+        )
         bodies = {"h2d": self._h2d_step, "exec": self._execute_step, "d2h": self._d2h_step}
         self.threads = [
             threading.Thread(target=self._run, args=(step,), name=f"aioais-{name}-{device.id}", daemon=True)
             for name, step in bodies.items()
         ]
+        self._poison: tuple[int, BaseException] | None = None  # D2H thread only
+        self._started: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._start_threads()
         with _pipelines_lock:
             _pipelines.add(self)
+
+    def _start_threads(self) -> None:
+        """Start the stage threads, all or none."""
         for thread in self.threads:
             thread.start()
-
-    @property
-    def active(self) -> int:
-        """Requests submitted and not complete, queued ones included."""
-        return self._active
+        failures = [failure for failure in [self._started.get() for _ in self.threads] if failure is not None]
+        for _ in self.threads:
+            self._go.put(not failures)
+        if failures:
+            for thread in self.threads:
+                thread.join()
+            self._executor.close()
+            raise failures[0]
 
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
-        with self._lock:
-            if self._is_closing:
-                raise ClosedError("the session is closed: open a new one")
-            self._active += 1
-            if self._backlog or not self._route(request):
-                self._backlog.append(request)
-
-    def _route(self, request: Request) -> bool:
-        """Put a request on its way, unless one of the other kind is in its way; holds the lock."""
-        if request.plan.is_small and (self._active == 1 or self.clock.is_light):
-            if self._staged:
-                return False
-            request.is_express = True
-            self._express_pending += 1
-            self._d2h_inbox.put(request)
-        else:
-            if self._express_pending:
-                return False
-            self._staged += 1
-            self._h2d_inbox.put(request)
-        return True
-
-    def _advance(self) -> None:
-        """Let go what waited for the other kind; holds the lock."""
-        backlog = self._backlog
-        while backlog and self._route(backlog[0]):
-            backlog.popleft()
+        self.device.process.check_fork()
+        self.admission.enter(request)
 
     def close(self) -> None:
         """Refuse new requests, finish those submitted, then free all; idempotent, never blocks.
 
-        ``closed`` is done when everything is freed.
+        ``closed`` is done when everything is freed. In a forked child there is nothing to free: what
+        the session holds is its parent's, and so are its threads.
         """
-        with self._lock:
-            if self._is_closing:
-                return
-            self._is_closing = True
-            if not self._active:
-                self._h2d_inbox.put(None)
+        if self.device.process.is_forked:
+            if not self.closed.done():
+                self.closed.set_result(None)
+            return
+        self.admission.close()
 
     def _run(self, step: Callable[[], bool]) -> None:
         """Body of a stage thread: a step keeps no reference to a request while it waits for the next."""
         try:
             self.device.enter()
+        except BaseException as exc:  # noqa: BLE001 - opening the session raises it
+            self._started.put(exc)
+        else:
+            self._started.put(None)
+        if not self._go.get():
+            return
+        try:
             while step():
                 pass
         except BaseException:
@@ -179,7 +168,12 @@ class Pipeline:
         if request is None:
             self._execute_inbox.put(None)
             return False
-        if not request.is_abandoned and self._start(request):
+        if not request.is_abandoned:
+            try:
+                request.slot = self.slots.take() or self.slots.wait()
+            except BaseException as exc:  # noqa: BLE001 - the caller gets it
+                request.error = exc
+        if self._start(request):
             self._execute_inbox.put(request)
         else:
             self._finish(request)
@@ -187,13 +181,10 @@ class Pipeline:
         return True
 
     def _start(self, request: Request) -> bool:
-        """Give a request its slot and queue its copies; ``False`` if it ends here."""
-        try:
-            slot = self.slots.take() or self.slots.wait()
-        except BaseException as exc:  # noqa: BLE001 - the caller gets it
-            request.error = exc
+        """Queue the copies of a request; ``False`` if it ends here."""
+        slot = request.slot
+        if slot is None:  # it could not be made
             return False
-        request.slot = slot
         if request.is_abandoned or request.feeds is None:
             return False
         request.started_at = perf_counter()
@@ -247,9 +238,16 @@ class Pipeline:
         while waiting:
             # Nothing staged is under way while express requests wait, so all slots are free for
             # them, and this thread must not wait for a slot that only it can return.
-            if not self.slots.has_room:
-                break
-            request = waiting.popleft()
+            request = waiting[0]
+            if not request.is_abandoned:
+                try:
+                    request.slot = self.slots.take()
+                except BaseException as exc:  # noqa: BLE001 - the caller gets it
+                    request.error = exc
+                else:
+                    if request.slot is None:
+                        break
+            waiting.popleft()
             if self._express(request):
                 batch.append(request)
             else:
@@ -262,12 +260,10 @@ class Pipeline:
 
     def _express(self, request: Request) -> bool:
         """Do the first two steps here; ``False`` if the request ends with them."""
-        has_started = not request.is_abandoned and self._start(request)
+        has_started = self._start(request)
         if has_started:
             self._execute(request)
-        with self._lock:
-            self._express_pending -= 1
-            self._advance()
+        self.admission.express_submitted()
         return has_started
 
     def _complete(self, batch: list[Request]) -> None:
@@ -281,18 +277,27 @@ class Pipeline:
                 except BaseException as exc:  # noqa: BLE001 - the caller gets it
                     request.error = exc
         submitted = [request for request in batch if request.is_submitted or request.is_express]
-        failure = None
         if submitted:
             for request in submitted:
                 if not request.is_express:
                     self._permits.put(None)
             try:
-                self._executor.stream.synchronize()
-            except BaseException as exc:  # noqa: BLE001 - each request of the batch gets it
-                failure = exc
+                # A staged run of dynamic shape was waited for where it was submitted, unless that failed; to
+                # wait here would take away the failures of the one that is being submitted now.
+                if any(r.is_express or not r.is_dynamic or r.error is not None for r in submitted):
+                    self._executor.stream.synchronize()
+            except BaseException as exc:  # noqa: BLE001 - each request concerned gets it
+                # ACL does not say which of them failed, and says it once. It may be one that was queued
+                # while the batch was collected, so whatever is queued by now must not pass for good.
+                self._poison = self._executor.submitted, exc
         for request in batch:
-            if failure is not None and request.error is None and (request.is_submitted or request.is_express):
-                # ACL does not say which of them failed.
+            if (
+                self._poison is not None
+                and request.error is None
+                and (request.is_submitted or request.is_express)
+                and request.submission <= self._poison[0]
+            ):
+                failure = self._poison[1]
                 request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
             self._bring_home(request)
             self._finish(request)
@@ -334,19 +339,7 @@ class Pipeline:
         request.blocks.clear()
         if slot is not None:
             self.slots.give(slot)
-        with self._lock:
-            if request.is_abandoned:
-                self.cancelled += 1
-            elif request.error is not None:
-                self.failed += 1
-            else:
-                self.done += 1
-            self._active -= 1
-            if not request.is_express:
-                self._staged -= 1
-                self._advance()
-            if self._is_closing and not self._active:
-                self._h2d_inbox.put(None)
+        self.admission.leave(request)
 
     def _release(self) -> None:
         """Free all, child before parent; on the D2H thread, after the other two have ended."""

@@ -43,6 +43,7 @@ class Request:
         "result",
         "slot",
         "started_at",
+        "submission",
         "to_host",
         "was_cancelled",
     )
@@ -67,6 +68,8 @@ class Request:
         """Recorded behind its last copy to the device."""
         self.is_submitted = False
         """An execution was queued on the device."""
+        self.submission = 0
+        """Its number on the execute stream of the session."""
         self.was_cancelled = False
         self.queued_at = perf_counter()
         self.started_at = 0.0

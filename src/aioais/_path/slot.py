@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -151,23 +152,30 @@ class Slot:
         return address
 
     def close(self) -> None:
-        """Free everything; idempotent. Nothing queued may use the slot any more."""
+        """Free everything; idempotent. Nothing queued may use the slot any more.
+
+        A failure is raised when all else is freed.
+        """
         self._views.clear()
         datasets, self._datasets = self._datasets, []
-        for dataset in datasets:
-            dataset.close()
         events, self._events = self._events, []
-        for event in events:
-            event.close()
-        self.stream.close()
-        for block in (*self.inputs, *self.outputs, *self._hidden):
-            if block is not None:
-                block.close()
+        blocks = [block for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None]
+        failure: BaseException | None = None
+        steps: list[Callable[[], None]] = [dataset.close for dataset in datasets]
+        steps += [event.close for event in events]
+        steps += [self.stream.close, *(block.close for block in blocks)]
+        for step in steps:
+            try:
+                step()
+            except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
+                failure = failure or exc
         pinned = self.device.pinned
         areas, self._staging, self._small = [*self._staging, *self._small], [], []
         for address, nbytes in areas:
             if address:
                 pinned.release(address, nbytes)
+        if failure is not None:
+            raise failure
 
     def _stage(self, k: int, item: InputPlan) -> np.ndarray:
         address, nbytes = self._staging[k]

@@ -51,11 +51,6 @@ class SlotPool:
         """Slots that requests own."""
         return self.made - self._free.qsize()
 
-    @property
-    def has_room(self) -> bool:
-        """Whether ``take`` would find or make a slot."""
-        return not self._free.empty() or self.made < self.depth
-
     def take(self) -> Slot | None:
         """Take a free slot or make one; ``None`` if all are in use.
 
@@ -97,7 +92,13 @@ class SlotPool:
         self._free.put(slot)
 
     def close(self) -> None:
-        """Free all slots; none may be in use."""
+        """Free all slots; none may be in use. A failure is raised when all else is freed."""
         slots, self._all = self._all, []
+        failure: BaseException | None = None
         for slot in slots:
-            slot.close()
+            try:
+                slot.close()
+            except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
+                failure = failure or exc
+        if failure is not None:
+            raise failure

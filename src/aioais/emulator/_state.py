@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from aioais.emulator.context import Context
     from aioais.emulator.dataset import DataBuffer, Dataset
     from aioais.emulator.device import Device
+    from aioais.emulator.dump import Dump
     from aioais.emulator.event import Event
     from aioais.emulator.model import Model
     from aioais.emulator.model_desc import ModelDesc
+    from aioais.emulator.profiler import Profiler
     from aioais.emulator.stream import Stream
     from aioais.emulator.tensor_desc import TensorDesc
 
@@ -97,6 +99,8 @@ class State:
         self.first_config: str | None = None
         self.config: dict[str, Any] = {}
         """The parsed configuration file of the running initialisation."""
+        self.profiler: Profiler | None = None
+        self.dump: Dump | None = None
         self.message_per_process = False
         self.process_message: str | None = None
         self.default_device: int | None = None
@@ -111,6 +115,9 @@ class State:
         if self.initialised or any(device.count for device in self.devices):
             self.forked = True
             self.armed[""] = []
+            if self.profiler is not None:
+                self.profiler.abandon()
+                self.profiler = None
 
 
 local = Local()

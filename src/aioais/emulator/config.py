@@ -113,6 +113,8 @@ def _check_dump(dump: Any) -> None:
     if exclusive and (models or dump.get("dump_op_switch") == "on"):
         raise ConfigError(code, "exception and overflow dump exclude model and operator dump")
     wanted = "dump_list" in dump or dump.get("dump_op_switch") == "on" or dump.get("dump_debug") == "on"
+    if dump and not wanted and "dump_scene" not in dump:
+        raise ConfigError(code, '"dump_list" is missing; an empty list asks for every model')
     if wanted and not (isinstance(dump.get("dump_path"), str) and dump["dump_path"]):
         raise ConfigError(code, '"dump_path" is missing')
 

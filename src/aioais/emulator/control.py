@@ -118,6 +118,8 @@ def reset() -> None:
     """
     for closed in list(state.gates):
         closed.open()
+    if state.profiler is not None:
+        state.profiler.close()
     state.clear()
     devices.clear()
     hosts.clear()

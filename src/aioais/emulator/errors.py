@@ -1,8 +1,8 @@
-"""The exception for misuse that real hardware would answer with undefined behaviour."""
+"""Exceptions: misuse that real hardware answers with undefined behaviour, failures on the device."""
 
 from __future__ import annotations
 
-__all__ = ["EmulatorError"]
+__all__ = ["DeviceError", "EmulatorError"]
 
 
 class EmulatorError(RuntimeError):
@@ -11,3 +11,20 @@ class EmulatorError(RuntimeError):
     Where the real library documents a return code the emulator returns it; where it would crash
     or corrupt memory silently, the emulator raises this error and says what was misused.
     """
+
+
+class DeviceError(Exception):
+    """The model fails on the device.
+
+    Parameters
+    ----------
+    code : int
+        What the synchronise call returns.
+    text : str
+        Why, for humans.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text

@@ -15,11 +15,11 @@ from aioais.emulator._args import SINGLE, entry
 from aioais.emulator._state import local, report, state
 from aioais.emulator.context import Context, current
 from aioais.emulator.dataset import Dataset
-from aioais.emulator.errors import EmulatorError
+from aioais.emulator.errors import DeviceError, EmulatorError
 from aioais.emulator.memory import devices
 from aioais.emulator.model import Model
 from aioais.emulator.model import find as find_model
-from aioais.emulator.plan import DeviceError, Plan, make_plan
+from aioais.emulator.plan import Plan, make_plan
 from aioais.emulator.stream import Operation, Stream, foreign, resolve
 from aioais.emulator.timeline import sleep_until
 
@@ -81,9 +81,13 @@ def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
     except DeviceError as exc:
         return report(exc.code, exc.text)
     device = context.device
+    worked = end = 0.0
     if device.virtual:
-        end = device.execute.book(began, 0, thread_time() - cpu)
+        worked = thread_time() - cpu
+        end = device.execute.book(began, 0, worked)
         sleep_until(end, state.settings.gil != "release")
+    if state.profiler is not None:
+        state.profiler.record(device, "execute", model.name, began, worked, end, model=model)
     return 0
 
 
@@ -112,15 +116,19 @@ def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
         if fault:
             stream.fail(fault, "execute_async: injected fault on the device")
         else:
-            virtual = device.virtual
-            cpu = thread_time() if virtual else 0.0
+            virtual, profiler = device.virtual, state.profiler
+            worked = thread_time() if virtual else 0.0
+            began = 0.0 if profiler is None else perf_counter()
             try:
                 plan.run()
             except DeviceError as exc:
                 stream.fail(exc.code, f"execute_async: {exc.text}")
             if virtual:
                 ready = submitted if submitted > stream.tail else stream.tail
-                stream.tail = device.execute.book(ready, 0, thread_time() - cpu)
+                worked = thread_time() - worked
+                stream.tail = device.execute.book(ready, 0, worked)
+            if profiler is not None:
+                profiler.record(device, "execute", model.name, began, worked, stream.tail, stream=stream, model=model)
     model.finished += 1
     return True
 

@@ -28,6 +28,7 @@ from aioais.emulator.timeline import pause
 
 if TYPE_CHECKING:
     from aioais.emulator.device import Device
+    from aioais.emulator.dump import Probe
     from aioais.emulator.stream import Stream
 
 __all__ = ["Model", "ModelInfo", "TensorSpec", "describe", "find", "load", "open_model", "unload"]
@@ -83,6 +84,10 @@ class Model:
         What computes it.
     context : Context
         Where it was loaded.
+    name : str
+        What traces and dumps call it.
+    probe : Probe, optional
+        What dumps its layers.
     """
 
     __slots__ = (
@@ -96,13 +101,19 @@ class Model:
         "handle",
         "info",
         "manner",
+        "name",
         "plans",
+        "probe",
         "stream",
         "submitted",
     )
 
-    def __init__(self, info: ModelInfo, engine: OrtModel, context: Context) -> None:
+    def __init__(
+        self, info: ModelInfo, engine: OrtModel, context: Context, name: str = "", probe: Probe | None = None
+    ) -> None:
         self.info = info
+        self.name = name
+        self.probe = probe
         self.engine = engine
         self.context = context
         self.device = context.device
@@ -287,9 +298,14 @@ def load(source: str | bytes) -> tuple[int, int]:
     pause(state.settings.load_ms * 1e-3, state.settings.gil != "release")
     try:
         info, engine = open_model(source)
+        name = os.path.splitext(os.path.basename(source))[0] if isinstance(source, str) else engine.title
+        probe = None
+        if state.dump is not None:
+            fed = [tensor.name for tensor in engine.inputs]
+            probe = state.dump.probe(source, name, engine.title, fed, state.settings.threads)
     except LoadError as exc:
         return 0, report(exc.code, exc.text)
-    return Model(info, engine, context).handle, 0
+    return Model(info, engine, context, name, probe).handle, 0
 
 
 @entry("acl.mdl.load_from_file", "s", answer=VALUE)

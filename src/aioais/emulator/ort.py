@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from aioais._acl.codes import AclCode
 
-__all__ = ["Binding", "LoadError", "OrtModel", "OrtTensor", "preload"]
+__all__ = ["Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 
 # type name of ONNX Runtime -> (aclDataType, ONNX element type, bytes of one element)
 _TYPES = {
@@ -142,6 +142,54 @@ def check_magic(head: bytes, what: str) -> None:
         raise LoadError(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, f"{what} is empty")
 
 
+def start_session(
+    source: str | bytes, what: str, threads: int, spin: bool, plain: bool = False, folder: str = ""
+) -> Any:
+    """Make a session of ONNX Runtime.
+
+    Parameters
+    ----------
+    source : str or bytes
+        Path (loading gives the GIL up) or content (it does not).
+    what : str
+        What is loaded, for messages.
+    threads : int
+        Intra-op threads; 0 = all cores.
+    spin : bool
+        Let them spin between operators.
+    plain : bool
+        Run the graph node by node as it is written, without optimising it.
+    folder : str
+        Where the weights outside of the content are.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+        The session.
+
+    Raises
+    ------
+    LoadError
+        It is no ONNX model, or not one that can run here.
+    """
+    onnxruntime = _import()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # failures are reported by return codes, not on stderr
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # the classes of its errors are made at run time
+        kind = type(exc).__name__
+        no_model = kind == "InvalidProtobuf" or "No graph was found" in str(exc)
+        code = AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID if no_model else AclCode.GE_LOAD_MODEL
+        raise LoadError(code, f"{what} is not a model that ONNX Runtime loads: {exc}") from exc
+
+
 class Binding:
     """A run with fixed memory: inputs and outputs in place.
 
@@ -223,21 +271,12 @@ class OrtModel:
         else:
             head = source[:4]
         check_magic(head, what)
-        onnxruntime = _import()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # failures are reported by return codes, not on stderr
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-        try:
-            self.session: Any = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # the classes of its errors are made at run time
-            kind = type(exc).__name__
-            no_model = kind == "InvalidProtobuf" or "No graph was found" in str(exc)
-            code = AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID if no_model else AclCode.GE_LOAD_MODEL
-            raise LoadError(code, f"{what} is not a model that ONNX Runtime loads: {exc}") from exc
+        self.session: Any = start_session(source, what, threads, spin)
         self.inputs = [self._tensor(node, "input") for node in self.session.get_inputs()]
         self.outputs = [self._tensor(node, "output") for node in self.session.get_outputs()]
-        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        about = self.session.get_modelmeta()
+        self.metadata: dict[str, str] = dict(about.custom_metadata_map)
+        self.title = str(about.graph_name)
 
     @staticmethod
     def _tensor(node: Any, role: str) -> OrtTensor:

@@ -7,14 +7,14 @@ plan runs. A plan is reused for as long as neither dataset nor device memory cha
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioais._acl.codes import AclCode
 from aioais.emulator import memory
 from aioais.emulator._state import report, state
 from aioais.emulator.context import Context
 from aioais.emulator.dataset import DataBuffer, Dataset
-from aioais.emulator.errors import EmulatorError
+from aioais.emulator.errors import DeviceError, EmulatorError
 from aioais.emulator.gears import decode
 from aioais.emulator.memory import Block, devices
 from aioais.emulator.model import Model, TensorSpec
@@ -22,30 +22,16 @@ from aioais.emulator.ort import Binding, Bound
 from aioais.emulator.tensor_desc import TensorDesc
 from aioais.emulator.transfer import move
 
-__all__ = ["DeviceError", "Plan", "make_plan"]
+if TYPE_CHECKING:
+    from aioais.emulator.dump import Probe
+
+__all__ = ["Plan", "make_plan"]
 
 _TOLERANCE = 64
 """Bytes that a static buffer may be too small by."""
 
 _KEPT = 64
 """Bindings and plans kept per model."""
-
-
-class DeviceError(Exception):
-    """The model fails on the device.
-
-    Parameters
-    ----------
-    code : int
-        What the synchronise call returns.
-    text : str
-        Why, for humans.
-    """
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
 
 
 class Slot(NamedTuple):
@@ -152,6 +138,8 @@ class Plan:
         try:
             if model.info.gears:
                 self._check_gear()
+            if model.probe is not None:
+                self._dump(model.probe)
             if model.info.mode == "shape":
                 self._run_dynamic(allocate)
             else:
@@ -181,7 +169,8 @@ class Plan:
                 text = f"no gear was ever set on the dataset, and its hidden input holds {list(values)}"
                 raise DeviceError(AclCode.RT_MODEL_EXECUTE, text)
             gear = info.gear_dims.index(values)
-            self._bind(info.input_shapes[gear], gear)
+            self.shapes = info.input_shapes[gear]
+            self._bind(self.shapes, gear)
         elif values != info.gear_dims[self.gear]:
             text = (
                 f"the hidden input holds {list(values)}, the gear at submission was "
@@ -189,13 +178,27 @@ class Plan:
             )
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, text)
 
+    def _fed(self) -> list[Bound]:
+        """Give the memory of the real inputs."""
+        assert self.shapes is not None
+        return [
+            Bound(spec.name, spec.element, shape, slot.pointer or _nothing(), math.prod(shape) * spec.itemsize)
+            for spec, shape, slot in zip(self.model.info.inputs, self.shapes, self.inputs, strict=False)
+        ]
+
+    def _dump(self, probe: Probe) -> None:
+        model = self.model
+        stream = model.stream.index if model.stream is not None and model.submitted != model.finished else 0
+        try:
+            probe.run(self._fed(), model.device.index, model.handle, stream)
+        except OSError as exc:
+            raise DeviceError(AclCode.RT_FILE_WRITE, f"the dump cannot be written: {exc.strerror or exc}") from exc
+        except Exception as exc:  # the classes of its errors are made at run time
+            raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed while it was dumped: {exc}") from exc
+
     def _run_dynamic(self, allocate: Context | None) -> None:
         info = self.model.info
-        assert self.shapes is not None
-        into = [
-            Bound(spec.name, spec.element, shape, slot.pointer or _nothing(), math.prod(shape) * spec.itemsize)
-            for spec, shape, slot in zip(info.inputs, self.shapes, self.inputs, strict=False)
-        ]
+        into = self._fed()
         out = [Bound(spec.name, spec.element, (), 0, 0) for spec in info.outputs]
         try:
             binding = Binding(self.model.engine, into, out)
@@ -325,7 +328,8 @@ def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | 
             return report(AclCode.INVALID_PARAM, text)
         bounds = spec.range or ()
         fits = len(shape) == len(spec.dims) and all(
-            low <= dim and (high < 0 or dim <= high) for dim, (low, high) in zip(shape, bounds, strict=True)
+            (high < 0 and low <= 1) or (low <= dim and (high < 0 or dim <= high))  # a -1 admits empty tensors
+            for dim, (low, high) in zip(shape, bounds, strict=True)
         )
         if not fits:
             text = f"input {spec.name!r} has shape {list(shape)}, the model takes {[list(b) for b in bounds]}"

@@ -7,7 +7,7 @@ source (reference count, 100002, 100037, a second configuration with other conte
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioais._acl.codes import AclCode
 from aioais.emulator import faults
@@ -15,6 +15,10 @@ from aioais.emulator._args import NONE, VALUE, entry
 from aioais.emulator._state import local, report, state
 from aioais.emulator.config import ConfigError, read
 from aioais.emulator.timeline import pause
+
+if TYPE_CHECKING:
+    from aioais.emulator.dump import Dump
+    from aioais.emulator.profiler import Profiler
 
 __all__ = ["log"]
 
@@ -41,11 +45,16 @@ def init(path: str = "") -> int:
         if state.first_config is not None and state.first_config != normal:
             text = "acl.init with another configuration than the first one of this process"
             return report(AclCode.INVALID_PARAM, text)
+        try:
+            profiler, dump = _observers(content)
+        except ConfigError as exc:
+            return report(exc.code, exc.text)
         if state.gates:
             faults.pass_gates("init", None)
         pause(state.settings.init_ms * 1e-3, state.settings.gil != "release")
         state.first_config = normal
         state.config = content
+        state.profiler, state.dump = profiler, dump
         state.message_per_process = content.get("err_msg_mode") == "1"
         default = content.get("defaultDevice")
         state.default_device = int(default.get("default_device", "0")) if default else None
@@ -53,6 +62,17 @@ def init(path: str = "") -> int:
         state.finalised = False
         state.references = 1
     return 0
+
+
+def _observers(config: dict[str, Any]) -> tuple[Profiler | None, Dump | None]:
+    """Prepare what the configuration asks to write: a trace, a dump."""
+    if "dump" not in config and "profiler" not in config:
+        return None, None
+    from aioais.emulator.dump import open_dump
+    from aioais.emulator.profiler import open_profiler
+
+    dump = open_dump(config)
+    return open_profiler(config), dump
 
 
 def _finalize() -> int:
@@ -66,6 +86,9 @@ def _finalize() -> int:
     state.finalised = True
     state.references = 0
     state.default_device = None
+    if state.profiler is not None:
+        state.profiler.close()
+    state.profiler = state.dump = None
     state.lost.clear()
     return 0
 

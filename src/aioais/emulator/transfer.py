@@ -174,8 +174,13 @@ def _copy_now(copied: Copy, count: int, context: Context) -> None:
     move(copied.destination.pointer, copied.source.pointer, count)
     state.copied[copied.kind] += count
     engine = engine_of(context, copied.kind)
+    worked = end = 0.0
     if context.device.virtual and engine is not None:
-        sleep_until(engine.book(began, count, thread_time() - cpu), state.settings.gil != "release")
+        worked = thread_time() - cpu
+        end = engine.book(began, count, worked)
+        sleep_until(end, state.settings.gil != "release")
+    if state.profiler is not None:
+        state.profiler.record(context.device, copied.kind, "memcpy", began, worked, end, count)
 
 
 @entry("acl.rt.memcpy", "kkkki", hot=True)
@@ -206,19 +211,21 @@ def _run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
         which = to_block if not to_block.alive else from_block
         text = f"memcpy_async ({kind}): memory {which.address:#x} was freed before the stream ran the copy"
         stream.fail(AclCode.RT_SYS_DMA, text)
-    elif count < _HELD_BELOW:
-        _memmove_held(to, origin, count)
-        state.copied[kind] += count
-        if device.virtual:
-            ready = submitted if submitted > stream.tail else stream.tail
-            stream.tail = getattr(device, kind).book(ready, count, 0.0)
     else:
-        cpu = thread_time()
-        ctypes.memmove(to, origin, count)
+        profiler, worked = state.profiler, 0.0
+        began = 0.0 if profiler is None else perf_counter()
+        if count < _HELD_BELOW:
+            _memmove_held(to, origin, count)
+        else:
+            cpu = thread_time()
+            ctypes.memmove(to, origin, count)
+            worked = thread_time() - cpu
         state.copied[kind] += count
         if device.virtual:
             ready = submitted if submitted > stream.tail else stream.tail
-            stream.tail = getattr(device, kind).book(ready, count, thread_time() - cpu)
+            stream.tail = getattr(device, kind).book(ready, count, worked)
+        if profiler is not None:
+            profiler.record(device, kind, "memcpy_async", began, worked, stream.tail, count, stream)
     return True
 
 

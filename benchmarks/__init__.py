@@ -1,0 +1,1 @@
+"""Figures of this library, each a ratio taken in one run: ``python -m benchmarks``."""

@@ -1,0 +1,81 @@
+"""Prints the figures: ``python -m benchmarks [--om MODEL] [--loop asyncio|uvloop] [--json FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import aioais
+
+from . import overhead, pipeline
+
+
+def make_noop(folder: str) -> str:
+    """Write the model that does next to nothing: 1 KiB in, 1 KiB out."""
+    from onnx import TensorProto, helper, save
+
+    shape = [1, 256]
+    node = helper.make_node("Add", ["x", "one"], ["y"])
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph([node], "noop", value[:1], value[1:], [one])
+    path = str(Path(folder) / "noop.onnx")
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def find_acl(path: str) -> Any:
+    """Give the ``acl`` that the session uses, for the comparison."""
+    if path.endswith(".om"):
+        import acl
+
+        return acl
+    import aioais.emulator
+
+    return aioais.emulator.acl
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--om", help="a static .om with one float32 input: measures an NPU instead of the CPU device")
+    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
+    parser.add_argument("--json", help="also write the figures to this file")
+    arguments = parser.parse_args()
+    run = aioais.run if arguments.loop == "uvloop" else asyncio.run
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.om or make_noop(folder)
+        figures = run(overhead.measure(path, find_acl(path)))
+        pipelines = [] if arguments.om else run(pipeline.measure(path))
+    report = {
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "aioais": aioais.__version__,
+        "loop": arguments.loop,
+        "overhead": figures,
+        "pipeline": pipelines,
+    }
+    print(f"{report['machine']}, Python {report['python']}, {arguments.loop}")
+    print(f"one await                {figures['us_per_await']:9.1f} us")
+    print(f"  asyncio.to_thread      {figures['us_per_await_to_thread']:9.1f} us   ratio {figures['await_ratio']:.2f}")
+    print(f"64 awaits at once        {figures['requests_per_s_at_64']:9.0f} requests/s")
+    print(
+        f"  asyncio.to_thread      {figures['requests_per_s_at_64_to_thread']:9.0f} requests/s   "
+        f"ratio {figures['rate_ratio_at_64']:.2f}"
+    )
+    if pipelines:
+        pipeline.show(pipelines)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What others would write: the same ACL calls in ``asyncio.to_thread``, without this library."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import queue
+import threading
+from typing import Any
+
+import numpy as np
+
+H2D, D2H = 1, 2
+
+
+def ok(code: int) -> None:
+    """Stop at the first failed call."""
+    if code:
+        raise RuntimeError(f"an ACL call failed with {code}")
+
+
+def value(answer: tuple[Any, ...]) -> Any:
+    """Unpack ``(value, code)``."""
+    ok(answer[-1])
+    return answer[0]
+
+
+class Slot:
+    """Device buffers, datasets and pinned host memory for one request."""
+
+    def __init__(self, acl: Any, model: int, stream: int, nbytes_in: int, nbytes_out: int) -> None:
+        self.acl, self.model, self.stream = acl, model, stream
+        self.nbytes = nbytes_in, nbytes_out
+        self.device = [value(acl.rt.malloc(n, 0)) for n in self.nbytes]
+        self.host = [value(acl.rt.malloc_host(n)) for n in self.nbytes]
+        self.areas: list[Any] = [(ctypes.c_char * n).from_address(p) for n, p in zip(self.nbytes, self.host, strict=True)]
+        self.datasets: list[int] = []
+        self.buffers: list[int] = []
+        for address, nbytes in zip(self.device, self.nbytes, strict=True):
+            dataset = acl.mdl.create_dataset()
+            self.buffers.append(acl.create_data_buffer(address, nbytes))
+            value(acl.mdl.add_dataset_buffer(dataset, self.buffers[-1]))
+            self.datasets.append(dataset)
+
+    def run(self, array: np.ndarray, submitting: threading.Lock) -> np.ndarray:
+        """Copy in, execute, copy out, wait."""
+        rt, (n_in, n_out) = self.acl.rt, self.nbytes
+        np.copyto(np.frombuffer(self.areas[0], array.dtype).reshape(array.shape), array)
+        with submitting:  # a model takes executions on one stream and from one thread at a time
+            ok(rt.memcpy_async(self.device[0], n_in, self.host[0], n_in, H2D, self.stream))
+            ok(self.acl.mdl.execute_async(self.model, *self.datasets, self.stream))
+            ok(rt.memcpy_async(self.host[1], n_out, self.device[1], n_out, D2H, self.stream))
+        ok(rt.synchronize_stream(self.stream))
+        return np.frombuffer(self.areas[1], np.float32).copy()
+
+    def close(self) -> None:
+        """Free it all."""
+        for dataset, buffer in zip(self.datasets, self.buffers, strict=True):
+            ok(self.acl.destroy_data_buffer(buffer))
+            ok(self.acl.mdl.destroy_dataset(dataset))
+        for device, host in zip(self.device, self.host, strict=True):
+            ok(self.acl.rt.free(device))
+            ok(self.acl.rt.free_host(host))
+
+
+class ToThread:
+    """The model behind ``asyncio.to_thread``, ``depth`` requests at once."""
+
+    def __init__(self, acl: Any, path: str, depth: int = 4) -> None:
+        self.acl = acl
+        acl.init()
+        ok(acl.rt.set_device(0))
+        self.context = value(acl.rt.create_context(0))
+        self.model = value(acl.mdl.load_from_file(path))
+        desc = acl.mdl.create_desc()
+        ok(acl.mdl.get_desc(desc, self.model))
+        sizes = acl.mdl.get_input_size_by_index(desc, 0), acl.mdl.get_output_size_by_index(desc, 0)
+        acl.mdl.destroy_desc(desc)
+        self.stream = value(acl.rt.create_stream())
+        self.submitting = threading.Lock()
+        self.slots = [Slot(acl, self.model, self.stream, *sizes) for _ in range(depth)]
+        self.free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in self.slots:
+            self.free.put(slot)
+
+    def call(self, array: np.ndarray) -> np.ndarray:
+        """Run one request in the calling thread."""
+        ok(self.acl.rt.set_context(self.context))
+        slot = self.free.get()
+        try:
+            return slot.run(array, self.submitting)
+        finally:
+            self.free.put(slot)
+
+    async def infer(self, array: np.ndarray) -> np.ndarray:
+        """Run one request in a pool thread."""
+        return await asyncio.to_thread(self.call, array)
+
+    def close(self) -> None:
+        """Give everything back; in the thread that made it."""
+        for slot in self.slots:
+            slot.close()
+        ok(self.acl.rt.destroy_stream(self.stream))
+        ok(self.acl.mdl.unload(self.model))
+        ok(self.acl.rt.destroy_context(self.context))
+        ok(self.acl.rt.reset_device(0))

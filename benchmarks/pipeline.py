@@ -1,0 +1,188 @@
+"""What ``infer_pipeline`` makes of a device's three engines: its time beside the bound and the sequential time."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from aioais import InferSession, emulator
+
+from .baseline import D2H, H2D, ok, value
+
+STAGES_MS = ((1.0, 2.0, 1.0), (0.2, 0.4, 0.2), (0.05, 0.1, 0.05))
+"""H2D, execute and D2H of one item, dialled on the emulator."""
+
+
+@contextmanager
+def dialled(stages: tuple[float, float, float]) -> Iterator[None]:
+    """Dial the emulator."""
+    h2d, execute, d2h = stages
+    with emulator.configure(h2d_ms=h2d, execute_ms=execute, d2h_ms=d2h):
+        yield
+
+
+def bound_ms(stages: tuple[float, float, float], count: int) -> float:
+    """Give what no engine can beat: the longest stage for each item, and the others once."""
+    return count * max(stages) + sum(stages) - max(stages)
+
+
+async def run_pipeline(session: InferSession, array: np.ndarray, count: int) -> tuple[float, float]:
+    """Give the milliseconds of all results and of the first."""
+    first = 0.0
+    start = time.perf_counter()
+    async for _ in session.infer_pipeline([array] for _ in range(count)):
+        first = first or time.perf_counter() - start
+    return (time.perf_counter() - start) * 1e3, first * 1e3
+
+
+async def run_one_by_one(session: InferSession, array: np.ndarray, count: int) -> float:
+    """Give the milliseconds of one request."""
+    start = time.perf_counter()
+    for _ in range(count):
+        await session.infer([array])
+    return (time.perf_counter() - start) / count * 1e3
+
+
+class Bare:
+    """The same work in one thread without this library: submits ``depth`` ahead, waits for the oldest.
+
+    What the emulator gives to the simplest of all programs on this machine at this moment; three
+    streams a slot chained by events, as the library does it.
+    """
+
+    def __init__(self, path: str, depth: int = 4) -> None:
+        acl = self.acl = emulator.acl
+        acl.init()
+        ok(acl.rt.set_device(0))
+        self.context = value(acl.rt.create_context(0))
+        self.model = value(acl.mdl.load_from_file(path))
+        desc = acl.mdl.create_desc()
+        ok(acl.mdl.get_desc(desc, self.model))
+        self.sizes = acl.mdl.get_input_size_by_index(desc, 0), acl.mdl.get_output_size_by_index(desc, 0)
+        ok(acl.mdl.destroy_desc(desc))
+        self.stream = value(acl.rt.create_stream())
+        self.slots = [self._slot() for _ in range(depth)]
+
+    def _slot(self) -> dict[str, Any]:
+        acl = self.acl
+        slot: dict[str, Any] = {
+            "device": [value(acl.rt.malloc(n, 0)) for n in self.sizes],
+            "host": [value(acl.rt.malloc_host(n)) for n in self.sizes],
+            "stream": value(acl.rt.create_stream()),
+            "events": [value(acl.rt.create_event()) for _ in range(2)],
+            "buffers": [],
+            "datasets": [],
+        }
+        for address, nbytes in zip(slot["device"], self.sizes, strict=True):
+            dataset, buffer = acl.mdl.create_dataset(), acl.create_data_buffer(address, nbytes)
+            value(acl.mdl.add_dataset_buffer(dataset, buffer))
+            slot["buffers"].append(buffer)
+            slot["datasets"].append(dataset)
+        return slot
+
+    def submit(self, slot: dict[str, Any]) -> None:
+        """Queue one item."""
+        rt, (n_in, n_out) = self.acl.rt, self.sizes
+        stream, (copied, executed) = slot["stream"], slot["events"]
+        ok(rt.memcpy_async(slot["device"][0], n_in, slot["host"][0], n_in, H2D, stream))
+        ok(rt.record_event(copied, stream))
+        ok(rt.stream_wait_event(self.stream, copied))
+        ok(self.acl.mdl.execute_async(self.model, *slot["datasets"], self.stream))
+        ok(rt.record_event(executed, self.stream))
+        ok(rt.stream_wait_event(stream, executed))
+        ok(rt.memcpy_async(slot["host"][1], n_out, slot["device"][1], n_out, D2H, stream))
+
+    def run(self, count: int) -> float:
+        """Give the milliseconds of all."""
+        ok(self.acl.rt.set_context(self.context))
+        depth = len(self.slots)
+        start = time.perf_counter()
+        for k in range(count + depth):
+            slot = self.slots[k % depth]
+            if k >= depth:
+                ok(self.acl.rt.synchronize_stream(slot["stream"]))
+            if k < count:
+                self.submit(slot)
+        return (time.perf_counter() - start) * 1e3
+
+    def close(self) -> None:
+        """Give everything back."""
+        rt = self.acl.rt
+        for slot in self.slots:
+            for buffer, dataset in zip(slot["buffers"], slot["datasets"], strict=True):
+                ok(self.acl.destroy_data_buffer(buffer))
+                ok(self.acl.mdl.destroy_dataset(dataset))
+            for device, host in zip(slot["device"], slot["host"], strict=True):
+                ok(rt.free(device))
+                ok(rt.free_host(host))
+            for event in slot["events"]:
+                ok(rt.destroy_event(event))
+            ok(rt.destroy_stream(slot["stream"]))
+        ok(rt.destroy_stream(self.stream))
+        ok(self.acl.mdl.unload(self.model))
+        ok(rt.destroy_context(self.context))
+        ok(rt.reset_device(0))
+
+
+async def measure(path: str, rounds: int = 5, count: int = 500, depth: int = 4) -> list[dict[str, Any]]:
+    """Measure each dialling in turns; medians of the rounds."""
+    found = []
+    async with InferSession(0, path, depth=depth) as session:
+        array = np.ones(session.get_inputs()[0].shape, np.float32)
+        bare = Bare(path, depth)
+        for stages in STAGES_MS:
+            figures: dict[str, list[float]] = {"pipeline": [], "first": [], "one": [], "bare": []}
+            with dialled(stages):
+                await run_pipeline(session, array, 60)  # the session learns how long the model takes
+                for _ in range(rounds):
+                    elapsed, first = await run_pipeline(session, array, count)
+                    figures["pipeline"].append(elapsed)
+                    figures["first"].append(first)
+                    figures["one"].append(await run_one_by_one(session, array, count // 5))
+                    figures["bare"].append(bare.run(count))
+            medians = {name: statistics.median(values) for name, values in figures.items()}
+            bound = bound_ms(stages, count)
+            found.append(
+                {
+                    "stages_ms": list(stages),
+                    "items": count,
+                    "depth": depth,
+                    "bound_ms": bound,
+                    "pipeline_ms": medians["pipeline"],
+                    "one_by_one_ms": medians["one"] * count,
+                    "bare_ms": medians["bare"],
+                    "efficiency": bound / medians["pipeline"],
+                    "efficiency_rounds": [bound / elapsed for elapsed in figures["pipeline"]],
+                    "bare_efficiency": bound / medians["bare"],
+                    "first_over_one": medians["first"] / medians["one"],
+                }
+            )
+        bare.close()
+    return found
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """Print one line for each dialling."""
+    print(f"infer_pipeline on the emulator, {found[0]['items']} items, depth {found[0]['depth']}")
+    for one in found:
+        stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])
+        print(
+            f"  {stages + ' ms':16} {one['pipeline_ms']:7.0f} ms   of the bound {one['efficiency']:.3f} "
+            f"({min(one['efficiency_rounds']):.3f} to {max(one['efficiency_rounds']):.3f})   one thread, no library "
+            f"{one['bare_efficiency']:.3f}   one by one {one['one_by_one_ms']:.0f} ms   "
+            f"first result {one['first_over_one']:.2f} requests"
+        )
+
+
+if __name__ == "__main__":
+    from .__main__ import make_noop
+
+    with tempfile.TemporaryDirectory() as folder:
+        show(asyncio.run(measure(make_noop(folder))))

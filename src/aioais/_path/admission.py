@@ -1,0 +1,111 @@
+"""Who goes which way: the express or the stages; counts what is under way."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from ..errors import ClosedError
+from .clock import SessionClock
+from .request import Request
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """The entrance and the exit of a session's pipeline.
+
+    A model takes submissions from one thread at a time. Express requests are submitted by the D2H
+    thread, staged ones by the execute thread; where they meet, one kind waits in the backlog until the
+    other is through. Order is kept within the backlog.
+
+    Parameters
+    ----------
+    clock
+        Knows whether requests are light.
+    to_express, to_stages
+        Put a request into the inbox of its way; never block.
+    on_drained
+        Called once, when the entrance is closed and nothing is under way any more.
+    """
+
+    def __init__(
+        self,
+        clock: SessionClock,
+        to_express: Callable[[Request], None],
+        to_stages: Callable[[Request], None],
+        on_drained: Callable[[], None],
+    ) -> None:
+        self.active = 0
+        self.done = self.failed = self.cancelled = 0
+        self._clock = clock
+        self._to_express = to_express
+        self._to_stages = to_stages
+        self._on_drained = on_drained
+        self._lock = threading.Lock()  # guards everything here; never held across a device call
+        self._staged = 0
+        self._express_pending = 0
+        self._backlog: deque[Request] = deque()
+        self._is_closed = False
+
+    def enter(self, request: Request) -> None:
+        """Take a request; never blocks."""
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError("the session is closed: open a new one")
+            self.active += 1
+            if self._backlog or not self._route(request):
+                self._backlog.append(request)
+
+    def express_submitted(self) -> None:
+        """Tell that an express request has nothing more to submit."""
+        with self._lock:
+            self._express_pending -= 1
+            self._advance()
+
+    def leave(self, request: Request) -> None:
+        """Count a request that has ended."""
+        with self._lock:
+            if request.is_abandoned:
+                self.cancelled += 1
+            elif request.error is not None:
+                self.failed += 1
+            else:
+                self.done += 1
+            self.active -= 1
+            if not request.is_express:
+                self._staged -= 1
+                self._advance()
+            if self._is_closed and not self.active:
+                self._on_drained()
+
+    def close(self) -> None:
+        """Refuse what comes from now on; idempotent."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if not self.active:
+                self._on_drained()
+
+    def _route(self, request: Request) -> bool:
+        """Put a request on its way, unless one of the other kind is in its way; holds the lock."""
+        if request.plan.is_small and (self.active == 1 or self._clock.is_light):
+            if self._staged:
+                return False
+            request.is_express = True
+            self._express_pending += 1
+            self._to_express(request)
+        else:
+            if self._express_pending:
+                return False
+            self._staged += 1
+            self._to_stages(request)
+        return True
+
+    def _advance(self) -> None:
+        """Let go what waited for the other kind; holds the lock."""
+        backlog = self._backlog
+        while backlog and self._route(backlog[0]):
+            backlog.popleft()

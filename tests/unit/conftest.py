@@ -1,0 +1,165 @@
+"""Fixtures of the unit tests: small models, what bare ONNX Runtime says of them, a guard against leaked handles."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aioais
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Dims = Sequence[int | str]
+
+HANDLES = (
+    "contexts",
+    "streams",
+    "events",
+    "models",
+    "descs",
+    "datasets",
+    "data_buffers",
+    "tensor_descs",
+    "device_blocks",
+    "host_blocks",
+)
+
+
+def _left() -> dict[str, int]:
+    from aioais import emulator
+
+    live = emulator.live()
+    return {name: live[name] for name in HANDLES if live[name]}
+
+
+@pytest.fixture(autouse=True)
+def no_handle_left() -> Iterator[None]:
+    """Fail the test when anything on a device outlives the sessions, tensors and results of the test."""
+    yield
+    if "aioais.emulator.control" not in sys.modules or not _left():
+        return
+    gc.collect()  # results and tensors that the test has dropped
+    for thread in threading.enumerate():
+        # A device's control thread ends once nothing needs the device any more.
+        if thread.name.startswith("aioais-ctl-"):
+            thread.join(10)
+    left = _left()
+    if left:
+        pytest.fail(f"alive on the device after the test: {left}", False)
+
+
+class Models:
+    """Writes small ONNX models and runs them on bare ONNX Runtime."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._references: dict[str, Any] = {}
+
+    def write(
+        self,
+        name: str,
+        nodes: Sequence[tuple[str, list[str], list[str], dict[str, Any]]],
+        inputs: Mapping[str, tuple[int, Dims]],
+        outputs: Mapping[str, tuple[int, Dims | None]],
+        weights: Mapping[str, Array] | None = None,
+    ) -> str:
+        """Write a graph; types are those of ``onnx.TensorProto``, 1 for float32."""
+        import onnx
+        from onnx import helper, numpy_helper
+
+        graph = helper.make_graph(
+            [helper.make_node(kind, ins, outs, **attributes) for kind, ins, outs, attributes in nodes],
+            "g",
+            [helper.make_tensor_value_info(key, kind, dims) for key, (kind, dims) in inputs.items()],
+            [helper.make_tensor_value_info(key, kind, dims) for key, (kind, dims) in outputs.items()],
+            [numpy_helper.from_array(array, key) for key, array in (weights or {}).items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+        path = self.folder / f"{name}.onnx"
+        onnx.save(model, str(path))
+        return str(path)
+
+    def identity(self, dims: Dims, kind: int = 1, name: str = "identity") -> str:
+        """One input ``x`` that is the output ``y``."""
+        return self.write(name, [("Identity", ["x"], ["y"], {})], {"x": (kind, dims)}, {"y": (kind, dims)})
+
+    def add(self, dims: Dims, kind: int = 1, name: str = "add") -> str:
+        """``output = input1 + input2``."""
+        return self.write(
+            name,
+            [("Add", ["input1", "input2"], ["output"], {})],
+            {"input1": (kind, dims), "input2": (kind, dims)},
+            {"output": (kind, dims)},
+        )
+
+    def subtract(self, first: Dims, second: Dims, result: Dims, name: str = "subtract") -> str:
+        """``c = a - b``: which feed is which matters."""
+        return self.write(
+            name, [("Sub", ["a", "b"], ["c"], {})], {"a": (1, first), "b": (1, second)}, {"c": (1, result)}
+        )
+
+    def conv(self, dims: Dims, *, nhwc: bool = False, name: str = "conv") -> str:
+        """Convolution over 3 channels, with the pixels and their mean as two outputs."""
+        weights = np.random.default_rng(7).standard_normal((4, 3, 3, 3)).astype(np.float32)
+        nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = []
+        if nhwc:
+            nodes.append(("Transpose", ["image"], ["planes"], {"perm": [0, 3, 1, 2]}))
+        nodes += [
+            ("Conv", ["planes" if nhwc else "image", "w"], ["c"], {"pads": [1, 1, 1, 1]}),
+            ("Relu", ["c"], ["pixels"], {}),
+            ("GlobalAveragePool", ["pixels"], ["mean"], {}),
+        ]
+        batch = dims[0]
+        spots = dims[1:3] if nhwc else dims[2:]
+        return self.write(
+            name,
+            nodes,
+            {"image": (1, dims)},
+            {"pixels": (1, [batch, 4, *spots]), "mean": (1, [batch, 4, 1, 1])},
+            {"w": weights},
+        )
+
+    def convert(self, path: str, name: str, **options: str) -> str:
+        """Give a model gears or ranges."""
+        return aioais.convert(path, str(self.folder / f"{name}.onnx"), **options)
+
+    def run(self, path: str, **feeds: Array) -> list[Array]:
+        """Run bare ONNX Runtime on the same file."""
+        import onnxruntime
+
+        session = self._references.get(path)
+        if session is None:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4
+            session = self._references[path] = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        outputs: list[Array] = session.run(None, feeds)
+        return outputs
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    """Writes small ONNX models and runs them on bare ONNX Runtime."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    return Models(tmp_path)
+
+
+def assert_same(got: Sequence[Array], wanted: Sequence[Array]) -> None:
+    """Check that results are the same bits, of the same type and shape."""
+    assert [(a.dtype, a.shape) for a in got] == [(a.dtype, a.shape) for a in wanted]
+    for one, other in zip(got, wanted, strict=True):
+        assert one.tobytes() == np.ascontiguousarray(other).tobytes()
+
+
+@pytest.fixture
+def same() -> Any:
+    """Checks that results are the same bits, of the same type and shape."""
+    return assert_same

@@ -1,0 +1,126 @@
+"""What there is to run on: ``devices()``, and ``run()`` on the loop of choice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import aioais
+from aioais import DeviceInfo, InferSession, emulator
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+
+@pytest.fixture
+async def finalised() -> AsyncIterator[None]:
+    """Starts and ends without ACL."""
+    pytest.importorskip("onnxruntime")
+    await InferSession.finalize()
+    yield
+    await InferSession.finalize()
+    assert emulator.live()["devices"] == 0
+
+
+def _cpu() -> list[DeviceInfo]:
+    return [device for device in aioais.devices() if device.platform == "cpu"]
+
+
+@pytest.mark.usefixtures("finalised")
+async def test_devices() -> None:
+    found = await asyncio.to_thread(_cpu)
+    assert [device.id for device in found] == [0, 1, 2, 3]
+    for device in found:
+        assert isinstance(device, DeviceInfo)
+        assert device.name
+        assert 0 < device.free_memory <= device.total_memory
+    assert emulator.live()["contexts"] == 0
+
+
+@pytest.mark.usefixtures("finalised")
+async def test_devices_follow_the_settings() -> None:
+    with emulator.configure(devices=2, soc_name="AscendTest"):
+        assert [(device.id, device.name) for device in await asyncio.to_thread(_cpu)] == [
+            (0, "AscendTest"),
+            (1, "AscendTest"),
+        ]
+        await InferSession.finalize()
+
+
+@pytest.mark.usefixtures("finalised")
+async def test_devices_while_sessions_run(models: Models) -> None:
+    path = models.add([200, 200])
+    x = np.ones((200, 200), np.float32)
+    async with InferSession(1, path) as session:
+        request = asyncio.create_task(session.infer([x, x]))
+        found = await asyncio.to_thread(_cpu)
+        assert len(found) == 4
+        assert (await request)[0].tolist() == (x + x).tolist()
+        tensor = await session.to_device(np.zeros(1 << 20, np.uint8))
+        again = await asyncio.to_thread(_cpu)
+        assert again[1].free_memory <= again[1].total_memory - (1 << 20)
+        tensor.close()
+        assert (await session.infer([x, x]))[0].tolist() == (x + x).tolist()
+
+
+@pytest.mark.usefixtures("finalised")
+async def test_every_device_listed_can_be_opened(models: Models) -> None:
+    path = models.identity([3])
+    for device in await asyncio.to_thread(_cpu):
+        async with InferSession(device.id, path) as session:
+            x = np.full(3, device.id, np.float32)
+            assert (await session.infer([x]))[0].tolist() == x.tolist()
+
+
+# --- run ----------------------------------------------------------------------------------------
+
+WHERE: contextvars.ContextVar[str] = contextvars.ContextVar("WHERE", default="nowhere")
+
+
+async def _tell(*args: object) -> tuple[str, tuple[object, ...], str]:
+    return type(asyncio.get_running_loop()).__module__, args, WHERE.get()
+
+
+def test_run_uses_uvloop_and_passes_arguments() -> None:
+    WHERE.set("here")
+    module, args, where = aioais.run(_tell, 1, "two")
+    assert (args, where) == ((1, "two"), "here")
+    assert module.partition(".")[0] == ("asyncio" if sys.platform == "win32" else "uvloop")
+
+
+def test_run_takes_a_coroutine() -> None:
+    assert aioais.run(_tell())[1] == ()
+
+
+def test_run_raises_what_the_coroutine_raises() -> None:
+    async def fail() -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        aioais.run(fail)
+
+
+def test_run_infers(models: Models) -> None:
+    path = models.add([2, 3])
+
+    async def main(value: int) -> float:
+        x = np.full((2, 3), value, np.float32)
+        async with InferSession(0, path) as session:
+            return float((await session.infer([x, x]))[0].sum())
+
+    assert [aioais.run(main, value) for value in (1, 2)] == [12.0, 24.0]
+
+
+async def test_run_inside_a_loop_is_refused() -> None:
+    coroutine = _tell()
+    try:
+        with pytest.raises(RuntimeError, match="running event loop"):
+            aioais.run(coroutine)
+    finally:
+        coroutine.close()

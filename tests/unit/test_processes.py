@@ -1,0 +1,322 @@
+"""How whole programs end: leaks, exits, forks, Ctrl-C. Nothing hangs, nothing is printed that nobody asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+TIMEOUT_S = 60
+
+PRELUDE = """
+import asyncio, os, signal, sys, threading, time
+import numpy as np
+from aioais import ClosedError, ForkError, InferSession, WrongLoopError, emulator
+PATH = sys.argv[1]
+X = np.arange(8, dtype=np.float32).reshape(1, 8)
+"""
+
+
+@pytest.fixture
+def path(models: Models) -> str:
+    return models.identity((1, 8))
+
+
+def start(path: str, body: str, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", PRELUDE + textwrap.dedent(body), path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int | None = 0) -> tuple[str, str]:
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"hung; stdout {out!r}, stderr {err!r}", False)
+    if code is not None:
+        assert process.returncode == code, err
+    assert "Exception ignored" not in err
+    assert "please report" not in err
+    assert "exception calling callback" not in err
+    assert "Fatal" not in err
+    return out, err
+
+
+def run(path: str, body: str, *flags: str, code: int | None = 0) -> tuple[str, str]:
+    return finish(start(path, body, *flags), code)
+
+
+def test_nothing_is_printed(path: str) -> None:
+    body = """
+    async def main():
+        async with InferSession(0, PATH, debug=True) as session:
+            await asyncio.gather(*(session.infer([X]) for _ in range(20)))
+            tensor = await session.to_device(X)
+            tensor.close()
+        await InferSession.finalize()
+    asyncio.run(main())
+    """
+    assert run(path, body, "-X", "dev", "-W", "error") == ("", "")
+
+
+def test_leaked_session(path: str) -> None:
+    body = """
+    async def main():
+        session = await InferSession(0, PATH)
+        await session.infer([X])
+    asyncio.run(main())
+    """
+    out, err = run(path, body, "-W", "always::ResourceWarning")
+    assert out == ""
+    assert "never closed" in err
+
+
+@pytest.mark.parametrize("kept", ["session", "tensor", "result"])
+def test_kept_until_the_end(path: str, kept: str) -> None:
+    body = f"""
+    async def main():
+        session = await InferSession(0, PATH)
+        (tensor,) = await session.infer([X], out_array=False)
+        (result,) = await session.infer([X])
+        if {kept!r} != "session":
+            await session.aclose()
+        return {kept}
+    kept = asyncio.run(main())
+    ended = time.monotonic()
+    import atexit
+    """
+    out, _ = run(path, body, "-W", "ignore::ResourceWarning")
+    assert out == ""
+
+
+def test_kept_result_does_not_delay_the_exit(models: Models) -> None:
+    body = """
+    import atexit
+    X = np.zeros((1, 1 << 17), np.float32)
+    async def main():
+        async with InferSession(0, PATH) as session:
+            return await session.infer([X])
+    results = asyncio.run(main())
+    from aioais._path import lifecycle
+    start = time.perf_counter()
+    lifecycle._at_exit()
+    assert time.perf_counter() - start < 0.5, time.perf_counter() - start
+    assert (results[0] == 0).all()
+    """
+    assert run(models.identity((1, 1 << 17)), body)[0] == ""
+
+
+def test_exit_with_requests_in_flight(path: str) -> None:
+    body = """
+    emulator.configure(execute_ms=20)
+    async def main():
+        session = await InferSession(0, PATH)
+        tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(8)]
+        await asyncio.sleep(0.01)
+    asyncio.run(main())
+    """
+    out, err = run(path, body)
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_exit_while_the_device_hangs(path: str) -> None:
+    body = """
+    from aioais._path import lifecycle
+    lifecycle._PATIENCE_S = 0.5
+    gate = emulator.gate("execute")
+    async def main():
+        session = await InferSession(0, PATH)
+        tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(8)]
+        await asyncio.sleep(0)
+        assert gate.wait_reached()
+    asyncio.run(main())
+    """
+    out, err = run(path, body, code=None)
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_sys_exit_in_the_middle(path: str) -> None:
+    body = """
+    emulator.configure(execute_ms=5)
+    async def main():
+        async with InferSession(0, PATH) as session:
+            tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(8)]
+            await session.infer([X])
+            sys.exit(3)
+    asyncio.run(main())
+    """
+    out, err = run(path, body, code=3)
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_loop_closed_with_requests_running(path: str) -> None:
+    body = """
+    gate = emulator.gate("execute")
+    loop = asyncio.new_event_loop()
+    async def main():
+        session = await InferSession(0, PATH)
+        tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(8)]
+        closing = asyncio.ensure_future(session.aclose())
+        await asyncio.sleep(0.01)
+        assert gate.wait_reached()
+        for task in [*tasks, closing]:
+            task.cancel()
+        await asyncio.wait([*tasks, closing])
+    loop.run_until_complete(main())
+    loop.close()
+    gate.open()
+    deadline = time.monotonic() + 10
+    while any(t.name.startswith("aioais-") for t in threading.enumerate()):
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.001)
+    async def again():
+        async with InferSession(0, PATH) as session:
+            assert ((await session.infer([X]))[0] == X).all()
+        await InferSession.finalize()
+    asyncio.run(again())
+    assert not emulator.leaks()
+    """
+    assert run(path, body, "-X", "dev") == ("", "")
+
+
+FORKED = """
+async def child(session):
+    try:
+        await asyncio.wait_for(session.infer([X]), 5)
+    except (ClosedError, ForkError, WrongLoopError):
+        pass
+    try:
+        await asyncio.wait_for(InferSession(0, PATH).__aenter__(), 5)
+    except ForkError as exc:
+        assert "fork" in str(exc)
+        return 7
+    return 1
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("ending", ["os._exit(code)", "import atexit; atexit._run_exitfuncs(); os._exit(code)"])
+def test_fork_after_start(path: str, ending: str) -> None:
+    # Not sys.exit: ONNX Runtime itself crashes at the regular exit of a child that inherits its threads.
+    body = f"""
+    {textwrap.indent(FORKED, "    ").strip()}
+    async def main():
+        session = await InferSession(0, PATH)
+        await session.infer([X])
+        return session
+    loop = asyncio.new_event_loop()
+    session = loop.run_until_complete(main())
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        code = asyncio.run(child(session))
+        {ending}
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    async def goes_on():
+        async with InferSession(0, PATH) as another:
+            assert ((await another.infer([X]))[0] == X).all()
+        await session.aclose()
+        await InferSession.finalize()
+    loop.run_until_complete(goes_on())
+    loop.close()
+    """
+    out, _ = run(path, body, "-W", "ignore")
+    assert out == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_fork_inside_the_loop(path: str) -> None:
+    body = """
+    async def main():
+        async with InferSession(0, PATH) as session:
+            await session.infer([X])
+            pid = os.fork()
+            if not pid:
+                signal.alarm(20)
+                code = 1
+                coroutine = session.infer([X])
+                try:
+                    coroutine.send(None)
+                except ForkError:
+                    code = 7
+                try:
+                    session.aclose().send(None)
+                except BaseException:
+                    pass
+                os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            assert ((await session.infer([X]))[0] == X).all()
+    asyncio.run(main())
+    """
+    out, _ = run(path, body, "-W", "ignore")
+    assert out == ""
+
+
+def test_ctrl_c(path: str) -> None:
+    body = """
+    async def main():
+        emulator.configure(execute_ms=2)
+        async with InferSession(0, PATH) as session:
+            await session.infer([X])
+            os.write(2, b"ready\\n")
+            async def lane():
+                while True:
+                    await session.infer([X])
+            await asyncio.gather(*(lane() for _ in range(16)))
+    asyncio.run(main())
+    """
+    process = start(path, body)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    out, err = finish(process, None)
+    assert out == ""
+    assert process.returncode not in (0, None)
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert "aioais-" not in err
+
+
+def test_two_ctrl_c_while_the_device_hangs(path: str) -> None:
+    body = """
+    from aioais._path import lifecycle
+    lifecycle._PATIENCE_S = 0.5
+    gate = emulator.gate("execute")
+    async def main():
+        async with InferSession(0, PATH) as session:
+            task = asyncio.ensure_future(session.infer([X]))
+            await asyncio.sleep(0)
+            assert gate.wait_reached()
+            os.write(2, b"ready\\n")
+            try:
+                await task
+            finally:
+                # Said when aclose() waits: a signal before that would be raised in this block.
+                asyncio.get_running_loop().call_soon(os.write, 2, b"again\\n")
+    asyncio.run(main())
+    """
+    process = start(path, body)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "again\n"
+    process.send_signal(signal.SIGINT)
+    out, err = finish(process, None)
+    assert out == ""
+    assert "aioais-" not in err

@@ -1,0 +1,126 @@
+"""After warm-up a request costs the device nothing but its work; and admission is first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from aioais import InferSession, emulator
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WORK = {
+    "acl.rt.memcpy_async",
+    "acl.mdl.execute_async",
+    "acl.rt.record_event",
+    "acl.rt.stream_wait_event",
+    "acl.rt.synchronize_stream",
+    "acl.rt.event_elapsed_time",
+}
+"""All that a request may call once everything is warm."""
+
+
+def extra() -> dict[str, int]:
+    return {name: n for name, n in emulator.counts().items() if name not in WORK}
+
+
+async def many(session: InferSession, array: Array, count: int) -> None:
+    async def lane() -> None:
+        for _ in range(count // 64):
+            (result,) = await session.infer([array])
+            assert result.shape == array.shape
+
+    await asyncio.gather(*(lane() for _ in range(64)))
+
+
+async def test_ten_thousand_make_no_allocation(models: Models) -> None:
+    array = np.arange(4, dtype=np.float32).reshape(1, 4)
+    async with InferSession(0, models.identity((1, 4))) as session:
+        await many(session, array, 640)
+        for _ in range(100):
+            await session.infer([array])
+        before = session.statistics()
+        emulator.reset_counts()
+        for _ in range(5000):
+            await session.infer([array])
+        assert extra() == {}
+        assert emulator.counts()["acl.mdl.execute_async"] == 5000
+        await many(session, array, 5000)
+        assert extra() == {}
+        now = session.statistics()
+        assert (now.device_bytes, now.pinned_bytes, now.slots) == (
+            before.device_bytes,
+            before.pinned_bytes,
+            before.slots,
+        )
+
+
+async def test_staged_requests_make_no_allocation(models: Models) -> None:
+    array = np.ones((1, 1 << 17), np.float32)
+    async with InferSession(0, models.identity(array.shape)) as session:
+        results = await asyncio.gather(*(session.infer([array]) for _ in range(80)))
+        del results
+        emulator.reset_counts()
+        # Results are dropped, so the pinned blocks that they lease come round again.
+        for _ in range(300):
+            await session.infer([array])
+        assert extra() == {}
+        await many(session, array, 320)
+        assert extra() == {}
+
+
+async def test_gears_make_only_gear_calls(models: Models) -> None:
+    path = models.convert(models.identity(["n", 4]), "gears", input_shape="x:-1,4", dynamic_batch_size="1,2,4")
+    arrays = [np.full((n, 4), n, np.float32) for n in (1, 2, 4)]
+    async with InferSession(0, path) as session:
+
+        async def rounds(count: int) -> None:
+            for i in range(count):
+                results = await asyncio.gather(*(session.infer([array], "dymbatch") for array in arrays))
+                for array, (result,) in zip(arrays, results, strict=True):
+                    np.testing.assert_array_equal(result, array)
+                await session.infer([arrays[i % 3]], "auto")
+
+        await rounds(50)
+        emulator.reset_counts()
+        await rounds(300)
+        assert set(extra()) <= {"acl.mdl.set_dynamic_batch_size"}
+        emulator.reset_counts()
+        for _ in range(100):
+            await session.infer([arrays[1]], "dymbatch")
+        assert extra().get("acl.mdl.set_dynamic_batch_size", 0) <= session.statistics().slots
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1, 1 << 17)], ids=["express", "staged"])
+async def test_first_come_first_served(models: Models, shape: tuple[int, ...]) -> None:
+    order: list[int] = []
+    async with InferSession(0, models.identity(shape), depth=2) as session:
+        blocks = emulator.live()["device_blocks"]
+
+        async def one(number: int) -> None:
+            (result,) = await session.infer([np.full(shape, number, np.float32)])
+            assert (result == number).all()
+            order.append(number)
+
+        with emulator.gate("execute") as gate:
+            tasks = [asyncio.ensure_future(one(number)) for number in range(64)]
+            await asyncio.sleep(0)
+            assert gate.wait_reached()
+            deadline = time.monotonic() + 10
+            while session.statistics().in_flight < 2 and time.monotonic() < deadline:
+                await asyncio.sleep(0.001)
+            now = session.statistics()
+            assert (now.in_flight, now.queued, now.slots, now.done) == (2, 62, 2, 0)
+            # One input and one output buffer for each of two, whatever waits.
+            assert emulator.live()["device_blocks"] - blocks == 4
+        await asyncio.gather(*tasks)
+        assert order == list(range(64))
+        assert emulator.live()["device_blocks"] - blocks == 4
+        assert session.statistics().done == 64

@@ -1,0 +1,250 @@
+"""Timing data: one entry per execution, one per tensor copied, bounded, and the session's own counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import aioais
+from aioais import FeedError, InferSession, InferSummary, MemorySummary, SessionStatistics, StageTime, emulator
+from aioais.summary import Timeline
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+KEPT = 65536
+
+
+def ones(*shape: int) -> np.ndarray[Any, Any]:
+    return np.ones(shape, np.float32)
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    MemorySummary.reset()
+    yield
+    MemorySummary.reset()
+
+
+# --- InferSummary -------------------------------------------------------------------------------
+
+
+def test_it_is_a_sequence_of_floats() -> None:
+    summary = InferSummary([4.0, 1.0, 3.0, 2.0], 4, 10.0)
+    assert isinstance(summary, Sequence)
+    assert (len(summary), list(summary)) == (4, [4.0, 1.0, 3.0, 2.0])
+    assert (summary[0], summary[-1], summary[1:3], summary[::-2]) == (4.0, 2.0, [1.0, 3.0], [2.0, 1.0])
+    assert (3.0 in summary, 9.0 in summary, summary.index(3.0)) == (True, False, 2)
+    assert list(reversed(summary)) == [2.0, 3.0, 1.0, 4.0]
+    assert summary.exec_time_list == [4.0, 1.0, 3.0, 2.0]
+    assert summary.exec_time_list[-1] == 2.0
+    assert (summary.count, summary.total, summary.mean) == (4, 10.0, 2.5)
+    assert "4 executions" in repr(summary)
+    with pytest.raises(IndexError):
+        summary[4]
+
+
+@pytest.mark.parametrize(("p", "wanted"), [(0, 1.0), (50, 2.5), (100, 4.0), (25.0, 1.75)])
+def test_percentiles(p: float, wanted: float) -> None:
+    assert InferSummary([4.0, 1.0, 3.0, 2.0], 4, 10.0).percentile(p) == wanted
+
+
+@pytest.mark.parametrize("p", [-1, 100.1, float("nan")])
+def test_percentiles_out_of_range(p: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 100"):
+        InferSummary([1.0], 1, 1.0).percentile(p)
+
+
+def test_nothing_executed_yet() -> None:
+    empty = InferSummary([], 0, 0.0)
+    assert (len(empty), empty.count, empty.total, empty.mean, empty.exec_time_list) == (0, 0, 0.0, 0.0, [])
+    assert not empty
+    with pytest.raises(ValueError, match="no execution"):
+        empty.percentile(50)
+
+
+def test_memory_is_bounded_and_totals_stay_exact() -> None:
+    timeline = Timeline()
+    for k in range(KEPT + 10):
+        timeline.add(float(k))
+    summary = timeline.snapshot()
+    assert (len(summary), summary.count) == (KEPT, KEPT + 10)
+    assert summary.total == sum(range(KEPT + 10))
+    assert summary.mean == summary.total / summary.count
+    assert (summary[0], summary[-1]) == (10.0, KEPT + 9.0)
+    timeline.clear()
+    assert (summary.count, timeline.snapshot().count, timeline.snapshot().total) == (KEPT + 10, 0, 0.0)
+
+
+# --- of a session -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", [1, 3])
+@pytest.mark.parametrize("dims", [[2, 3], ["n", 3], [300, 300]], ids=["static", "dymshape", "large"])
+async def test_loop_entries_per_request(models: Models, loop: int, dims: list[int | str]) -> None:
+    path = models.add(dims)
+    x = ones(*(dim if isinstance(dim, int) else 2 for dim in dims))
+    async with InferSession(0, path, loop=loop) as session:
+        assert session.loop == loop
+        assert len(session.summary()) == 0
+        emulator.reset_counts()
+        for _ in range(4):
+            np.testing.assert_array_equal((await session.infer([x, x], "auto"))[0], x + x)
+        assert emulator.counts()["acl.mdl.execute_async"] == 4 * loop
+        summary = session.summary()
+        assert (len(summary), summary.count) == (4 * loop, 4 * loop)
+        assert all(type(ms) is float and ms >= 0 for ms in summary)
+        assert summary.total == pytest.approx(sum(summary))
+        assert summary.exec_time_list == list(summary)
+        session.reset_summaryinfo()
+        assert (session.summary().count, session.summary().total, summary.count) == (0, 0.0, 4 * loop)
+        await session.infer([x, x], "auto")
+        assert session.summary().count == loop
+
+
+async def test_times_are_those_of_the_device_in_order(models: Models) -> None:
+    x = ones(2, 3)
+    async with InferSession(0, models.add([2, 3])) as session:
+        for wanted in (2, 0, 4):
+            with emulator.configure(execute_ms=wanted):
+                await session.infer([x, x])
+        first, second, third = session.summary()
+    assert second < first < third
+    assert first >= 1.9
+    assert third >= 3.9
+
+
+async def test_requests_that_fail_have_no_entry(models: Models) -> None:
+    x = ones(2, 3)
+    async with InferSession(0, models.add([2, 3])) as session:
+        with pytest.raises(FeedError):
+            await session.infer([x])
+        assert session.summary().count == 0
+        assert session.statistics().stages["execute"].count == 0
+
+
+async def test_sessions_have_summaries_of_their_own(models: Models) -> None:
+    x, path = ones(2, 3), models.add([2, 3])
+    async with InferSession(0, path) as one, InferSession(0, path, loop=2) as two:
+        await asyncio.gather(one.infer([x, x]), two.infer([x, x]), one.infer([x, x]))
+        assert (one.summary().count, two.summary().count) == (2, 2)
+
+
+# --- MemorySummary ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [[1, 3, 8, 8], [1, 3, 400, 400]], ids=["small", "large"])
+async def test_one_entry_per_tensor_copied(models: Models, dims: list[int]) -> None:
+    add, conv = models.add(dims), models.conv(dims)
+    x = ones(*dims)
+    async with InferSession(0, add) as two_in, InferSession(0, conv) as two_out:
+        assert (MemorySummary.get_h2d_time_list(), MemorySummary.get_d2h_time_list()) == ([], [])
+        await two_in.infer([x, x])
+        assert (len(MemorySummary.get_h2d_time_list()), len(MemorySummary.get_d2h_time_list())) == (2, 1)
+        await two_out.infer([x])
+        assert (len(MemorySummary.get_h2d_time_list()), len(MemorySummary.get_d2h_time_list())) == (3, 3)
+        tensor = await two_in.to_device(x)
+        assert (len(MemorySummary.get_h2d_time_list()), len(MemorySummary.get_d2h_time_list())) == (4, 3)
+        (out,) = await two_in.infer([tensor, x], out_array=False)
+        assert (len(MemorySummary.get_h2d_time_list()), len(MemorySummary.get_d2h_time_list())) == (5, 3)
+        await out.to_host()
+        assert (len(MemorySummary.get_h2d_time_list()), len(MemorySummary.get_d2h_time_list())) == (5, 4)
+        times = MemorySummary.get_h2d_time_list() + MemorySummary.get_d2h_time_list()
+        assert all(type(ms) is float and ms >= 0 for ms in times)
+        MemorySummary.reset()
+        assert (MemorySummary.get_h2d_time_list(), MemorySummary.get_d2h_time_list()) == ([], [])
+        await two_in.infer([tensor, tensor])
+        assert (len(MemorySummary.get_h2d_time_list()), len(MemorySummary.get_d2h_time_list())) == (0, 1)
+
+
+async def test_copies_are_counted_once_whatever_the_loop(models: Models) -> None:
+    x = ones(2, 3)
+    async with InferSession(0, models.add([2, 3]), loop=3) as session:
+        await session.infer([x, x])
+    assert (len(MemorySummary.get_h2d_time_list()), len(MemorySummary.get_d2h_time_list())) == (2, 1)
+
+
+def test_the_lists_are_the_callers_own() -> None:
+    MemorySummary.record(1, 2.5)
+    MemorySummary.get_h2d_time_list().append(9.0)
+    assert MemorySummary.get_h2d_time_list() == [2.5]
+
+
+def test_copies_are_bounded() -> None:
+    for k in range(KEPT + 3):
+        MemorySummary.record(2, float(k))
+    times = MemorySummary.get_d2h_time_list()
+    assert (len(times), times[0], times[-1]) == (KEPT, 3.0, KEPT + 2.0)
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+async def test_statistics(models: Models) -> None:
+    x = ones(2, 3)
+    async with InferSession(0, models.add([2, 3]), depth=2) as session:
+        fresh = session.statistics()
+        assert isinstance(fresh, SessionStatistics)
+        assert (fresh.in_flight, fresh.queued, fresh.done, fresh.failed, fresh.cancelled) == (0, 0, 0, 0, 0)
+        assert fresh.depth == 2
+        assert set(fresh.stages) == {"queue", "h2d", "execute", "d2h"}
+        assert all(stage == StageTime(0, 0.0, 0.0) and stage.mean_ms == 0.0 for stage in fresh.stages.values())
+        for _ in range(3):
+            await session.infer([x, x])
+        after = session.statistics()
+        assert (after.in_flight, after.queued, after.done) == (0, 0, 3)
+        assert 1 <= after.slots <= 2
+        assert after.device_bytes >= 3 * x.nbytes
+        assert after.pinned_bytes > 0
+        assert after.pinned_leased > 0
+        assert after.pinned_idle >= 0
+        for name, stage in after.stages.items():
+            assert stage.count == 3, name
+            assert stage.total_ms >= stage.max_ms >= stage.mean_ms >= 0, name
+            assert stage.mean_ms == stage.total_ms / 3, name
+        assert fresh.done == 0
+        with pytest.raises(AttributeError):
+            after.done = 9  # type: ignore[misc]
+
+
+async def test_statistics_under_load(models: Models) -> None:
+    x = ones(2, 3)
+    async with InferSession(0, models.add([2, 3]), depth=2) as session:
+        with emulator.gate("execute") as gate:
+            tasks = [asyncio.create_task(session.infer([x, x])) for _ in range(5)]
+            assert await asyncio.to_thread(gate.wait_reached)
+            await asyncio.sleep(0)
+            busy = session.statistics()
+            assert busy.in_flight + busy.queued == 5
+            assert 1 <= busy.in_flight <= 2
+            gate.open()
+        await asyncio.gather(*tasks)
+        assert session.statistics()[:5] == (0, 0, 5, 0, 0)
+
+
+async def test_leased_results_are_counted(models: Models) -> None:
+    x = ones(300, 300)
+    async with InferSession(0, models.add([300, 300])) as session:
+        kept = [await session.infer([x, x]) for _ in range(3)]
+        leased = session.statistics().pinned_leased
+        assert leased >= 2 + len(kept)  # two inputs have a staging area each
+        kept.clear()
+        for _ in range(5):
+            await session.infer([x, x])
+        assert session.statistics().pinned_leased <= leased
+        assert session.statistics().pinned_bytes <= 8 * 4 * x.nbytes
+
+
+async def test_statistics_of_a_failed_request(models: Models) -> None:
+    x = ones(2, 3)
+    async with InferSession(0, models.add([2, 3])) as session:
+        await session.infer([x, x])
+        emulator.fail("acl.mdl.execute_async", 500002)
+        with pytest.raises(aioais.AclError, match="500002"):
+            await session.infer([x, x])
+        await session.infer([x, x])
+        assert session.statistics()[:5] == (0, 0, 2, 1, 0)

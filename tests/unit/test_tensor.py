@@ -1,0 +1,172 @@
+"""Device tensors: where they come from, how long they live, who may use them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from aioais import ClosedError, FeedError, InferSession, Tensor, emulator
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def random(*shape: int) -> Array:
+    return np.random.default_rng(list(shape)).standard_normal(shape).astype(np.float32)
+
+
+FEEDS: dict[str, Any] = {
+    "array": random(3, 4),
+    "transposed": random(4, 3).T,
+    "reversed": random(3, 4)[::-1],
+    "fortran": np.asfortranarray(random(3, 4)),
+    "bool": random(3, 4) > 0,
+    "bfloat16": random(3, 4).astype(ml_dtypes.bfloat16),
+    "scalar": np.float64(2.5),
+    "bytes": b"sixteen bytes...",
+    "empty": np.empty((0, 5), np.int64),
+    "large": random(500, 600),
+}
+
+
+@pytest.mark.parametrize("feed", FEEDS.values(), ids=list(FEEDS))
+async def test_there_and_back(models: Models, feed: Any) -> None:
+    plain = np.frombuffer(feed, np.uint8) if isinstance(feed, bytes) else np.asarray(feed)
+    async with InferSession(1, models.identity([1])) as session:
+        tensor = await session.to_device(feed)
+        assert isinstance(tensor, Tensor)
+        assert (tensor.shape, tensor.dtype, tensor.nbytes) == (plain.shape, plain.dtype, plain.nbytes)
+        assert (tensor.device_id, tensor.closed) == (1, False)
+        back = await tensor.to_host()
+        assert (back.shape, back.dtype) == (plain.shape, plain.dtype)
+        assert back.tobytes() == plain.tobytes()
+        assert back.flags.writeable
+        back[...] = 0
+        assert (await tensor.to_host()).tobytes() == plain.tobytes()
+
+
+async def test_repr_says_what_it_is(models: Models) -> None:
+    async with InferSession(0, models.identity([1])) as session:
+        tensor = await session.to_device(random(3, 4))
+        assert repr(tensor) == "<Tensor float32[3, 4] on device 0>"
+        tensor.close()
+        assert repr(tensor) == "<Tensor closed float32[3, 4] on device 0>"
+
+
+async def test_close(models: Models) -> None:
+    async with InferSession(0, models.identity([3, 4])) as session:
+        tensor = await session.to_device(random(3, 4))
+        tensor.close()
+        tensor.close()
+        assert tensor.closed
+        assert (tensor.shape, tensor.nbytes, tensor.device_id) == ((3, 4), 48, 0)
+        with pytest.raises(ClosedError, match=r"closed float32\[3, 4\].*to_device"):
+            await tensor.to_host()
+        with pytest.raises(FeedError, match=r"'x'.*closed.*to_device"):
+            await session.infer([tensor])
+
+
+async def test_a_tensor_of_the_device_is_returned_as_it_is(models: Models) -> None:
+    path = models.identity([3])
+    async with InferSession(0, path) as one, InferSession(0, path) as two, InferSession(1, path) as other:
+        tensor = await one.to_device(random(3))
+        assert await two.to_device(tensor) is tensor
+        with pytest.raises(FeedError, match=r"another device.*to_host"):
+            await other.to_device(tensor)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [([1.0], "list"), ("text", "str"), (None, "NoneType"), (np.array([None]), "object"), (1.5, "float")],
+    ids=["list", "str", "none", "objects", "float"],
+)
+async def test_what_cannot_be_copied(models: Models, value: Any, text: str) -> None:
+    async with InferSession(0, models.identity([3])) as session:
+        with pytest.raises(FeedError, match=rf"to_device: .*{text}"):
+            await session.to_device(value)
+
+
+async def test_feeds_every_session_on_its_device(models: Models) -> None:
+    path = models.add([3])
+    x = random(3)
+    async with InferSession(0, path) as one, InferSession(0, path) as two:
+        (tensor,) = await one.infer([x, x], out_array=False)
+        np.testing.assert_array_equal((await two.infer([tensor, x]))[0], x + x + x)
+
+
+async def test_outlives_its_session(models: Models) -> None:
+    path = models.add([300, 300])
+    x = random(300, 300)
+    async with InferSession(0, path) as session:
+        (kept,) = await session.infer([x, x], out_array=False)
+        uploaded = await session.to_device(x)
+        for _ in range(10):
+            await session.infer([x - 1, x])
+    np.testing.assert_array_equal(await kept.to_host(), x + x)
+    async with InferSession(0, path) as session:
+        np.testing.assert_array_equal((await session.infer([kept, uploaded]))[0], x + x + x)
+    np.testing.assert_array_equal(await uploaded.to_host(), x)
+
+
+async def test_outputs_left_on_the_device_are_their_own(models: Models) -> None:
+    path = models.add([2, 3])
+    async with InferSession(0, path, depth=2) as session:
+        feeds = [np.full((2, 3), k, np.float32) for k in range(20)]
+        kept = [(await session.infer([x, x], out_array=False))[0] for x in feeds]
+        many = await asyncio.gather(*(session.infer([x, x], out_array=False) for x in feeds))
+        for tensor, (other,), x in zip(kept, many, feeds, strict=True):
+            np.testing.assert_array_equal(await tensor.to_host(), x + x)
+            np.testing.assert_array_equal(await other.to_host(), x + x)
+
+
+async def test_nothing_crosses_to_the_host_with_out_array_false(models: Models) -> None:
+    path = models.add([2, 3])
+    async with InferSession(0, path) as session:
+        tensor = await session.to_device(random(2, 3))
+        emulator.reset_counts()
+        (out,) = await session.infer([tensor, tensor], out_array=False)
+        assert (emulator.copied()["h2d"], emulator.copied()["d2h"]) == (0, 0)
+        out.close()
+
+
+async def test_closed_while_a_request_uses_it(models: Models) -> None:
+    path = models.add([2, 3])
+    x = random(2, 3)
+    async with InferSession(0, path) as session:
+        tensor = await session.to_device(x)
+        with emulator.gate("execute") as gate:
+            request = asyncio.create_task(session.infer([tensor, x]))
+            assert await asyncio.to_thread(gate.wait_reached)
+            tensor.close()
+            gate.open()
+        np.testing.assert_array_equal((await request)[0], x + x)
+
+
+async def test_memory_comes_back_on_close_and_on_collection(models: Models) -> None:
+    async with InferSession(0, models.identity([3])) as session:
+        before = session.statistics().device_bytes
+        tensor = await session.to_device(random(100, 100))
+        assert session.statistics().device_bytes == before + 40_000
+        tensor.close()
+        dropped: Tensor | None = await session.to_device(random(100, 100))
+        del dropped
+        gc.collect()
+        await (await session.to_device(random(3))).to_host()  # the control thread frees in order
+        gc.collect()
+        await (await session.to_device(b"")).to_host()
+        assert session.statistics().device_bytes <= before + 1
+
+
+async def test_finalize_closes_what_is_left(models: Models) -> None:
+    async with InferSession(0, models.identity([3])) as session:
+        tensor = await session.to_device(random(3))
+    with pytest.warns(ResourceWarning, match="1 device tensors were open"):
+        await InferSession.finalize()
+    assert tensor.closed
