@@ -33,7 +33,9 @@ class Slot:
         self.nbytes = nbytes_in, nbytes_out
         self.device = [value(acl.rt.malloc(n, 0)) for n in self.nbytes]
         self.host = [value(acl.rt.malloc_host(n)) for n in self.nbytes]
-        self.areas: list[Any] = [(ctypes.c_char * n).from_address(p) for n, p in zip(self.nbytes, self.host, strict=True)]
+        self.areas: list[Any] = [
+            (ctypes.c_char * n).from_address(p) for n, p in zip(self.nbytes, self.host, strict=True)
+        ]
         self.datasets: list[int] = []
         self.buffers: list[int] = []
         for address, nbytes in zip(self.device, self.nbytes, strict=True):
@@ -51,7 +53,8 @@ class Slot:
             ok(self.acl.mdl.execute_async(self.model, *self.datasets, self.stream))
             ok(rt.memcpy_async(self.host[1], n_out, self.device[1], n_out, D2H, self.stream))
         ok(rt.synchronize_stream(self.stream))
-        return np.frombuffer(self.areas[1], np.float32).copy()
+        result: np.ndarray = np.frombuffer(self.areas[1], np.float32).copy()
+        return result
 
     def close(self) -> None:
         """Free it all."""

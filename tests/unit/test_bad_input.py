@@ -77,11 +77,16 @@ CONSTRUCTOR: dict[str, tuple[dict[str, Any], type[AioaisError], tuple[str, ...]]
 }
 
 
+def make_session(path: str, options: dict[str, Any]) -> InferSession:
+    arguments: dict[str, Any] = {"device_id": 0, "model_path": path, **options}
+    return InferSession(**arguments)
+
+
 @pytest.mark.parametrize(("options", "kind", "texts"), CONSTRUCTOR.values(), ids=list(CONSTRUCTOR))
 def test_constructor(options: dict[str, Any], kind: type[AioaisError], texts: tuple[str, ...]) -> None:
     emulator.reset_counts()
     with pytest.raises(kind) as caught:
-        InferSession(**{"device_id": 0, "model_path": "model.onnx", **options})
+        make_session("model.onnx", options)
     check(caught.value, texts)
     assert emulator.counts() == {}
 
@@ -197,7 +202,7 @@ async def test_opening(
     await InferSession.finalize()
     emulator.reset_counts()
     for opener in (_by_await, _by_with):
-        session = InferSession(**{"device_id": 0, "model_path": path, **options})
+        session = make_session(path, options)
         with pytest.raises(kind) as caught:
             await opener(session)
         check(caught.value, texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_acl_errors_tell_their_parts_and_pickle(kind: type[AclError]) -> None:
 
 
 def test_session_tells_what_it_is() -> None:
-    session = InferSession(np.int64(3), "folder/model.onnx", loop=2)
+    session = InferSession(cast(int, np.int64(3)), "folder/model.onnx", loop=2)
     assert (session.device_id, session.model_path, session.loop, session.closed) == (3, "folder/model.onnx", 2, False)
     assert repr(session) == "<InferSession 'folder/model.onnx' on cpu device 3, not open>"
 

@@ -107,8 +107,10 @@ def _platform(platform: object, path: str) -> Platform:
             f"{path!r}: the platform follows from the file's name, which ends neither in .om (Ascend NPU) nor in .onnx "
             "(CPU device); rename it or give platform='ascend' or platform='cpu'"
         )
-    if platform == "ascend" or platform == "cpu":
-        return platform
+    if platform == "ascend":
+        return "ascend"
+    if platform == "cpu":
+        return "cpu"
     raise ArgumentError(f"platform={platform!r}: wanted 'ascend', 'cpu', or None to go by the file's name")
 
 
