@@ -9,7 +9,8 @@ from types import ModuleType
 
 import aioais
 
-IMPORT_BUDGET_S = 0.25
+IMPORT_BUDGET = 2.0
+"""Times what numpy and asyncio alone take; 0.25 s on an ordinary machine, where they take 0.13 s."""
 
 CONTRACT = {
     "AclError",
@@ -63,8 +64,12 @@ def test_import_leaves_the_heavy_packages_alone() -> None:
 
 
 def test_import_is_quick() -> None:
-    # CPU time of the thread, not wall-clock time, and the best of several runs: other work on the
-    # machine (or threads that numpy's BLAS starts) cannot make this fail. numpy is most of it.
-    code = "import time; t = time.thread_time(); import aioais; print(time.thread_time() - t)"
-    child(code)  # writes the .pyc files
-    assert min(float(child(code)) for _ in range(5)) < IMPORT_BUDGET_S
+    # A ratio of CPU times of the thread, best of several: other work on the machine (or threads
+    # that numpy's BLAS starts) cannot make this fail.
+    def cost(modules: str) -> float:
+        code = f"import time; t = time.thread_time(); import {modules}; print(time.thread_time() - t)"
+        return float(child(code))
+
+    cost("aioais")  # writes the .pyc files
+    rounds = [(cost("aioais"), cost("numpy, asyncio")) for _ in range(5)]
+    assert min(ours for ours, _ in rounds) < IMPORT_BUDGET * min(theirs for _, theirs in rounds)

@@ -289,7 +289,8 @@ def test_ctrl_c(path: str) -> None:
     out, err = finish(process, None)
     assert out == ""
     assert process.returncode not in (0, None)
-    assert err.rstrip().endswith("KeyboardInterrupt")
+    # Before 3.11 the loop is not told of the signal, and what the lanes then run into may come last.
+    assert err.rstrip().endswith("KeyboardInterrupt") or (sys.version_info < (3, 11) and "KeyboardInterrupt" in err)
     assert "aioais-" not in err
 
 

@@ -8,6 +8,8 @@ import operator
 import os
 from dataclasses import dataclass
 
+import numpy as np
+
 from .._acl.library import Platform, find_library
 from .._acl.model import LoadedModel
 from .._bridge.delivery import Delivery
@@ -142,7 +144,7 @@ def _path(name: str, value: object) -> str:
 
 
 def _is_int(value: object) -> bool:
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return False
     try:
         operator.index(value)  # type: ignore[arg-type]
