@@ -78,13 +78,10 @@ class DeviceMemory:
         """Allocate device memory in the current context; 0 bytes give one byte, as ACL refuses 0."""
         nbytes = max(nbytes, 1)
         address = self._library.value("acl.rt.malloc", self._library.slow.malloc(nbytes, int(MallocPolicy.HUGE_FIRST)))
-        with self._lock:
-            self._blocks += 1
-            self._nbytes += nbytes
-        return DeviceBlock(self, address, nbytes)
+        return self.adopt(address, nbytes)
 
     def adopt(self, address: int, nbytes: int) -> DeviceBlock:
-        """Own memory that ACL itself allocated."""
+        """Own device memory that is there already, such as outputs that ACL allocated itself."""
         with self._lock:
             self._blocks += 1
             self._nbytes += nbytes

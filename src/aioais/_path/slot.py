@@ -94,25 +94,13 @@ class Slot:
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Give input ``k`` its own buffer of at least ``nbytes``, growing it by doubling."""
-        block = self.inputs[k]
-        if block is None or block.nbytes < nbytes:
-            grown = self.device.memory.alloc(max(nbytes, 2 * block.nbytes if block else 0))
-            self.inputs[k] = grown
-            if block is not None:
-                block.close()
-            block = grown
+        block = self._grown(self.inputs, k, nbytes)
         self.in_data.bind(self.info.inputs[k].index, block.address, block.nbytes)
         return block
 
     def output_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Give output ``k`` a buffer of at least ``nbytes``, growing it by doubling."""
-        block = self.outputs[k]
-        if block is None or block.nbytes < nbytes:
-            grown = self.device.memory.alloc(max(nbytes, 2 * block.nbytes if block else 0))
-            self.outputs[k] = grown
-            if block is not None:
-                block.close()
-            block = grown
+        block = self._grown(self.outputs, k, nbytes)
         self.out_data.bind(k, block.address, block.nbytes)
         return block
 
@@ -186,6 +174,15 @@ class Slot:
                 self.device.pinned.release(address, nbytes)
             address = self._staging[k][0]
         return view(address, item.shape, item.dtype)
+
+    def _grown(self, blocks: list[DeviceBlock | None], k: int, nbytes: int) -> DeviceBlock:
+        block = blocks[k]
+        if block is None or block.nbytes < nbytes:
+            small, block = block, self.device.memory.alloc(max(nbytes, 2 * block.nbytes if block else 0))
+            blocks[k] = block
+            if small is not None:
+                small.close()
+        return block
 
     def _event(self) -> Event:
         event = Event(self.device.library)
