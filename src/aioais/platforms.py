@@ -87,10 +87,21 @@ def run(main: Callable[..., Coroutine[Any, Any, _T]] | Coroutine[Any, Any, _T], 
     object
         What the coroutine returns.
 
+    Raises
+    ------
+    RuntimeError
+        An event loop runs in this thread already.
+
     Notes
     -----
     Where uvloop is not available (Windows) the loop is asyncio's own.
     """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError("aioais.run() was called from a running event loop; await the coroutine there instead")
     coroutine = main if isinstance(main, Coroutine) else main(*args)
     if os.name == "nt":
         return asyncio.run(coroutine)

@@ -287,7 +287,7 @@ def test_a_waiter_of_an_early_record_is_not_held_up_by_later_work(ready: Any, de
 
 
 def test_threads_that_need_each_others_streams(ready: Any, pinned: Pin) -> None:
-    """A chain that goes to and fro between two streams, waited for from both ends."""
+    """A chain that goes back and forth between two streams, waited for from both ends."""
     context, _ = ready.rt.get_context()
     host = pinned(64)
     blocks = [ready.rt.malloc(64, 2)[0] for _ in range(2)]
