@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from ..errors import AclError
 from ..types import DataType, Format
 from .library import Library
+from .release import run_all
 
 __all__ = ["Dataset"]
 
@@ -92,17 +93,13 @@ class Dataset:
 
     def close(self) -> None:
         """Destroy descriptors and dataset; idempotent."""
-        library, acl = self._library, self._library.acl
+        acl = self._library.acl
         buffers, self._buffers = self._buffers, []
         handle, self.handle = self.handle, 0
-        failure: AclError | None = None
-        for buffer in buffers:
-            code = acl.destroy_data_buffer(buffer)
-            if code:
-                failure = failure or library.error("acl.destroy_data_buffer", code)
+        steps = [partial(self._destroy, "acl.destroy_data_buffer", acl.destroy_data_buffer, b) for b in buffers]
         if handle:
-            code = acl.mdl.destroy_dataset(handle)
-            if code:
-                failure = failure or library.error("acl.mdl.destroy_dataset", code)
-        if failure is not None:
-            raise failure
+            steps.append(partial(self._destroy, "acl.mdl.destroy_dataset", acl.mdl.destroy_dataset, handle))
+        run_all(steps)
+
+    def _destroy(self, call: str, function: Callable[[int], int], handle: int) -> None:
+        self._library.check(call, function(handle))

@@ -39,4 +39,4 @@ def collect_tensors(request: Request, device: Device, slot: Slot) -> list[Tensor
     """Hand the slot's output buffers over to device tensors; the slot gets fresh ones."""
     outputs = request.outputs
     assert outputs is not None
-    return [Tensor(device, slot.replace_output(item.position, None), item.shape, item.dtype) for item in outputs]
+    return [Tensor(device, slot.take_output(item.position), item.shape, item.dtype) for item in outputs]

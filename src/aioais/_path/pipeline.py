@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 
 from .._acl.model import LoadedModel
+from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
 from ..errors import AclError
@@ -89,7 +90,6 @@ class Pipeline:
         self.closed: Future[None] = Future()
         self._model = model
         self._delivery = delivery
-        self._loop = loop
         self._debug = debug
         self._executor = Executor(device.library, model, loop)
         self.slots = SlotPool(device, model.info, depth, loop)
@@ -130,7 +130,6 @@ class Pipeline:
 
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
-        self.device.process.check_fork()
         self.admission.enter(request)
 
     def close(self) -> None:
@@ -290,15 +289,12 @@ class Pipeline:
                 # ACL does not say which of them failed, and says it once. It may be one that was queued
                 # while the batch was collected, so whatever is queued by now must not pass for good.
                 self._poison = self._executor.submitted, exc
+        if self._poison is not None:
+            last, failure = self._poison
+            for request in submitted:
+                if request.error is None and request.submission <= last:
+                    request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
         for request in batch:
-            if (
-                self._poison is not None
-                and request.error is None
-                and (request.is_submitted or request.is_express)
-                and request.submission <= self._poison[0]
-            ):
-                failure = self._poison[1]
-                request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
             self._bring_home(request)
             self._finish(request)
             if not request.is_express:
@@ -344,12 +340,10 @@ class Pipeline:
     def _release(self) -> None:
         """Free all, child before parent; on the D2H thread, after the other two have ended."""
         failure: BaseException | None = None
-        steps = [self.slots.close, self._executor.close, self._model.close, self.device.release_session]
-        for step in steps:
-            try:
-                step()
-            except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
-                failure = failure or exc
+        try:
+            run_all([self.slots.close, self._executor.close, self._model.close, self.device.release_session])
+        except BaseException as exc:  # noqa: BLE001 - whoever closes the session gets it
+            failure = exc
         with _pipelines_lock:
             _pipelines.discard(self)
         if failure is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from .._acl.dataset import Dataset
 from .._acl.memory import DeviceBlock, view
 from .._acl.model import ModelInfo
+from .._acl.release import run_all
 from .._acl.stream import Event, Stream
 from .device import Device
 from .plan import InputPlan, Plan
@@ -104,12 +105,11 @@ class Slot:
         self.out_data.bind(k, block.address, block.nbytes)
         return block
 
-    def replace_output(self, k: int, block: DeviceBlock | None) -> DeviceBlock:
-        """Take output ``k`` out of the slot and put another buffer, or a fresh one, in its place."""
+    def take_output(self, k: int) -> DeviceBlock:
+        """Take the buffer of output ``k`` out of the slot and put a fresh one in its place."""
         taken = self.outputs[k]
         assert taken is not None
-        fresh = block if block is not None else self.device.memory.alloc(taken.nbytes)
-        self.outputs[k] = fresh
+        fresh = self.outputs[k] = self.device.memory.alloc(taken.nbytes)
         self.out_data.bind(k, fresh.address, fresh.nbytes)
         return taken
 
@@ -148,22 +148,15 @@ class Slot:
         datasets, self._datasets = self._datasets, []
         events, self._events = self._events, []
         blocks = [block for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None]
-        failure: BaseException | None = None
         steps: list[Callable[[], None]] = [dataset.close for dataset in datasets]
         steps += [event.close for event in events]
         steps += [self.stream.close, *(block.close for block in blocks)]
-        for step in steps:
-            try:
-                step()
-            except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
-                failure = failure or exc
         pinned = self.device.pinned
         areas, self._staging, self._small = [*self._staging, *self._small], [], []
         for address, nbytes in areas:
             if address:
                 pinned.release(address, nbytes)
-        if failure is not None:
-            raise failure
+        run_all(steps)
 
     def _stage(self, k: int, item: InputPlan) -> np.ndarray:
         address, nbytes = self._staging[k]

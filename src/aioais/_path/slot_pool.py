@@ -6,6 +6,7 @@ import logging
 from queue import Empty, SimpleQueue
 
 from .._acl.model import ModelInfo
+from .._acl.release import run_all
 from ..errors import AclMemoryError
 from .device import Device
 from .slot import Slot
@@ -94,11 +95,4 @@ class SlotPool:
     def close(self) -> None:
         """Free all slots; none may be in use. A failure is raised when all else is freed."""
         slots, self._all = self._all, []
-        failure: BaseException | None = None
-        for slot in slots:
-            try:
-                slot.close()
-            except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
-                failure = failure or exc
-        if failure is not None:
-            raise failure
+        run_all(slot.close for slot in slots)
