@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from aioais._acl.codes import AclCode
+from aioais.emulator.errors import CodedError
 
 __all__ = ["ConfigError", "read"]
 
@@ -25,21 +26,8 @@ _DUMP = {
 }
 
 
-class ConfigError(Exception):
-    """The configuration file cannot be used.
-
-    Parameters
-    ----------
-    code : int
-        Return code of ``acl.init``.
-    text : str
-        Why, for humans.
-    """
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
+class ConfigError(CodedError):
+    """The configuration file cannot be used; ``acl.init`` returns the code."""
 
 
 def read(path: str) -> tuple[str, dict[str, Any]]:

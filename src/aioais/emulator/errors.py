@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DeviceError", "EmulatorError"]
+__all__ = ["CodedError", "DeviceError", "EmulatorError"]
 
 
 class EmulatorError(RuntimeError):
@@ -13,13 +13,13 @@ class EmulatorError(RuntimeError):
     """
 
 
-class DeviceError(Exception):
-    """The model fails on the device.
+class CodedError(Exception):
+    """A failure on its way to the call that returns its code.
 
     Parameters
     ----------
     code : int
-        What the synchronise call returns.
+        What the call returns.
     text : str
         Why, for humans.
     """
@@ -28,3 +28,7 @@ class DeviceError(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+class DeviceError(CodedError):
+    """The model fails on the device; the synchronise call returns the code."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aioais._acl.codes import AclCode
+from aioais.emulator.errors import CodedError
 
 __all__ = ["Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 
@@ -42,21 +43,8 @@ OM_MAGIC = b"IMOD"
 """First bytes of an offline model."""
 
 
-class LoadError(Exception):
-    """A model cannot be loaded.
-
-    Parameters
-    ----------
-    code : int
-        Return code of the load.
-    text : str
-        Why, for humans.
-    """
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
+class LoadError(CodedError):
+    """A model cannot be loaded; the load returns the code."""
 
 
 class OrtTensor(NamedTuple):
