@@ -21,11 +21,18 @@ STAGES_MS = ((1.0, 2.0, 1.0), (0.2, 0.4, 0.2), (0.05, 0.1, 0.05))
 
 
 @contextmanager
-def dialled(stages: tuple[float, float, float]) -> Iterator[None]:
-    """Dial the emulator."""
+def dialled(acl: Any, stages: tuple[float, float, float]) -> Iterator[None]:
+    """Dial the emulator, or a C stub of AscendCL whose ``acl`` module has the control functions ``acl.stub``."""
     h2d, execute, d2h = stages
-    with emulator.configure(h2d_ms=h2d, execute_ms=execute, d2h_ms=d2h):
-        yield
+    if acl is emulator.acl:
+        with emulator.configure(h2d_ms=h2d, execute_ms=execute, d2h_ms=d2h):
+            yield
+        return
+    for key, ms in (("h2d_us", h2d), ("exec_us", execute), ("d2h_us", d2h)):
+        acl.stub.set(key, ms * 1e3)
+    yield
+    for key, us in (("h2d_us", 0), ("exec_us", -1), ("d2h_us", 0)):
+        acl.stub.set(key, us)
 
 
 def bound_ms(stages: tuple[float, float, float], count: int) -> float:
@@ -53,13 +60,12 @@ async def run_one_by_one(session: InferSession, array: np.ndarray, count: int) -
 class Bare:
     """The same work in one thread without this library: submits ``depth`` ahead, waits for the oldest.
 
-    What the emulator gives to the simplest of all programs on this machine at this moment; three
-    streams a slot chained by events, as the library does it.
+    What the device gives to the simplest of all programs on this machine at this moment; a copy stream
+    per slot and one execute stream, chained by events, as the library does it. A session is open beside it.
     """
 
-    def __init__(self, path: str, depth: int = 4) -> None:
-        acl = self.acl = emulator.acl
-        acl.init()
+    def __init__(self, acl: Any, path: str, depth: int = 4) -> None:
+        self.acl = acl
         ok(acl.rt.set_device(0))
         self.context = value(acl.rt.create_context(0))
         self.model = value(acl.mdl.load_from_file(path))
@@ -131,15 +137,15 @@ class Bare:
         ok(rt.reset_device(0))
 
 
-async def measure(path: str, rounds: int = 5, count: int = 500, depth: int = 4) -> list[dict[str, Any]]:
+async def measure(acl: Any, path: str, rounds: int = 5, count: int = 500, depth: int = 4) -> list[dict[str, Any]]:
     """Measure each dialling in turns; medians of the rounds."""
     found = []
     async with InferSession(0, path, depth=depth) as session:
         array = np.ones(session.get_inputs()[0].shape, np.float32)
-        bare = Bare(path, depth)
+        bare = Bare(acl, path, depth)
         for stages in STAGES_MS:
             figures: dict[str, list[float]] = {"pipeline": [], "first": [], "one": [], "bare": []}
-            with dialled(stages):
+            with dialled(acl, stages):
                 await run_pipeline(session, array, 60)  # the session learns how long the model takes
                 for _ in range(rounds):
                     elapsed, first = await run_pipeline(session, array, count)
@@ -170,7 +176,7 @@ async def measure(path: str, rounds: int = 5, count: int = 500, depth: int = 4) 
 
 def show(found: list[dict[str, Any]]) -> None:
     """Print one line for each dialling."""
-    print(f"infer_pipeline on the emulator, {found[0]['items']} items, depth {found[0]['depth']}")
+    print(f"infer_pipeline, {found[0]['items']} items, depth {found[0]['depth']}; H2D/execute/D2H:")
     for one in found:
         stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])
         print(
@@ -179,10 +185,3 @@ def show(found: list[dict[str, Any]]) -> None:
             f"{one['bare_efficiency']:.3f}   one by one {one['one_by_one_ms']:.0f} ms   "
             f"first result {one['first_over_one']:.2f} requests"
         )
-
-
-if __name__ == "__main__":
-    from .__main__ import make_noop
-
-    with tempfile.TemporaryDirectory() as folder:
-        show(asyncio.run(measure(make_noop(folder))))

@@ -16,8 +16,8 @@ __all__ = ["Admission"]
 class Admission:
     """The entrance and the exit of a session's pipeline.
 
-    A model takes submissions from one thread at a time. Express requests are submitted by the D2H
-    thread, staged ones by the execute thread; where they meet, one kind waits in the backlog until the
+    A model takes submissions from one thread at a time. Express requests are submitted by the execute
+    thread, staged ones by the H2D thread; where they meet, one kind waits in the backlog until the
     other is through. Order is kept within the backlog.
 
     Parameters

@@ -38,12 +38,13 @@ class Pipeline:
 
     ::
 
-        submit ─▶ H2D thread ──▶ execute thread ──▶ D2H thread ──▶ delivery
-                  slot, staging,  gear if changed,   copies back, the only waits,
-                  copies          executions         results, slot returned
+        submit ─▶ H2D thread ─────────────▶ execute thread ────────▶ D2H thread ────────▶ delivery
+                  slot, staging, copies,    waits for executions     waits for the copies
+                  execution, copies back    and learns of failures   back, slot returned
 
-    The stages only queue work on the device, chained by events, so the device has its next work
-    before it has finished the last. The D2H thread waits.
+    The H2D thread queues all work of a request at once, chained by events, so the device needs no
+    thread of the host between the steps. The other two wait. Runs of dynamic shape are submitted by
+    the execute thread instead, one at a time: each must be waited for before it is known what it made.
 
     *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits
     for an event (published runtime source: ``Event::Synchronize`` does not read the stream's error).
@@ -53,8 +54,8 @@ class Pipeline:
     brought home.
 
     *The express.* A lonely request has nothing to overlap with, and neither have requests whose work
-    on the device is shorter than a hop from thread to thread. The D2H thread does all steps of those
-    itself, on the execute stream alone. A model takes submissions from one thread at a time, so
+    on the device is shorter than a hop from thread to thread. The execute thread does all steps of
+    those itself, on the execute stream alone. A model takes submissions from one thread at a time, so
     where express and staged requests meet, one kind waits in ``_backlog`` until the other is through.
 
     Parameters
@@ -99,16 +100,16 @@ class Pipeline:
         self._permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(max(1, depth // 2)):
             self._permits.put(None)
-        self._waiting: deque[Request] = deque()  # express requests without a slot; D2H thread only
+        self._waiting: deque[Request] = deque()  # express requests without a slot; execute thread only
         self.admission = Admission(
-            self.clock, self._d2h_inbox.put, self._h2d_inbox.put, lambda: self._h2d_inbox.put(None)
+            self.clock, self._execute_inbox.put, self._h2d_inbox.put, lambda: self._h2d_inbox.put(None)
         )
         bodies = {"h2d": self._h2d_step, "exec": self._execute_step, "d2h": self._d2h_step}
         self.threads = [
             threading.Thread(target=self._run, args=(step,), name=f"aioais-{name}-{device.id}", daemon=True)
             for name, step in bodies.items()
         ]
-        self._poison: tuple[int, BaseException] | None = None  # D2H thread only
+        self._poison: tuple[int, BaseException] | None = None  # execute thread only
         self._started: SimpleQueue[BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._start_threads()
@@ -172,11 +173,17 @@ class Pipeline:
                 request.slot = self.slots.take() or self.slots.wait()
             except BaseException as exc:  # noqa: BLE001 - the caller gets it
                 request.error = exc
-        if self._start(request):
-            self._execute_inbox.put(request)
-        else:
-            self._finish(request)
-            self._delivery.post((request,))
+        if not self._start(request):
+            self._end(request)
+            return True
+        if not request.is_dynamic:
+            self._permits.get()
+            self._execute(request)
+            if request.is_submitted:
+                self._start_back(request)
+            else:
+                self._permits.put(None)
+        self._execute_inbox.put(request)
         return True
 
     def _start(self, request: Request) -> bool:
@@ -195,18 +202,8 @@ class Pipeline:
             request.error = exc
         return True
 
-    # -------------------------------------------------------------- execute thread
-    def _execute_step(self) -> bool:
-        request = self._execute_inbox.get()
-        if request is not None:
-            self._permits.get()
-            self._execute(request)
-            if not request.is_submitted:
-                self._permits.put(None)
-        self._d2h_inbox.put(request)
-        return request is not None
-
     def _execute(self, request: Request) -> None:
+        """Queue the execution of a request; one of dynamic shape is also waited for."""
         if request.error is not None or request.was_cancelled:
             return
         if request.is_abandoned:
@@ -221,19 +218,50 @@ class Pipeline:
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
             request.error = exc
 
-    # ------------------------------------------------------------------ D2H thread
-    def _d2h_step(self) -> bool:
-        inbox, waiting = self._d2h_inbox, self._waiting
-        batch: list[Request] = []
+    def _start_back(self, request: Request) -> None:
+        """Queue the copies of the outputs behind the execution."""
+        if request.error is not None or request.was_cancelled:
+            return
+        slot = request.slot
+        assert slot is not None
+        try:
+            submit_d2h(request, slot, self._copy_stream(request, slot))
+        except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
+            request.error = exc
+
+    # -------------------------------------------------------------- execute thread
+    def _execute_step(self) -> bool:
+        inbox, waiting = self._execute_inbox, self._waiting
+        staged: list[Request] = []
         try:
             item = inbox.get(block=not waiting)
             while item is not None:
-                (waiting if item.is_express else batch).append(item)
+                (waiting if item.is_express else staged).append(item)
                 item = inbox.get_nowait()
         except Empty:
             has_ended = False
         else:
             has_ended = True
+        express = self._submit_express(waiting)
+        for request in staged:
+            if request.is_dynamic:
+                self._execute(request)
+                self._start_back(request)
+        self._await_executions(express, staged)
+        for request in express:
+            self._bring_home(request)
+            self._finish(request)
+        # The loop is woken once for all that went together.
+        self._delivery.post(express)
+        for request in staged:
+            self._d2h_inbox.put(request)
+        if has_ended:
+            self._d2h_inbox.put(None)
+        return not has_ended
+
+    def _submit_express(self, waiting: deque[Request]) -> list[Request]:
+        """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
+        express: list[Request] = []
         while waiting:
             # Nothing staged is under way while express requests wait, so all slots are free for
             # them, and this thread must not wait for a slot that only it can return.
@@ -247,60 +275,49 @@ class Pipeline:
                     if request.slot is None:
                         break
             waiting.popleft()
-            if self._express(request):
-                batch.append(request)
-            else:
-                self._finish(request)
-                self._delivery.post((request,))
-        self._complete(batch)
-        if has_ended:
-            self._release()
-        return not has_ended
+            has_started = self._start(request)
+            if has_started:
+                self._execute(request)
+                self._start_back(request)
+                express.append(request)
+            self.admission.express_submitted()
+            if not has_started:
+                self._end(request)
+        return express
 
-    def _express(self, request: Request) -> bool:
-        """Do the first two steps here; ``False`` if the request ends with them."""
-        has_started = self._start(request)
-        if has_started:
-            self._execute(request)
-        self.admission.express_submitted()
-        return has_started
-
-    def _complete(self, batch: list[Request]) -> None:
-        """Bring a batch home: queue the copies back, wait, and hand out the results."""
-        for request in batch:
-            if request.error is None and not request.was_cancelled:
-                slot = request.slot
-                assert slot is not None
-                try:
-                    submit_d2h(request, slot, self._copy_stream(request, slot))
-                except BaseException as exc:  # noqa: BLE001 - the caller gets it
-                    request.error = exc
-        submitted = [request for request in batch if request.is_submitted or request.is_express]
-        if submitted:
-            for request in submitted:
-                if not request.is_express:
-                    self._permits.put(None)
+    def _await_executions(self, express: list[Request], staged: list[Request]) -> None:
+        """Wait for the execute stream, and have each request that may have failed on it know."""
+        submitted = [request for request in staged if request.is_submitted]
+        for request in submitted:
+            if not request.is_dynamic:
+                self._permits.put(None)
+        # A staged run of dynamic shape was waited for where it was submitted, unless that failed.
+        if express or any(not r.is_dynamic or r.error is not None for r in submitted):
             try:
-                # A staged run of dynamic shape was waited for where it was submitted, unless that failed; to
-                # wait here would take away the failures of the one that is being submitted now.
-                if any(r.is_express or not r.is_dynamic or r.error is not None for r in submitted):
-                    self._executor.stream.synchronize()
+                self._executor.stream.synchronize()
             except BaseException as exc:  # noqa: BLE001 - each request concerned gets it
                 # ACL does not say which of them failed, and says it once. It may be one that was queued
                 # while the batch was collected, so whatever is queued by now must not pass for good.
                 self._poison = self._executor.submitted, exc
         if self._poison is not None:
             last, failure = self._poison
-            for request in submitted:
+            for request in (*express, *submitted):
                 if request.error is None and request.submission <= last:
                     request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
-        for request in batch:
-            self._bring_home(request)
-            self._finish(request)
-            if not request.is_express:
-                self._delivery.post((request,))
-        # The loop is woken once for all that went together.
-        self._delivery.post([request for request in batch if request.is_express])
+
+    # ------------------------------------------------------------------ D2H thread
+    def _d2h_step(self) -> bool:
+        request = self._d2h_inbox.get()
+        if request is None:
+            self._release()
+            return False
+        self._bring_home(request)
+        self._end(request)
+        return True
+
+    def _end(self, request: Request) -> None:
+        self._finish(request)
+        self._delivery.post((request,))
 
     def _copy_stream(self, request: Request, slot: Slot) -> Stream:
         """A lonely request has nothing to overlap with: all its work goes to the execute stream."""
