@@ -98,7 +98,7 @@ class Executor:
             slot.output_block(k, min(size, tensor.size) if tensor.size else size)
 
     def set_gear(self, request: Request, slot: Slot) -> None:
-        """Set the gear where it is another, and find out the output shapes; nothing without gears."""
+        """Set the gear where it is another, and find out the output shapes."""
         plan = request.plan
         if plan.gear is not None and (plan.gear != self._gear or plan.gear != slot.gear):
             # ACL keeps a gear in the loaded model and in the dataset: both must be this one.

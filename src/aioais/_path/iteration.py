@@ -164,7 +164,8 @@ class IterationRequest(Request):
             executor.count(self)
             executor.wait_inputs(self, slot)
         else:
-            executor.set_gear(self, slot)  # others may have run since
+            if not self.is_dynamic:
+                executor.set_gear(self, slot)  # others may have run since
             executor.count(self)
             self._feed_back(executor, slot)
         executor.launch(self, slot)
