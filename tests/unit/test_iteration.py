@@ -47,7 +47,7 @@ MODES = pytest.mark.parametrize("mode", list(SHAPES))
 
 def mix(models: Models, dims: Sequence[int | str], name: str = "mix") -> str:
     """``p = x / 2 + y / 4`` and ``q = x - p``: neither grows, and which is which matters."""
-    half, quarter = np.float32([0.5]), np.float32([0.25])
+    half, quarter = np.array([0.5], np.float32), np.array([0.25], np.float32)
     nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ("Mul", ["x", "half"], ["u"], {}),
         ("Mul", ["y", "quarter"], ["v"], {}),
@@ -181,9 +181,9 @@ async def test_loop_repeats_each_execution(models: Models, same: Same, mode: Mod
 async def test_by_name_and_other_kinds_of_feeds(models: Models, same: Same, mem_copy: bool) -> None:
     path = mix(models, [1])
     async with InferSession(0, path) as session:
-        feeds = {"y": memoryview(np.float32([2.0])), "x": np.float32(8.0)}
+        feeds = {"y": memoryview(np.array([2.0], np.float32)), "x": np.float32(8.0)}
         got = await session.infer_iteration(feeds, [0, -1], np.int64(3), mem_copy=mem_copy)
-        same(got, await host_loop(session, [np.float32([8.0]), np.float32([2.0])], [0, -1], 3))
+        same(got, await host_loop(session, [np.array([8.0], np.float32), np.array([2.0], np.float32)], [0, -1], 3))
         same(await session.infer_iteration(feeds, (0, np.int32(-1)), 3, mem_copy=mem_copy), got)
 
 
@@ -225,7 +225,11 @@ async def test_outputs_that_double(models: Models, same: Same, mem_copy: bool) -
 
 @WAYS
 async def test_outputs_that_shrink_to_nothing(models: Models, same: Same, mem_copy: bool) -> None:
-    weights: dict[str, Array] = {"one": np.int64([1]), "end": np.int64([1 << 30]), "axis": np.int64([0])}
+    weights: dict[str, Array] = {
+        "one": np.array([1], np.int64),
+        "end": np.array([1 << 30], np.int64),
+        "axis": np.array([0], np.int64),
+    }
     path = models.write(
         "slice",
         [("Slice", ["x", "one", "end", "axis"], ["y"], {})],
@@ -303,7 +307,7 @@ async def test_wrong_arguments(models: Models, wires: Any, times: Any, said: str
 
 def reduce(models: Models, dims: Sequence[int | str], gone: Sequence[int | str]) -> str:
     """``y = x`` as float32, ``n = x`` as int32, ``s`` without its last dim."""
-    weights: dict[str, Array] = {"last": np.int64([-1])}
+    weights: dict[str, Array] = {"last": np.array([-1], np.int64)}
     return models.write(
         "reduce",
         [
