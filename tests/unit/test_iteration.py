@@ -179,12 +179,17 @@ async def test_loop_repeats_each_execution(models: Models, same: Same, mode: Mod
 
 @WAYS
 async def test_by_name_and_other_kinds_of_feeds(models: Models, same: Same, mem_copy: bool) -> None:
-    path = mix(models, [1])
-    async with InferSession(0, path) as session:
-        feeds = {"y": memoryview(np.array([2.0], np.float32)), "x": np.float32(8.0)}
-        got = await session.infer_iteration(feeds, [0, -1], np.int64(3), mem_copy=mem_copy)
-        same(got, await host_loop(session, [np.array([8.0], np.float32), np.array([2.0], np.float32)], [0, -1], 3))
-        same(await session.infer_iteration(feeds, (0, np.int32(-1)), 3, mem_copy=mem_copy), got)
+    one = np.array([2.0], np.float32)
+    times: Any = np.int64(3)
+    wires: Any = (0, np.int32(-1))
+    async with InferSession(0, mix(models, [1])) as session:
+        feeds = {"y": bytearray(one.tobytes()), "x": np.float32(8.0)}
+        with pytest.raises(FeedError):
+            await session.infer_iteration(feeds, wires, times, mem_copy=mem_copy)
+        feeds = {"y": one.data, "x": np.float32(8.0)}
+        got = await session.infer_iteration(feeds, [0, -1], times, mem_copy=mem_copy)
+        same(got, await host_loop(session, [4 * one, one], [0, -1], 3))
+        same(await session.infer_iteration(feeds, wires, 3, mem_copy=mem_copy), got)
 
 
 # --- dynamic shape: shapes that change on the way -----------------------------------------------------
