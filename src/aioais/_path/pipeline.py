@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections import deque
@@ -15,14 +14,14 @@ from .._acl.model import LoadedModel
 from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
-from ..errors import AclError
 from .admission import Admission
 from .clock import SessionClock
 from .d2h import submit_d2h
 from .device import Device
-from .execute import Executor
+from .execute import Executor, failure_of
 from .feeds import Planner
 from .h2d import submit_h2d
+from .iteration import IterationRequest
 from .outputs import collect_arrays, collect_tensors
 from .request import Request
 from .slot import Slot
@@ -43,8 +42,9 @@ class Pipeline:
                   execution, copies back    and learns of failures   back, slot returned
 
     The H2D thread queues all work of a request at once, chained by events, so the device needs no
-    thread of the host between the steps. The other two wait. Runs of dynamic shape are submitted by
-    the execute thread instead, one at a time: each must be waited for before it is known what it made.
+    thread of the host between the steps. The other two wait. Runs of dynamic shape and the steps of
+    iterations are submitted by the execute thread instead, as each must be waited for before it goes on;
+    while it has such work it submits for all (``_handed_over``).
 
     *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits
     for an event (published runtime source: ``Event::Synchronize`` does not read the stream's error).
@@ -109,7 +109,8 @@ class Pipeline:
             threading.Thread(target=self._run, args=(step,), name=f"aioais-{name}-{device.id}", daemon=True)
             for name, step in bodies.items()
         ]
-        self._poison: tuple[int, BaseException] | None = None  # execute thread only
+        self._handed_over = 0  # requests that the execute thread has to submit; H2D thread only
+        self._taken_over = 0  # those that it has submitted; execute thread only
         self._started: SimpleQueue[BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._start_threads()
@@ -176,7 +177,11 @@ class Pipeline:
         if not self._start(request):
             self._end(request)
             return True
-        if not request.is_dynamic:
+        # What the execute thread has to submit comes first, and one thread submits at a time.
+        if request.is_dynamic or request.is_iteration or self._handed_over != self._taken_over:
+            request.is_handed_over = True
+            self._handed_over += 1
+        else:
             self._permits.get()
             self._execute(request)
             if request.is_submitted:
@@ -202,21 +207,24 @@ class Pipeline:
             request.error = exc
         return True
 
-    def _execute(self, request: Request) -> None:
-        """Queue the execution of a request; one of dynamic shape is also waited for."""
+    def _execute(self, request: Request) -> bool:
+        """Submit a request, or one step of it; ``True`` if other steps follow."""
         if request.error is not None or request.was_cancelled:
-            return
+            return False
         if request.is_abandoned:
             request.was_cancelled = True
-            return
+            return False
         slot = request.slot
         assert slot is not None
         if self._debug:
             _log.debug("request %d: execute on device %d", request.number, self.device.id)
         try:
+            if isinstance(request, IterationRequest):
+                return request.step(self._executor, slot, self.clock)
             self._executor.submit(request, slot)
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
             request.error = exc
+        return False
 
     def _start_back(self, request: Request) -> None:
         """Queue the copies of the outputs behind the execution."""
@@ -232,32 +240,43 @@ class Pipeline:
     # -------------------------------------------------------------- execute thread
     def _execute_step(self) -> bool:
         inbox, waiting = self._execute_inbox, self._waiting
-        staged: list[Request] = []
+        submitted: list[Request] = []
+        handed_over: list[Request] = []
         try:
             item = inbox.get(block=not waiting)
             while item is not None:
-                (waiting if item.is_express else staged).append(item)
+                (waiting if item.is_express else handed_over if item.is_handed_over else submitted).append(item)
                 item = inbox.get_nowait()
         except Empty:
             has_ended = False
         else:
             has_ended = True
         express = self._submit_express(waiting)
-        for request in staged:
-            if request.is_dynamic:
-                self._execute(request)
-                self._start_back(request)
-        self._await_executions(express, staged)
-        for request in express:
-            self._bring_home(request)
-            self._finish(request)
-        # The loop is woken once for all that went together.
-        self._delivery.post(express)
-        for request in staged:
-            self._d2h_inbox.put(request)
+        if express:
+            self._await_executions(express)
+            for request in express:
+                self._bring_home(request)
+                self._finish(request)
+            self._delivery.post(express)  # the loop is woken once for all that went together
+        if submitted:
+            for request in submitted:
+                if request.is_submitted:
+                    self._permits.put(None)
+            self._await_executions(submitted)
+        for request in handed_over:
+            self._take_over(request)
         if has_ended:
             self._d2h_inbox.put(None)
         return not has_ended
+
+    def _take_over(self, request: Request) -> None:
+        """Submit what only this thread may, and wait for it."""
+        if self._execute(request):
+            self._execute_inbox.put(request)  # behind those that have come meanwhile
+            return
+        self._start_back(request)
+        self._taken_over += 1
+        self._await_executions([request])
 
     def _submit_express(self, waiting: deque[Request]) -> list[Request]:
         """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
@@ -285,25 +304,18 @@ class Pipeline:
                 self._end(request)
         return express
 
-    def _await_executions(self, express: list[Request], staged: list[Request]) -> None:
-        """Wait for the execute stream, and have each request that may have failed on it know."""
-        submitted = [request for request in staged if request.is_submitted]
-        for request in submitted:
-            if not request.is_dynamic:
-                self._permits.put(None)
-        # A staged run of dynamic shape was waited for where it was submitted, unless that failed.
-        if express or any(not r.is_dynamic or r.error is not None for r in submitted):
-            try:
-                self._executor.stream.synchronize()
-            except BaseException as exc:  # noqa: BLE001 - each request concerned gets it
-                # ACL does not say which of them failed, and says it once. It may be one that was queued
-                # while the batch was collected, so whatever is queued by now must not pass for good.
-                self._poison = self._executor.submitted, exc
-        if self._poison is not None:
-            last, failure = self._poison
-            for request in (*express, *submitted):
-                if request.error is None and request.submission <= last:
-                    request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
+    def _await_executions(self, requests: list[Request]) -> None:
+        """Wait for executions, have each request know that may have failed, and pass staged ones on."""
+        failure = self._executor.failure
+        # A run of dynamic shape was waited for where it was submitted, unless that failed.
+        # An express request has its copies on the stream too.
+        if any(r.is_express or r.is_submitted and (not r.is_dynamic or r.error is not None) for r in requests):
+            failure = self._executor.synchronize()
+        for request in requests:
+            if request.error is None and (request.is_express or request.is_submitted):
+                request.error = failure_of(request, failure)
+            if not request.is_express:
+                self._d2h_inbox.put(request)
 
     # ------------------------------------------------------------------ D2H thread
     def _d2h_step(self) -> bool:
