@@ -20,9 +20,9 @@ from ._path.pipeline import Pipeline
 from ._path.request import Request
 from ._path.streaming import stream_results
 from .errors import ClosedError, FeedError, WrongLoopError
-from .summary import InferSummary
+from .measures import Measures
 from .tensor import Tensor
-from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, SessionStatistics, TensorDesc
+from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, TensorDesc
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,7 +33,7 @@ Feeds = Sequence[Any] | Mapping[str, Any]
 """One feed per model input, in model order or by name."""
 
 
-class InferSession:
+class InferSession(Measures):
     """A model on a device, behind ``await``.
 
     The constructor only checks its arguments. The session is opened by ``async with`` or by
@@ -352,34 +352,6 @@ class InferSession:
             return Tensor(device, device.upload(feed), feed.shape, feed.dtype)
 
         return await wait_future(device.worker.submit(upload))
-
-    def summary(self) -> InferSummary:
-        """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
-        return self._opened().clock.executions.snapshot()
-
-    def reset_summaryinfo(self) -> None:
-        """Empty what :meth:`summary` gives."""
-        self._opened().clock.executions.clear()
-
-    def statistics(self) -> SessionStatistics:
-        """Give counters, stage times and memory at this moment."""
-        pipeline = self._opened()
-        pinned = pipeline.device.pinned
-        in_flight = pipeline.slots.in_use
-        return SessionStatistics(
-            in_flight=in_flight,
-            queued=max(0, pipeline.admission.active - in_flight),
-            done=pipeline.admission.done,
-            failed=pipeline.admission.failed,
-            cancelled=pipeline.admission.cancelled,
-            stages=pipeline.clock.stages(),
-            depth=pipeline.slots.depth,
-            slots=pipeline.slots.made,
-            device_bytes=pipeline.device.memory.nbytes,
-            pinned_bytes=pinned.nbytes,
-            pinned_leased=pinned.leased,
-            pinned_idle=pinned.idle,
-        )
 
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent.

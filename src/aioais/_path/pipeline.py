@@ -16,14 +16,17 @@ from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
 from ..errors import AclError
+from ..timing import Recording
 from .admission import Admission
 from .clock import SessionClock
 from .d2h import submit_d2h
 from .device import Device
+from .draft import Draft
 from .execute import Executor
-from .feeds import Planner
+from .feeds import MODE_OF_KIND, Planner
 from .h2d import submit_h2d
 from .outputs import collect_arrays, collect_tensors
+from .recorder import Recorder
 from .request import Request
 from .slot import Slot
 from .slot_pool import SlotPool
@@ -88,6 +91,8 @@ class Pipeline:
         self.planner = planner
         self.clock = SessionClock()
         self.closed: Future[None] = Future()
+        self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
+        self._recorder = Recorder(device.library)
         self._model = model
         self._delivery = delivery
         self._debug = debug
@@ -130,6 +135,9 @@ class Pipeline:
 
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
+        if self.recordings:
+            shapes = tuple(item.shape for item in request.plan.inputs)
+            request.draft = Draft(self.recordings, MODE_OF_KIND[self.info.kind], shapes)
         self.admission.enter(request)
 
     def close(self) -> None:
@@ -325,6 +333,8 @@ class Pipeline:
         if request.error is not None:
             # What is set on the device is not known any more.
             slot.gear = slot.shapes = None
+        if request.draft is not None:
+            self._recorder.measure(request, slot)
         if self._debug:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
@@ -341,7 +351,15 @@ class Pipeline:
         """Free all, child before parent; on the D2H thread, after the other two have ended."""
         failure: BaseException | None = None
         try:
-            run_all([self.slots.close, self._executor.close, self._model.close, self.device.release_session])
+            run_all(
+                [
+                    self._recorder.close,
+                    self.slots.close,
+                    self._executor.close,
+                    self._model.close,
+                    self.device.release_session,
+                ]
+            )
         except BaseException as exc:  # noqa: BLE001 - whoever closes the session gets it
             failure = exc
         with _pipelines_lock:
