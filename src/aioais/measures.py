@@ -93,7 +93,7 @@ class Measures(ABC):
 
         One track each for the H2D, execute and D2H engine, the waits in the queue and the deliveries beside
         them, and arrows along each request. ``async with`` makes and writes the file in a thread. Plain ``with``
-        does it in the calling one, which holds up an event loop there for some 60 µs per request at the end.
+        does it in the calling one, which holds up an event loop there for some 0.1 ms per request at the end.
 
         Parameters
         ----------
