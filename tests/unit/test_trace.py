@@ -152,7 +152,7 @@ async def test_a_pipeline(models: Models, dialled: None, tmp_path: Path) -> None
 @pytest.mark.parametrize("dial", [True, False], ids=["dialled", "real time"])
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 async def test_many_at_once(models: Models, tmp_path: Path, shape: tuple[int, ...], dial: bool) -> None:
-    times = {"h2d_ms": 0.2, "execute_ms": 0.3, "d2h_ms": 0.2} if dial else {}
+    times: dict[str, Any] = {"h2d_ms": 0.2, "execute_ms": 0.3, "d2h_ms": 0.2} if dial else {}
     with emulator.configure(**times):
         async with InferSession(0, models.identity(shape)) as session, session.trace(tmp_path / "out.json"):
             await session.infer([ones(shape)])
