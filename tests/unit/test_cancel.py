@@ -123,7 +123,7 @@ async def test_cancelled_on_the_device(
         assert not any(task.done() for task in others)
     for i, task in enumerate(others):
         np.testing.assert_array_equal((await task)[0], wanted(shape, 10 + i))
-    await reaches(session, lambda now: now.in_flight + now.queued == 0)
+    await reaches(session, lambda now: now.cancelled == 1 and now.in_flight + now.queued == 0)
     now = session.statistics()
     assert (now.done, now.failed, now.cancelled) == (before.done + company, 0, 1)
     assert now.queued == 0

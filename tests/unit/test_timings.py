@@ -207,21 +207,28 @@ async def test_a_request_without_buffers(models: Models) -> None:
     assert timings[0].queue_ms > 0
 
 
-@pytest.mark.parametrize("call", ["acl.rt.create_event_ex_with_flag", "acl.rt.event_elapsed_time"])
-async def test_a_failed_measurement_fails_no_request(models: Models, call: str) -> None:
+async def test_a_failed_measurement_fails_no_request(models: Models) -> None:
     async with InferSession(0, models.identity(SMALL), depth=1) as session:
         await session.infer([ones(SMALL)])
+        emulator.reset_counts()
+        await session.infer([ones(SMALL)])
+        counts = emulator.counts()
         with session.record() as timings:
-            # Of an ordinary request the last times that are read are those of the record.
-            emulator.reset_counts()
-            await session.infer([ones(SMALL)])
-            usual = emulator.counts()["acl.rt.event_elapsed_time"]
-            if call == "acl.rt.event_elapsed_time":
-                emulator.fail(call, 107006, after=usual)
+            emulator.fail("acl.rt.create_event_ex_with_flag", 207007)
             np.testing.assert_array_equal((await session.infer([ones(SMALL)]))[0], ones(SMALL))
+            # What a request reads for the statistics comes first, then what it reads for the record.
+            for call in ("acl.rt.record_event", "acl.rt.synchronize_stream", "acl.rt.event_elapsed_time"):
+                await session.infer([ones(SMALL)])
+                emulator.fail(call, 107006, after=counts[call])
+                await session.infer([ones(SMALL)])
             await session.infer([ones(SMALL)])
-    assert [timing.outcome for timing in timings] == ["done"] * 3
-    assert timings[-1].is_measured
+        assert session.statistics().failed == 0
+    assert [timing.outcome for timing in timings] == ["done"] * 8
+    assert [timing.is_measured for timing in timings] == [False, True, False, True, False, True, False, True]
+    for timing in timings:
+        assert timing.queue.end <= timing.delivery.begin <= timing.delivery.end
+    for timing in timings[1::2]:
+        check_order(timing)
 
 
 async def test_any_number_may_be_open(models: Models) -> None:
