@@ -32,6 +32,10 @@ from .session import InferSession as InferSession
 from .summary import InferSummary as InferSummary
 from .summary import MemorySummary as MemorySummary
 from .tensor import Tensor as Tensor
+from .timing import Recording as Recording
+from .timing import RequestTiming as RequestTiming
+from .timing import Span as Span
+from .trace import Trace as Trace
 from .types import Check as Check
 from .types import DataType as DataType
 from .types import DeviceInfo as DeviceInfo
@@ -67,10 +71,14 @@ __all__ = (
     "MemorySummary",
     "Mode",
     "ModelError",
+    "Recording",
+    "RequestTiming",
     "SessionStatistics",
+    "Span",
     "StageTime",
     "Tensor",
     "TensorDesc",
+    "Trace",
     "WrongLoopError",
     "convert",
     "devices",

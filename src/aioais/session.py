@@ -21,9 +21,9 @@ from ._path.request import Request
 from ._path.streaming import stream_results
 from ._path.upload import upload
 from .errors import ClosedError, WrongLoopError
-from .summary import InferSummary
+from .measures import Measures
 from .tensor import Tensor
-from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, SessionStatistics, TensorDesc
+from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, TensorDesc
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,7 +36,7 @@ Feeds = Sequence[Any] | Mapping[str, Any]
 _Sizes = int | Sequence[int] | None
 
 
-class InferSession:
+class InferSession(Measures):
     """A model on a device, behind ``await``.
 
     The constructor only checks its arguments. The session is opened by ``async with`` or by
@@ -387,34 +387,6 @@ class InferSession:
         """
         return await upload(self._opened().device, array)
 
-    def summary(self) -> InferSummary:
-        """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
-        return self._opened().clock.executions.snapshot()
-
-    def reset_summaryinfo(self) -> None:
-        """Empty what :meth:`summary` gives."""
-        self._opened().clock.executions.clear()
-
-    def statistics(self) -> SessionStatistics:
-        """Give counters, stage times and memory at this moment."""
-        pipeline = self._opened()
-        pinned = pipeline.device.pinned
-        in_flight = pipeline.slots.in_use
-        return SessionStatistics(
-            in_flight=in_flight,
-            queued=max(0, pipeline.admission.active - in_flight),
-            done=pipeline.admission.done,
-            failed=pipeline.admission.failed,
-            cancelled=pipeline.admission.cancelled,
-            stages=pipeline.clock.stages(),
-            depth=pipeline.slots.depth,
-            slots=pipeline.slots.made,
-            device_bytes=pipeline.device.memory.nbytes,
-            pinned_bytes=pinned.nbytes,
-            pinned_leased=pinned.leased,
-            pinned_idle=pinned.idle,
-        )
-
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent.
 
@@ -440,8 +412,7 @@ class InferSession:
         self._is_closed = True
         pipeline.close()
         await wait_future(pipeline.closed)
-        for thread in pipeline.threads:
-            thread.join()  # their last step is done: this waits for microseconds
+        pipeline.threads.join()  # their last step is done: this waits for microseconds
 
     async def free_resource(self) -> None:
         """Free all that the session holds on the device: ais_bench's name of :meth:`aclose`."""

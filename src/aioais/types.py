@@ -196,7 +196,7 @@ class SessionStatistics(NamedTuple):
     in_flight: int
     """Requests that own a set of buffers now."""
     queued: int
-    """Requests that wait for one."""
+    """Requests that wait for one; without those that were cancelled meanwhile."""
     done: int
     """Requests completed."""
     failed: int
@@ -204,7 +204,8 @@ class SessionStatistics(NamedTuple):
     cancelled: int
     """Requests that nobody waited for in the end."""
     stages: dict[str, StageTime]
-    """Times by stage: ``queue`` (waiting for buffers), ``h2d``, ``execute``, ``d2h``."""
+    """Times by stage: ``queue`` (waiting for buffers), ``h2d``, ``execute``, ``d2h``.
+    ``InferSession.record`` has those of single requests, with their delivery."""
     depth: int
     """Most requests past admission at once."""
     slots: int

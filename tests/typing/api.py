@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 import aioais
-from aioais import DataType, Format, InferSession, Tensor, TensorDesc
+from aioais import DataType, Format, InferSession, Recording, RequestTiming, Span, Tensor, TensorDesc
 
 if sys.version_info >= (3, 11):
     from typing import assert_type
@@ -76,6 +76,23 @@ def timing(session: InferSession) -> None:
     assert_type(summary.mean, float)
     assert_type(summary.percentile(99), float)
     session.reset_summaryinfo()
+
+
+async def recording(session: InferSession) -> None:
+    with session.record() as timings:
+        assert_type(timings, Recording)
+    timing = timings[-1]
+    assert_type(timing, RequestTiming)
+    assert_type(timings[1:], list[RequestTiming])
+    assert_type(timing.outcome, Literal["done", "failed", "cancelled"])
+    assert_type(timing.queue_ms + timing.h2d_ms + timing.execute_ms + timing.d2h_ms + timing.delivery_ms, float)
+    assert_type(timing.execute, Span)
+    assert_type(timing.number, int)
+    assert_type(timings.dropped, int)
+    async with session.trace("out.json") as timings:
+        assert_type(timings, Recording)
+    with session.trace(Path("out.json"), limit=100) as timings:
+        assert_type(timings, Recording)
 
 
 async def answer(x: int) -> str:

@@ -21,7 +21,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "_acl": {"errors", "types"},
     "_bridge": {"errors"},
-    "_path": {"errors", "types", "summary", "tensor", "_acl", "_bridge"},
+    "_path": {"errors", "types", "summary", "tensor", "timing", "_acl", "_bridge"},
+    "timing": {"errors"},
+    "trace": {"timing", "_bridge"},
     "_atc": {"errors", "emulator.metadata"},
     "emulator": {"_acl.constants", "_acl.codes"},  # a fake must not be built from the code it checks
 }
@@ -29,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 PATH_SHARED: dict[str, str] = {
     # Modules of `_path` that are no step of the path: why every stage may import them.
     "request": "the record that travels",
+    "draft": "a record: the times of a request that somebody records",
     "plan": "a record: what a kind of request will do",
     "slot": "a record: the buffers of one request in flight",
     "device": "what all stages and sessions of a device share",

@@ -38,7 +38,7 @@ class Admission:
         to_stages: Callable[[Request], None],
         on_drained: Callable[[], None],
     ) -> None:
-        self.active = 0
+        self._active: set[Request] = set()
         self.done = self.failed = self.cancelled = 0
         self._clock = clock
         self._to_express = to_express
@@ -56,7 +56,7 @@ class Admission:
         with self._lock:
             if self._is_closed:
                 raise ClosedError("the session is closed: open a new one")
-            self.active += 1
+            self._active.add(request)
             if self._backlog or not self._route(request):
                 self._backlog.append(request)
 
@@ -75,13 +75,19 @@ class Admission:
                 self.failed += 1
             else:
                 self.done += 1
-            self.active -= 1
+            self._active.discard(request)
             if not request.is_express:
                 self._staged -= 1
                 self._iterations -= request.is_iteration
                 self._advance()
-            if self._is_closed and not self.active:
+            if self._is_closed and not self._active:
                 self._on_drained()
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for buffers and that somebody still waits for."""
+        active = self._active.copy()  # one step under the GIL
+        return sum(not request.started_at and request.slot is None and not request.is_abandoned for request in active)
 
     def close(self) -> None:
         """Refuse what comes from now on; idempotent."""
@@ -89,12 +95,12 @@ class Admission:
             if self._is_closed:
                 return
             self._is_closed = True
-            if not self.active:
+            if not self._active:
                 self._on_drained()
 
     def _route(self, request: Request) -> bool:
         """Put a request on its way, unless one of the other kind is in its way; holds the lock."""
-        is_quick = request.plan.is_small and (self.active == 1 or self._clock.is_light)
+        is_quick = request.plan.is_small and (len(self._active) == 1 or self._clock.is_light)
         if is_quick and not request.is_iteration and not self._iterations:
             if self._staged:
                 return False

@@ -168,10 +168,12 @@ class Executor:
                 raise error
             else:
                 answer = self._let_acl_allocate(slot) if growth == 0 else _CANNOT_ALLOCATE
-                if answer == 0:
+                if answer == 0 and self._loop == 1:
                     outputs = self._read_outputs(slot)
                     growth = 1
                     break
+                if answer == 0:
+                    continue  # all executions of the request, now that there is room
                 # Refused for another reason than the empty buffers: it was not their size before either.
                 if answer not in _REFUSES_EMPTY or not self._grow_blindly(slot):
                     raise error

@@ -15,7 +15,7 @@ from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .arrays import as_feed, converts_slowly, describe
 from .plan import InputPlan, Plan, output_plans
 
-__all__ = ["MODES", "Planner"]
+__all__ = ["MODES", "MODE_OF_KIND", "Planner"]
 
 Feed = np.ndarray | Tensor
 
@@ -31,7 +31,7 @@ MODES: Final = {
     "dynshape": "shape",
     "auto": "auto",
 }
-_MODE_OF_KIND: Final = {
+MODE_OF_KIND: Final = {
     "static": "static",
     "batch": "dymbatch",
     "hw": "dymhw",
@@ -139,7 +139,7 @@ class Planner:
             shapes = info.gears.shapes[found]
             legal = self._legal_gears()
             if kind == "static":
-                legal = f"{legal}, and mode='static' runs the largest: use mode='{_MODE_OF_KIND[info.kind]}' or 'auto'"
+                legal = f"{legal}, and mode='static' runs the largest: use mode='{MODE_OF_KIND[info.kind]}' or 'auto'"
         real = []
         for k, (feed, tensor, shape) in enumerate(zip(feeds, info.inputs, shapes, strict=True)):
             real.append(self._check_feed(k, feed, tensor, shape, legal))
@@ -160,7 +160,7 @@ class Planner:
             return mine
         if kind == "static" and mine in ("batch", "hw", "dims"):
             return kind
-        right = _MODE_OF_KIND[mine]
+        right = MODE_OF_KIND[mine]
         what = "static" if mine == "static" else f"{right} ({self._legal_gears()})"
         raise ArgumentError(
             f"mode={mode!r} does not fit {self._info.path!r}, whose shapes are {what}; use mode={right!r} or 'auto'"

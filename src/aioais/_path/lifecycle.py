@@ -34,8 +34,7 @@ def finalize_all() -> None:
     for pipeline in pipelines:
         error = pipeline.closed.exception()
         failure = failure or error
-        for thread in pipeline.threads:
-            thread.join()
+        pipeline.threads.join()
     closed_tensors = _close_tensors()
     for process in live_processes():
         process.is_finalize_wanted = True

@@ -19,7 +19,7 @@ from .device import acquire_device
 from .feeds import Planner
 from .pipeline import Pipeline
 
-__all__ = ["Options", "check_options", "open_pipeline"]
+__all__ = ["Options", "check_options", "check_path", "open_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def check_options(
     """
     if not _is_int(device_id) or device_id < 0:  # type: ignore[operator]
         raise DeviceError(f"device_id={device_id!r}: wanted an int from 0; aioais.devices() lists what there is")
-    path = _path("model_path", model_path)
-    config = None if acl_json_path is None else _path("acl_json_path", acl_json_path)
+    path = check_path("model_path", model_path)
+    config = None if acl_json_path is None else check_path("acl_json_path", acl_json_path)
     for name, value in (("loop", loop), ("depth", depth)):
         if not _is_int(value) or value < 1:  # type: ignore[operator]
             raise ArgumentError(f"{name}={value!r}: wanted an int of at least 1")
@@ -133,7 +133,14 @@ def _check_file(options: Options) -> None:
         )
 
 
-def _path(name: str, value: object) -> str:
+def check_path(name: str, value: object) -> str:
+    """Give a path argument as a string.
+
+    Raises
+    ------
+    ArgumentError
+        It is no path.
+    """
     try:
         path = os.fspath(value)  # type: ignore[call-overload]
     except TypeError:

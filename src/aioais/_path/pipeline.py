@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -14,18 +13,22 @@ from .._acl.model import LoadedModel
 from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
+from ..timing import Recording
 from .admission import Admission
 from .clock import SessionClock
 from .d2h import submit_d2h
 from .device import Device
+from .draft import Draft
 from .execute import Executor, failure_of
-from .feeds import Planner
+from .feeds import MODE_OF_KIND, Planner
 from .h2d import submit_h2d
 from .iteration import IterationRequest
 from .outputs import collect_arrays, collect_tensors
+from .recorder import Recorder
 from .request import Request
 from .slot import Slot
 from .slot_pool import SlotPool
+from .stage_threads import StageThreads
 
 __all__ = ["Pipeline", "live_pipelines"]
 
@@ -89,6 +92,8 @@ class Pipeline:
         self.planner = planner
         self.clock = SessionClock()
         self.closed: Future[None] = Future()
+        self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
+        self._recorder = Recorder(device.library)
         self._model = model
         self._delivery = delivery
         self._debug = debug
@@ -104,34 +109,23 @@ class Pipeline:
         self.admission = Admission(
             self.clock, self._execute_inbox.put, self._h2d_inbox.put, lambda: self._h2d_inbox.put(None)
         )
-        bodies = {"h2d": self._h2d_step, "exec": self._execute_step, "d2h": self._d2h_step}
-        self.threads = [
-            threading.Thread(target=self._run, args=(step,), name=f"aioais-{name}-{device.id}", daemon=True)
-            for name, step in bodies.items()
-        ]
         self._handed_over = 0  # requests that the execute thread has to submit; H2D thread only
         self._taken_over = 0  # those that it has submitted; execute thread only
-        self._started: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._go: SimpleQueue[bool] = SimpleQueue()
-        self._start_threads()
+        try:
+            self.threads = StageThreads(
+                device, {"h2d": self._h2d_step, "exec": self._execute_step, "d2h": self._d2h_step}
+            )
+        except BaseException:
+            self._executor.close()
+            raise
         with _pipelines_lock:
             _pipelines.add(self)
 
-    def _start_threads(self) -> None:
-        """Start the stage threads, all or none."""
-        for thread in self.threads:
-            thread.start()
-        failures = [failure for failure in [self._started.get() for _ in self.threads] if failure is not None]
-        for _ in self.threads:
-            self._go.put(not failures)
-        if failures:
-            for thread in self.threads:
-                thread.join()
-            self._executor.close()
-            raise failures[0]
-
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
+        if self.recordings:
+            shapes = tuple(item.shape for item in request.plan.inputs)
+            request.draft = Draft(self.recordings, MODE_OF_KIND[self.info.kind], shapes)
         self.admission.enter(request)
 
     def close(self) -> None:
@@ -145,23 +139,6 @@ class Pipeline:
                 self.closed.set_result(None)
             return
         self.admission.close()
-
-    def _run(self, step: Callable[[], bool]) -> None:
-        """Body of a stage thread: a step keeps no reference to a request while it waits for the next."""
-        try:
-            self.device.enter()
-        except BaseException as exc:  # noqa: BLE001 - opening the session raises it
-            self._started.put(exc)
-        else:
-            self._started.put(None)
-        if not self._go.get():
-            return
-        try:
-            while step():
-                pass
-        except BaseException:
-            _log.exception("stage thread %s died; please report this", threading.current_thread().name)
-            raise
 
     # ------------------------------------------------------------------ H2D thread
     def _h2d_step(self) -> bool:
@@ -309,7 +286,7 @@ class Pipeline:
         failure = self._executor.failure
         # A run of dynamic shape was waited for where it was submitted, unless that failed.
         # An express request has its copies on the stream too.
-        if any(r.is_express or r.is_submitted and (not r.is_dynamic or r.error is not None) for r in requests):
+        if any(r.is_express or (r.is_submitted and (not r.is_dynamic or r.error is not None)) for r in requests):
             failure = self._executor.synchronize()
         for request in requests:
             if request.error is None and (request.is_express or request.is_submitted):
@@ -354,6 +331,8 @@ class Pipeline:
         if request.error is not None:
             # What is set on the device is not known any more.
             slot.gear = slot.shapes = None
+        if request.draft is not None:
+            self._recorder.measure(request, slot)
         if self._debug:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
@@ -370,7 +349,15 @@ class Pipeline:
         """Free all, child before parent; on the D2H thread, after the other two have ended."""
         failure: BaseException | None = None
         try:
-            run_all([self.slots.close, self._executor.close, self._model.close, self.device.release_session])
+            run_all(
+                [
+                    self._recorder.close,
+                    self.slots.close,
+                    self._executor.close,
+                    self._model.close,
+                    self.device.release_session,
+                ]
+            )
         except BaseException as exc:  # noqa: BLE001 - whoever closes the session gets it
             failure = exc
         with _pipelines_lock:

@@ -11,6 +11,8 @@ import numpy as np
 
 from .._acl.stream import Event
 from ..tensor import Tensor
+from ..timing import Outcome
+from .draft import Draft
 from .plan import OutputPlan, Plan
 from .slot import Slot
 
@@ -29,6 +31,7 @@ class Request:
 
     __slots__ = (
         "blocks",
+        "draft",
         "earlier_ms",
         "error",
         "feeds",
@@ -80,6 +83,8 @@ class Request:
         self.was_cancelled = False
         self.earlier_ms = 0.0
         """Executions that are in the session's summary already."""
+        self.draft: Draft | None = None
+        """Its times, if somebody records them."""
         self.queued_at = perf_counter()
         self.started_at = 0.0
         self.ready_at = 0.0
@@ -103,6 +108,9 @@ class Request:
         """Give the result to whoever waits; on the loop's thread."""
         future, result, error = self.future, self.result, self.error
         self.result = self.error = None
+        if self.draft is not None:
+            outcome: Outcome = "cancelled" if future.cancelled() else "done" if error is None else "failed"
+            self.draft.settle(self.number, self.queued_at, self.started_at, outcome)
         if future.done():
             return
         if error is not None:
