@@ -9,8 +9,6 @@ from typing import Final, overload
 
 import numpy as np
 
-from ._acl.constants import MemcpyKind
-
 __all__ = ["InferSummary", "MemorySummary"]
 
 _KEPT: Final = 65536
@@ -142,9 +140,11 @@ class MemorySummary:
         MemorySummary._d2h.clear()
 
     @staticmethod
-    def record(kind: int, ms: float) -> None:
-        """Add one copy; for the library's own use."""
-        if kind == MemcpyKind.HOST_TO_DEVICE:
-            MemorySummary._h2d.append(ms)
-        elif kind == MemcpyKind.DEVICE_TO_HOST:
-            MemorySummary._d2h.append(ms)
+    def record_h2d(ms: float) -> None:
+        """Add one copy from host to device; for the library's own use."""
+        MemorySummary._h2d.append(ms)
+
+    @staticmethod
+    def record_d2h(ms: float) -> None:
+        """Add one copy from device to host; for the library's own use."""
+        MemorySummary._d2h.append(ms)

@@ -169,14 +169,14 @@ async def test_copies_are_counted_once_whatever_the_loop(models: Models) -> None
 
 
 def test_the_lists_are_the_callers_own() -> None:
-    MemorySummary.record(1, 2.5)
+    MemorySummary.record_h2d(2.5)
     MemorySummary.get_h2d_time_list().append(9.0)
     assert MemorySummary.get_h2d_time_list() == [2.5]
 
 
 def test_copies_are_bounded() -> None:
     for k in range(KEPT + 3):
-        MemorySummary.record(2, float(k))
+        MemorySummary.record_d2h(float(k))
     times = MemorySummary.get_d2h_time_list()
     assert (len(times), times[0], times[-1]) == (KEPT, 3.0, KEPT + 2.0)
 

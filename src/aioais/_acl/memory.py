@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import threading
 from collections import deque
@@ -205,6 +206,7 @@ class PinnedPool:
         self._library.check("acl.rt.free_host", code)
 
 
+@functools.lru_cache(maxsize=1024)  # making one costs more than what is done with it; it owns nothing
 def view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """Make an array over host memory that somebody else owns and keeps."""
     nbytes = max(1, math.prod(shape) * dtype.itemsize)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from .._acl.constants import MemcpyKind
-from .._acl.stream import Event
 from ..summary import MemorySummary, Timeline
 from ..types import StageTime
 from .request import Request
@@ -32,37 +30,39 @@ class SessionClock:
         self.is_light = False
         """The device needs less time for a request than it takes to pass one from thread to thread."""
         self._device_ms = 1.0
-        self._totals = {stage: [0, 0.0, 0.0] for stage in STAGES}
+        self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
 
     def add(self, request: Request, slot: Slot) -> None:
         """Read the time stamps of a request that is complete on the device."""
-        self._note("queue", (request.started_at - request.queued_at) * 1e3)
+        self._queue.add((request.started_at - request.queued_at) * 1e3)
         # On one stream the end of a stage is the start of the next, and has one mark only.
         is_joined = request.is_express and not request.is_dynamic
-        total, start = 0.0, slot.h2d_marks[0]
+        h2d, start = 0.0, slot.h2d_marks[0]
         for mark in slot.h2d_marks[1:]:
             if start is request.last_copy:
                 break
-            total += _copy(mark, start, MemcpyKind.HOST_TO_DEVICE)
+            elapsed = mark.elapsed_ms(start)
+            MemorySummary.record_h2d(elapsed)
+            h2d += elapsed
             start = mark
-        self._note("h2d", total)
-        device_ms = total
-        total, start = 0.0, start if is_joined else slot.execute_marks[0]
+        self._h2d.add(h2d)
+        execute, start = 0.0, start if is_joined else slot.execute_marks[0]
         for mark in slot.execute_marks[1:]:
             elapsed = mark.elapsed_ms(start)
             self.executions.add(elapsed)
-            total += elapsed
+            execute += elapsed
             start = mark
-        self._note("execute", request.earlier_ms + total)
-        device_ms += total
+        self._execute.add(request.earlier_ms + execute)
+        d2h = 0.0
         if request.to_host:
-            total, start = 0.0, start if request.is_express else slot.d2h_marks[0]
+            start = start if request.is_express else slot.d2h_marks[0]
             for mark in slot.d2h_marks[1:]:
-                total += _copy(mark, start, MemcpyKind.DEVICE_TO_HOST)
+                elapsed = mark.elapsed_ms(start)
+                MemorySummary.record_d2h(elapsed)
+                d2h += elapsed
                 start = mark
-            self._note("d2h", total)
-            device_ms += total
-        self._device_ms += (device_ms - self._device_ms) * _WEIGHT
+            self._d2h.add(d2h)
+        self._device_ms += (h2d + execute + d2h - self._device_ms) * _WEIGHT
         self.is_light = self._device_ms < (_HEAVY_MS if self.is_light else _LIGHT_MS)
 
     def add_step(self, request: Request, slot: Slot) -> None:
@@ -76,17 +76,22 @@ class SessionClock:
 
     def stages(self) -> dict[str, StageTime]:
         """Give count, total and maximum of each stage."""
-        return {stage: StageTime(int(n), total, most) for stage, (n, total, most) in self._totals.items()}
-
-    def _note(self, stage: str, ms: float) -> None:
-        entry = self._totals[stage]
-        entry[0] += 1
-        entry[1] += ms
-        if ms > entry[2]:
-            entry[2] = ms
+        pairs = zip(STAGES, self._totals, strict=True)
+        return {stage: StageTime(total.count, total.ms, total.most) for stage, total in pairs}
 
 
-def _copy(end: Event, start: Event, kind: MemcpyKind) -> float:
-    elapsed = end.elapsed_ms(start)
-    MemorySummary.record(kind, elapsed)
-    return elapsed
+class _Total:
+    """Count, sum and maximum of one stage."""
+
+    __slots__ = ("count", "most", "ms")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ms = 0.0
+        self.most = 0.0
+
+    def add(self, ms: float) -> None:
+        self.count += 1
+        self.ms += ms
+        if ms > self.most:
+            self.most = ms

@@ -111,7 +111,8 @@ class Device:
         started = time.perf_counter()
         self._stream.copy(dst, nbytes, src, nbytes, kind)
         self._stream.synchronize()
-        MemorySummary.record(kind, (time.perf_counter() - started) * 1e3)
+        record = MemorySummary.record_h2d if kind is MemcpyKind.HOST_TO_DEVICE else MemorySummary.record_d2h
+        record((time.perf_counter() - started) * 1e3)
 
     def _close_if_unused(self) -> None:
         if self._is_retired or self.sessions or self.memory.blocks:

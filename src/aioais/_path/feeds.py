@@ -64,6 +64,8 @@ class Planner:
 
     def needs_thread(self, feeds: Any) -> bool:
         """Whether seeing the feeds as arrays may take long, so that it must not happen on the loop."""
+        if type(feeds) is list and len(feeds) == 1 and type(feeds[0]) is np.ndarray:
+            return False  # by far the most frequent
         values = feeds.values() if isinstance(feeds, Mapping) else feeds
         return isinstance(values, (list, tuple, ValuesView)) and any(map(converts_slowly, values))
 
@@ -77,11 +79,11 @@ class Planner:
         """
         inputs = self._info.inputs
         values: Sequence[Any]
-        if isinstance(feeds, Mapping):
+        if isinstance(feeds, (list, tuple)):
+            values = feeds
+        elif isinstance(feeds, Mapping):
             values = self._by_name(feeds)
-        elif isinstance(feeds, (list, tuple)) or (
-            isinstance(feeds, Sequence) and not isinstance(feeds, (str, bytes, bytearray, memoryview))
-        ):
+        elif isinstance(feeds, Sequence) and not isinstance(feeds, (str, bytes, bytearray, memoryview)):
             values = feeds
         else:
             raise FeedError(
@@ -93,7 +95,10 @@ class Planner:
                 f"feeds: came {len(values)}, the model wants {len(inputs)}: {self._wants()}; give one feed per input, "
                 "in this order or as a mapping by name"
             )
-        return [as_feed(value, _where(tensor, k)) for k, (value, tensor) in enumerate(zip(values, inputs, strict=True))]
+        return [
+            value if type(value) is np.ndarray else as_feed(value, _where(inputs[k], k))
+            for k, value in enumerate(values)
+        ]
 
     def plan(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
         """Find or make the plan for these feeds.
