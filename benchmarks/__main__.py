@@ -14,7 +14,7 @@ import numpy as np
 
 import aioais
 
-from . import overhead, pipeline
+from . import devices, overhead, pipeline
 
 
 def make_noop(folder: str) -> str:
@@ -54,6 +54,7 @@ def main() -> None:
         path = arguments.om or make_noop(folder)
         figures = run(overhead.measure(path, find_acl(path)))
         pipelines = [] if arguments.om else run(pipeline.measure(path))
+        streams = [] if arguments.om else run(devices.measure(path))
     report = {
         "machine": platform.platform(),
         "python": platform.python_version(),
@@ -62,6 +63,7 @@ def main() -> None:
         "loop": arguments.loop,
         "overhead": figures,
         "pipeline": pipelines,
+        "devices": streams,
     }
     print(f"{report['machine']}, Python {report['python']}, {arguments.loop}")
     print(f"one await                {figures['us_per_await']:9.1f} us")
@@ -73,6 +75,8 @@ def main() -> None:
     )
     if pipelines:
         pipeline.show(pipelines)
+    if streams:
+        devices.show(streams)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
