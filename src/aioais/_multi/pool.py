@@ -90,7 +90,8 @@ class SessionPool:
         ArgumentError
             It is no collection of ids, or an empty one.
         """
-        wanted = None if device_ids is None or device_ids == "all" else _as_ids(device_ids)
+        is_all = device_ids is None or (isinstance(device_ids, str) and device_ids == "all")
+        wanted = None if is_all else _as_ids(device_ids)
         if self._count is None:
             self._count = await run_in_thread("aioais-count", self._count_devices)
         count = self._count
@@ -133,6 +134,7 @@ class SessionPool:
             raise ClosedError(f"{self!r} is closed: make a new one")
         if state.opening is None:
             state.opening = asyncio.ensure_future(self._open(device_id, state))
+            state.opening.add_done_callback(_see)
         state.waiters += 1
         try:
             return await asyncio.shield(state.opening)
@@ -225,7 +227,7 @@ class SessionPool:
                     state.opening.cancel()
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
-            self._closing.add_done_callback(_log_failure)
+            self._closing.add_done_callback(_see)
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
@@ -296,7 +298,7 @@ async def _close_broken(device_id: int, session: InferSession) -> None:
         _log.warning("device %d: freeing what it held failed: %s", device_id, describe(exc))
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
+def _see(task: asyncio.Task[Any]) -> None:
     """See the error of a task that nobody may be waiting for any more."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.debug("closing failed: %s", describe(error))
+    if not task.cancelled():
+        task.exception()
