@@ -13,13 +13,14 @@ import numpy as np
 
 from ._acl.library import Platform
 from ._bridge.offload import run_in_thread, wait_future
-from ._path.arrays import as_feed, converts_slowly
+from ._path.iteration import Iteration
 from ._path.lifecycle import finalize_all
 from ._path.opening import check_options, open_pipeline
 from ._path.pipeline import Pipeline
 from ._path.request import Request
 from ._path.streaming import stream_results
-from .errors import ClosedError, FeedError, WrongLoopError
+from ._path.upload import upload
+from .errors import ClosedError, WrongLoopError
 from .summary import InferSummary
 from .tensor import Tensor
 from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, SessionStatistics, TensorDesc
@@ -31,6 +32,8 @@ __all__ = ["Feeds", "InferSession"]
 
 Feeds = Sequence[Any] | Mapping[str, Any]
 """One feed per model input, in model order or by name."""
+
+_Sizes = int | Sequence[int] | None
 
 
 class InferSession:
@@ -276,35 +279,85 @@ class InferSession:
 
         return stream_results(feeds_list, start, lambda: self._opened().slots.depth)
 
+    async def infer_iteration(
+        self,
+        feeds: Feeds,
+        in_out_list: Sequence[int] | None = None,
+        iteration_times: int = 1,
+        mode: Mode = "static",
+        custom_sizes: int | Sequence[int] | None = DEFAULT_OUTPUT_BYTES,
+        mem_copy: bool = True,
+    ) -> list[np.ndarray]:
+        """Run the model several times, feeding outputs of each step to the next on the device.
+
+        Other requests of the session have their turn between two steps, if ``depth`` leaves them buffers.
+        Cancelled: the running step ends and no other begins; else as in :meth:`infer`.
+
+        Parameters
+        ----------
+        feeds
+            Of the first step, as in :meth:`infer`; device tensors among them are never overwritten.
+        in_out_list
+            For each input, -1 to keep what it is fed, or the output of the step before that feeds it, in the order
+            of :meth:`get_inputs` and :meth:`get_outputs`. ``None`` keeps all.
+        iteration_times
+            Steps, at least 1; each runs ``loop`` executions.
+        mode, custom_sizes
+            As in :meth:`infer`. With ``dymshape`` shapes may change from step to step.
+        mem_copy
+            ``False`` exchanges buffers where ``True`` copies on the device; the results are the same bits.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            The outputs of the last step, owned by the caller.
+
+        Raises
+        ------
+        ArgumentError, FeedError
+            As in :meth:`infer`; with ``dymshape`` also a step whose shapes the next does not take.
+        AclError, ClosedError, WrongLoopError, ForkError
+            As in :meth:`infer`.
+        """
+        iteration = Iteration(self._opened().info, in_out_list, iteration_times, mem_copy, self._options.check)
+        asked = self._request(feeds, mode, custom_sizes, True, iteration)
+        request = asked if isinstance(asked, Request) else await asked
+        try:
+            return await request.future  # type: ignore[no-any-return]
+        finally:
+            request.abandon()
+
     def _request(
-        self, feeds: Feeds, mode: Mode, custom_sizes: int | Sequence[int] | None, to_host: bool
+        self, feeds: Feeds, mode: Mode, custom_sizes: _Sizes, to_host: bool, iteration: Iteration | None = None
     ) -> Request | Awaitable[Request]:
         """Check feeds and submit them; to be awaited where seeing them as arrays may take long."""
         pipeline = self._opened()
         planner = pipeline.planner
         if planner.needs_thread(feeds):
-            return self._convert_and_request(feeds, mode, custom_sizes, to_host)
-        return self._submit(pipeline, planner.arrays(feeds), mode, custom_sizes, to_host)
+            return self._convert_and_request(feeds, mode, custom_sizes, to_host, iteration)
+        return self._submit(pipeline, planner.arrays(feeds), mode, custom_sizes, to_host, iteration)
 
     async def _convert_and_request(
-        self, feeds: Feeds, mode: Mode, custom_sizes: int | Sequence[int] | None, to_host: bool
+        self, feeds: Feeds, mode: Mode, custom_sizes: _Sizes, to_host: bool, iteration: Iteration | None
     ) -> Request:
         planner = self._opened().planner
         arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
-        return self._submit(self._opened(), arrays, mode, custom_sizes, to_host)
+        return self._submit(self._opened(), arrays, mode, custom_sizes, to_host, iteration)
 
     def _submit(
         self,
         pipeline: Pipeline,
         arrays: list[np.ndarray | Tensor],
         mode: Mode,
-        custom_sizes: int | Sequence[int] | None,
+        custom_sizes: _Sizes,
         to_host: bool,
+        iteration: Iteration | None,
     ) -> Request:
         loop = self._loop
         assert loop is not None
         plan = pipeline.planner.plan(arrays, mode, custom_sizes)
-        request = Request(plan, arrays, loop.create_future(), to_host)
+        future = loop.create_future()
+        request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
         pipeline.submit(request)
         return request
 
@@ -332,26 +385,7 @@ class InferSession:
         -----
         Cancelled: the copy ends unseen and its memory is freed.
         """
-        device = self._opened().device
-        if converts_slowly(array):
-            feed = await run_in_thread("aioais-feeds", lambda: as_feed(array, "to_device"))
-        else:
-            feed = as_feed(array, "to_device")
-        if isinstance(feed, Tensor):
-            if feed.closed:
-                raise FeedError(f"to_device: {feed!r} was closed; wanted an array or an open tensor")
-            if feed.device is device:
-                return feed
-            raise FeedError(
-                f"to_device: {feed!r} is on another device; bring it to the host first: await tensor.to_host()"
-            )
-        if feed.dtype.hasobject:
-            raise FeedError(f"to_device: an array of {feed.dtype} has no bytes to copy; convert it to a numeric type")
-
-        def upload() -> Tensor:
-            return Tensor(device, device.upload(feed), feed.shape, feed.dtype)
-
-        return await wait_future(device.worker.submit(upload))
+        return await upload(self._opened().device, array)
 
     def summary(self) -> InferSummary:
         """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, overload
@@ -86,29 +87,33 @@ class InferSummary(Sequence[float]):
 
 
 class Timeline:
-    """Collects times in a stage thread; bounded."""
+    """Collects times in stage threads; bounded."""
 
-    __slots__ = ("_count", "_times", "_total")
+    __slots__ = ("_count", "_lock", "_times", "_total")
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all three
         self._times: deque[float] = deque(maxlen=_KEPT)
         self._count = 0
         self._total = 0.0
 
     def add(self, ms: float) -> None:
-        """Add one entry; from one thread at a time."""
-        self._times.append(ms)
-        self._count += 1
-        self._total += ms
+        """Add one entry."""
+        with self._lock:
+            self._times.append(ms)
+            self._count += 1
+            self._total += ms
 
     def clear(self) -> None:
         """Forget all entries."""
-        self._times.clear()
-        self._count, self._total = 0, 0.0
+        with self._lock:
+            self._times.clear()
+            self._count, self._total = 0, 0.0
 
     def snapshot(self) -> InferSummary:
-        """Give what there is now; copying a deque of floats is one step under the GIL."""
-        return InferSummary(self._times.copy(), self._count, self._total)
+        """Give what there is now."""
+        with self._lock:
+            return InferSummary(self._times, self._count, self._total)
 
 
 class MemorySummary:

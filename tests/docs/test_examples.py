@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HELPERS = {"infer/add_model.py", "pipeline/add_pipeline.py"}
+HELPERS = {"infer/add_model.py", "pipeline/add_pipeline.py", "iteration/add_iteration.py"}
 """Imported by the examples beside them."""
 
 SCRIPTS = {path.relative_to(EXAMPLES).as_posix(): path for path in sorted(EXAMPLES.rglob("*.py"))}
@@ -32,7 +32,9 @@ def run(script: str, *arguments: str, cwd: Path) -> str:
 
 def test_the_examples_were_found() -> None:
     modes = ("static", "dymbatch", "dymhw", "dymdims", "dymshape")
-    assert {"quickstart.py", *(f"infer/infer_{mode}.py" for mode in modes)} <= set(SCRIPTS)
+    folders = {"infer": "infer", "pipeline": "infer_pipeline", "iteration": "infer_iteration"}
+    assert "quickstart.py" in SCRIPTS
+    assert {f"{folder}/{start}_{mode}.py" for folder, start in folders.items() for mode in modes} <= set(SCRIPTS)
     assert set(SCRIPTS) >= HELPERS
 
 

@@ -39,6 +39,12 @@ async def inferring(session: InferSession, x: Array, keep: bool) -> None:
     assert_type(await session.infer([x], out_array=keep), list[Array] | list[Tensor])
 
 
+async def iterating(session: InferSession, x: Array) -> None:
+    assert_type(await session.infer_iteration([x]), list[Array])
+    assert_type(await session.infer_iteration([x], [0], 3, "dymshape", [100], mem_copy=False), list[Array])
+    assert_type(await session.infer_iteration({"x": x}, (0, -1), iteration_times=9), list[Array])
+
+
 async def feeding(session: InferSession, x: Array, tensor: Tensor) -> None:
     await session.infer([x, tensor, np.float32(1), memoryview(b""), bytearray(b"")])
     await session.infer({"input1": x, "input2": tensor})

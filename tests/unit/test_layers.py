@@ -51,7 +51,7 @@ PATH_SHARED: dict[str, str] = {
     "arrays": "views of feeds, no knowledge of the model",
 }
 
-PATH_KNOWS_THE_ORDER = {"admission", "pipeline", "opening", "lifecycle", "streaming"}
+PATH_KNOWS_THE_ORDER = {"admission", "pipeline", "iteration", "opening", "lifecycle", "streaming", "upload"}
 """Modules of `_path` that may import the stages."""
 
 NEVER: dict[str, set[str]] = {

@@ -39,6 +39,24 @@ class TensorInfo:
         """The public description."""
         return TensorDesc(self.name, self.datatype, self.format, list(self.shape), self.size, self.size)
 
+    def accepts(self, came: tuple[int, ...]) -> bool:
+        """Tell whether a shape lies inside this open one; dims of -2 stand for an unknown rank."""
+        if self.shape == (-2,):
+            return True
+        if len(came) != len(self.shape):
+            return False
+        for k, (dim, wanted) in enumerate(zip(came, self.shape, strict=True)):
+            if wanted >= 0:
+                if dim != wanted:
+                    return False
+            elif self.ranges is not None and k < len(self.ranges):
+                low, high = self.ranges[k]
+                if high < 0 and low <= 1:
+                    continue  # without bounds: ACL answers 1 as the lower one, but an empty tensor is one too
+                if dim < low or 0 <= high < dim:
+                    return False
+        return True
+
 
 @dataclass(frozen=True)
 class ModelInfo:

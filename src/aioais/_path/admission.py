@@ -18,7 +18,8 @@ class Admission:
 
     A model takes submissions from one thread at a time. Express requests are submitted by the D2H
     thread, staged ones by the execute thread; where they meet, one kind waits in the backlog until the
-    other is through. Order is kept within the backlog.
+    other is through. Order is kept within the backlog. Iterations are long, so while one is under way
+    all requests go by the stages, where they have their turn between its steps.
 
     Parameters
     ----------
@@ -45,6 +46,7 @@ class Admission:
         self._on_drained = on_drained
         self._lock = threading.Lock()  # guards everything here; never held across a device call
         self._staged = 0
+        self._iterations = 0
         self._express_pending = 0
         self._backlog: deque[Request] = deque()
         self._is_closed = False
@@ -76,6 +78,7 @@ class Admission:
             self.active -= 1
             if not request.is_express:
                 self._staged -= 1
+                self._iterations -= request.is_iteration
                 self._advance()
             if self._is_closed and not self.active:
                 self._on_drained()
@@ -91,7 +94,8 @@ class Admission:
 
     def _route(self, request: Request) -> bool:
         """Put a request on its way, unless one of the other kind is in its way; holds the lock."""
-        if request.plan.is_small and (self.active == 1 or self._clock.is_light):
+        is_quick = request.plan.is_small and (self.active == 1 or self._clock.is_light)
+        if is_quick and not request.is_iteration and not self._iterations:
             if self._staged:
                 return False
             request.is_express = True
@@ -101,6 +105,7 @@ class Admission:
             if self._express_pending:
                 return False
             self._staged += 1
+            self._iterations += request.is_iteration
             self._to_stages(request)
         return True
 

@@ -53,7 +53,7 @@ class SessionClock:
             self.executions.add(elapsed)
             total += elapsed
             start = mark
-        self._note("execute", total)
+        self._note("execute", request.earlier_ms + total)
         device_ms += total
         if request.to_host:
             total, start = 0.0, start if request.is_express else slot.d2h_marks[0]
@@ -64,6 +64,15 @@ class SessionClock:
             device_ms += total
         self._device_ms += (device_ms - self._device_ms) * _WEIGHT
         self.is_light = self._device_ms < (_HEAVY_MS if self.is_light else _LIGHT_MS)
+
+    def add_step(self, request: Request, slot: Slot) -> None:
+        """Read the time stamps of a step that others follow; on the execute thread."""
+        start = slot.execute_marks[0]
+        for mark in slot.execute_marks[1:]:
+            elapsed = mark.elapsed_ms(start)
+            self.executions.add(elapsed)
+            request.earlier_ms += elapsed
+            start = mark
 
     def stages(self) -> dict[str, StageTime]:
         """Give count, total and maximum of each stage."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-from typing import Final
+import threading
+from typing import Final, NamedTuple
 
 from .._acl.library import Library
 from .._acl.model import LoadedModel
@@ -14,7 +16,7 @@ from .plan import OutputPlan, output_plans
 from .request import Request
 from .slot import Slot
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "Failure", "failure_of"]
 
 _log = logging.getLogger("aioais")
 
@@ -25,6 +27,14 @@ _REFUSES_EMPTY: Final = frozenset({_CANNOT_ALLOCATE, 107000, 200001})
 _LARGEST_GUESS: Final = 1 << 30
 _MOST_GROWTHS: Final = 12
 """Runs tried when ACL does not say how large an output is; the sizes grow fourfold each time."""
+
+
+class Failure(NamedTuple):
+    """What a synchronise of the execute stream reported."""
+
+    last: int
+    """Number of the newest submission that it may be about."""
+    error: BaseException
 
 
 class Executor:
@@ -41,6 +51,17 @@ class Executor:
         The loaded model.
     loop
         Executions per request.
+
+    Attributes
+    ----------
+    stream
+        The execute stream. It is synchronised through the executor: ACL tells a failure once, to whoever
+        comes first, and it may be about the work of others.
+    submitted
+        Submissions so far: requests, and steps of iterations, of which an execution was queued or is
+        about to be.
+    failure
+        The newest failure that :meth:`synchronize` met, ``None`` before the first.
     """
 
     def __init__(self, library: Library, model: LoadedModel, loop: int) -> None:
@@ -53,7 +74,8 @@ class Executor:
         self._submit = library.acl.mdl.execute_async
         self.stream = Stream(library)
         self.submitted = 0
-        """Requests of which an execution was queued, or is about to be."""
+        self.failure: Failure | None = None
+        self._lock = threading.Lock()  # held over a synchronise and the note of what it reported
 
     def submit(self, request: Request, slot: Slot) -> None:
         """Queue the executions of a request behind its copies.
@@ -61,9 +83,22 @@ class Executor:
         A dynamic-shape model is also waited for: only then are the shapes of its outputs known, and
         buffers that turn out too small are grown and the model is run again.
         """
-        if self._model.info.kind == "shape":
-            self._run_dynamic(request, slot)
+        self.prepare(request, slot)
+        self.count(request)
+        self.wait_inputs(request, slot)
+        self.launch(request, slot)
+
+    def prepare(self, request: Request, slot: Slot) -> None:
+        """Make outputs of dynamic shape large enough, or choose the gear; nothing is queued."""
+        if not request.is_dynamic:
+            self.set_gear(request, slot)
             return
+        for k, tensor in enumerate(self._model.info.outputs):
+            size = max(request.plan.sizes[k], self._learned[k])
+            slot.output_block(k, min(size, tensor.size) if tensor.size else size)
+
+    def set_gear(self, request: Request, slot: Slot) -> None:
+        """Set the gear where it is another, and find out the output shapes."""
         plan = request.plan
         if plan.gear is not None and (plan.gear != self._gear or plan.gear != slot.gear):
             # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
@@ -73,11 +108,27 @@ class Executor:
         if plan.outputs is None:
             plan.outputs = output_plans(self._model.info, self._model.output_shapes())
         request.outputs = plan.outputs
-        self._wait_inputs(request, slot)
+
+    def count(self, request: Request) -> None:
+        """Give a request its number before anything of it is queued."""
+        self.submitted += 1
+        request.submission = self.submitted
+        request.is_submitted = True
+
+    def wait_inputs(self, request: Request, slot: Slot) -> None:
+        """Have the execute stream wait for the copies, unless they are on it themselves."""
+        if not request.is_express and request.last_copy is not slot.h2d_marks[0]:
+            assert request.last_copy is not None
+            self.stream.wait(slot.h2d_done or request.last_copy)
+
+    def launch(self, request: Request, slot: Slot) -> None:
+        """Queue the executions; with dynamic shape, wait for them and learn the shapes of the outputs."""
+        if request.is_dynamic:
+            self._run_dynamic(request, slot)
+            return
         stream, marks = self.stream, slot.execute_marks
         if not request.is_express:
             stream.record(marks[0])
-        self._count(request)
         for k in range(self._loop):
             code = self._submit(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
             if code:
@@ -86,29 +137,25 @@ class Executor:
         if slot.execute_done is not None and not request.is_express:
             stream.record(slot.execute_done)
 
+    def synchronize(self) -> Failure | None:
+        """Wait for all that is queued; gives the newest failure, whoever it was told to.
+
+        ACL does not say which submission failed. It may be one that was queued during the wait, so whatever is
+        queued by then must not pass for good.
+        """
+        with self._lock:
+            try:
+                self.stream.synchronize()
+            except BaseException as exc:  # noqa: BLE001 - each request concerned gets it
+                self.failure = Failure(self.submitted, exc)
+            return self.failure
+
     def close(self) -> None:
         """Destroy the stream; idempotent."""
         self.stream.close()
 
-    def _count(self, request: Request) -> None:
-        """Give a request its number before anything of it is queued."""
-        self.submitted += 1
-        request.submission = self.submitted
-        request.is_submitted = True
-
-    def _wait_inputs(self, request: Request, slot: Slot) -> None:
-        """Have the execute stream wait for the copies, unless they are on it themselves."""
-        if not request.is_express and request.last_copy is not slot.h2d_marks[0]:
-            assert request.last_copy is not None
-            self.stream.wait(slot.h2d_done or request.last_copy)
-
     def _run_dynamic(self, request: Request, slot: Slot) -> None:
         info = self._model.info
-        sizes = [max(pair) for pair in zip(request.plan.sizes, self._learned, strict=True)]
-        for k, tensor in enumerate(info.outputs):
-            slot.output_block(k, min(sizes[k], tensor.size) if tensor.size else sizes[k])
-        self._wait_inputs(request, slot)
-        self._count(request)
         outputs: tuple[OutputPlan, ...] = ()
         growth = 0
         for growth in range(_MOST_GROWTHS + 1):
@@ -158,10 +205,12 @@ class Executor:
             stream.record(marks[k + 1])
         if slot.execute_done is not None:
             stream.record(slot.execute_done)
-        try:
-            stream.synchronize()
-        except AclError as exc:
-            return exc
+        # An output that is too small concerns nobody else, so the failure is not noted.
+        with self._lock:
+            try:
+                stream.synchronize()
+            except AclError as exc:
+                return exc
         return None
 
     def _let_acl_allocate(self, slot: Slot) -> int:
@@ -221,6 +270,13 @@ class Executor:
                 )
             shapes.append(shape)
         return output_plans(self._model.info, shapes)
+
+
+def failure_of(request: Request, failure: Failure | None) -> BaseException | None:
+    """Give a request its own copy of a failure that may be its."""
+    if failure is None or request.submission > failure.last:
+        return None
+    return copy.copy(failure.error) if isinstance(failure.error, AclError) else failure.error
 
 
 def _capacity(slot: Slot, k: int) -> int:

@@ -238,7 +238,7 @@ class Planner:
         came = tuple(feed.shape)
         is_open = any(dim < 0 for dim in shape)
         if is_open:
-            if not _fits(came, shape, tensor.ranges):
+            if not tensor.accepts(came):
                 raise self._misfit(k, feed, tensor, shape, _range_note(tensor), "reshape or pad it")
             shape = came
         if feed.dtype.hasobject:
@@ -316,25 +316,6 @@ def _a(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"a bare array {describe(value)}"
     return f"{type(value).__name__}"
-
-
-def _fits(came: tuple[int, ...], shape: tuple[int, ...], ranges: tuple[tuple[int, int], ...] | None) -> bool:
-    """Whether a shape lies inside an open one; dims of -2 stand for an unknown rank."""
-    if shape == (-2,):
-        return True
-    if len(came) != len(shape):
-        return False
-    for k, (dim, wanted) in enumerate(zip(came, shape, strict=True)):
-        if wanted >= 0:
-            if dim != wanted:
-                return False
-        elif ranges is not None and k < len(ranges):
-            low, high = ranges[k]
-            if high < 0 and low <= 1:
-                continue  # without bounds: ACL answers 1 as the lower one, but an empty tensor is one too
-            if dim < low or 0 <= high < dim:
-                return False
-    return True
 
 
 def _range_note(tensor: TensorInfo) -> str:

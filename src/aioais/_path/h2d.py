@@ -49,9 +49,6 @@ def submit_h2d(request: Request, slot: Slot, stream: Stream) -> None:
     request.last_copy = marks[mark]
     if slot.h2d_done is not None:
         stream.record(slot.h2d_done)
-    if plan.dynamic_shapes is not None and slot.shapes != plan.dynamic_shapes:
-        slot.shapes = None
-        for tensor, shape in zip(slot.info.inputs, plan.dynamic_shapes, strict=True):
-            slot.in_data.describe(tensor.index, tensor.datatype, tensor.format, shape)
-        slot.shapes = plan.dynamic_shapes
+    if plan.dynamic_shapes is not None:
+        slot.describe(plan.dynamic_shapes)
     request.feeds = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections import deque
@@ -15,14 +14,14 @@ from .._acl.model import LoadedModel
 from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
-from ..errors import AclError
 from .admission import Admission
 from .clock import SessionClock
 from .d2h import submit_d2h
 from .device import Device
-from .execute import Executor
+from .execute import Executor, failure_of
 from .feeds import Planner
 from .h2d import submit_h2d
+from .iteration import IterationRequest
 from .outputs import collect_arrays, collect_tensors
 from .request import Request
 from .slot import Slot
@@ -108,7 +107,6 @@ class Pipeline:
             threading.Thread(target=self._run, args=(step,), name=f"aioais-{name}-{device.id}", daemon=True)
             for name, step in bodies.items()
         ]
-        self._poison: tuple[int, BaseException] | None = None  # D2H thread only
         self._started: SimpleQueue[BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._start_threads()
@@ -200,26 +198,33 @@ class Pipeline:
         request = self._execute_inbox.get()
         if request is not None:
             self._permits.get()
-            self._execute(request)
-            if not request.is_submitted:
+            has_more = self._execute(request)
+            if has_more or not request.is_submitted:
                 self._permits.put(None)
+            if has_more:  # behind those that have come meanwhile
+                self._execute_inbox.put(request)
+                return True
         self._d2h_inbox.put(request)
         return request is not None
 
-    def _execute(self, request: Request) -> None:
+    def _execute(self, request: Request) -> bool:
+        """Submit a request, or one step of it; ``True`` if other steps follow."""
         if request.error is not None or request.was_cancelled:
-            return
+            return False
         if request.is_abandoned:
             request.was_cancelled = True
-            return
+            return False
         slot = request.slot
         assert slot is not None
         if self._debug:
             _log.debug("request %d: execute on device %d", request.number, self.device.id)
         try:
+            if isinstance(request, IterationRequest):
+                return request.step(self._executor, slot, self.clock)
             self._executor.submit(request, slot)
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
             request.error = exc
+        return False
 
     # ------------------------------------------------------------------ D2H thread
     def _d2h_step(self) -> bool:
@@ -280,20 +285,14 @@ class Pipeline:
             for request in submitted:
                 if not request.is_express:
                     self._permits.put(None)
-            try:
-                # A staged run of dynamic shape was waited for where it was submitted, unless that failed; to
-                # wait here would take away the failures of the one that is being submitted now.
-                if any(r.is_express or not r.is_dynamic or r.error is not None for r in submitted):
-                    self._executor.stream.synchronize()
-            except BaseException as exc:  # noqa: BLE001 - each request concerned gets it
-                # ACL does not say which of them failed, and says it once. It may be one that was queued
-                # while the batch was collected, so whatever is queued by now must not pass for good.
-                self._poison = self._executor.submitted, exc
-        if self._poison is not None:
-            last, failure = self._poison
+            # A staged run of dynamic shape was waited for where it was submitted, unless that failed; to
+            # wait here would take away the failures of the one that is being submitted now.
+            failure = self._executor.failure
+            if any(r.is_express or not r.is_dynamic or r.error is not None for r in submitted):
+                failure = self._executor.synchronize()
             for request in submitted:
-                if request.error is None and request.submission <= last:
-                    request.error = copy.copy(failure) if isinstance(failure, AclError) else failure
+                if request.error is None:
+                    request.error = failure_of(request, failure)
         for request in batch:
             self._bring_home(request)
             self._finish(request)

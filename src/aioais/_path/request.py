@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Request:
 
     __slots__ = (
         "blocks",
+        "earlier_ms",
         "error",
         "feeds",
         "future",
@@ -47,6 +48,9 @@ class Request:
         "to_host",
         "was_cancelled",
     )
+
+    is_iteration: ClassVar[bool] = False
+    """It has several steps, each a submission of its own."""
 
     def __init__(
         self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], to_host: bool
@@ -71,6 +75,8 @@ class Request:
         self.submission = 0
         """Its number on the execute stream of the session."""
         self.was_cancelled = False
+        self.earlier_ms = 0.0
+        """Executions that are in the session's summary already."""
         self.queued_at = perf_counter()
         self.started_at = 0.0
         self.ready_at = 0.0

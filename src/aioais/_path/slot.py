@@ -105,6 +105,33 @@ class Slot:
         self.out_data.bind(k, block.address, block.nbytes)
         return block
 
+    def describe(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Set the shapes of a dynamic-shape model's inputs, unless they are set already."""
+        if self.shapes == shapes:
+            return
+        self.shapes = None
+        for tensor, shape in zip(self.info.inputs, shapes, strict=True):
+            self.in_data.describe(tensor.index, tensor.datatype, tensor.format, shape)
+        self.shapes = shapes
+
+    def exchange(self, k: int, source: int) -> None:
+        """Make the buffer of output ``source`` that of input ``k``, whose own one the output gets.
+
+        Nothing is copied: the input reads what the output holds. A buffer too small to be the output's
+        is replaced; what it held is lost either way.
+        """
+        given, taken = self.outputs[source], self.inputs[k]
+        assert given is not None
+        if taken is None or taken.nbytes < given.nbytes:
+            # Not by doubling: the two would outgrow each other without end.
+            small, taken = taken, self.device.memory.alloc(given.nbytes)
+            self.inputs[k] = taken
+            if small is not None:
+                small.close()
+        self.inputs[k], self.outputs[source] = given, taken
+        self.in_data.bind(self.info.inputs[k].index, given.address, given.nbytes)
+        self.out_data.bind(source, taken.address, taken.nbytes)
+
     def take_output(self, k: int) -> DeviceBlock:
         """Take the buffer of output ``k`` out of the slot and put a fresh one in its place."""
         taken = self.outputs[k]
