@@ -146,7 +146,7 @@ class MultiDeviceSession:
         opened is opened all the same, for the next call.
         """
         given = _one_of("infer", devices_feeds=devices_feeds, device_feeds=device_feeds)
-        by_device = await self._prepare(given, "devices_feeds", "{0: [[x], [y]]}")
+        by_device = self._prepare(given, "devices_feeds", "{0: [[x], [y]]}")
 
         async def work(session: InferSession, lane: Lane) -> None:
             lane.result = await session.infer(lane.feeds, mode, custom_sizes)
@@ -186,7 +186,7 @@ class MultiDeviceSession:
         """
         given = _one_of("infer_pipeline", devices_feeds_list=devices_feeds_list, device_feeds_list=device_feeds_list)
 
-        def prepare() -> Awaitable[dict[int, list[Lane]]]:
+        def prepare() -> dict[int, list[Lane]]:
             return self._prepare(given, "devices_feeds_list", "{0: [[[x], [y]]]}")
 
         def work(session: InferSession, feeds_list: _FeedsList) -> AsyncGenerator[_Outputs, None]:
@@ -227,7 +227,7 @@ class MultiDeviceSession:
             As in :meth:`infer`.
         """
         given = _one_of("infer_iteration", devices_feeds=devices_feeds, device_feeds=device_feeds)
-        by_device = await self._prepare(given, "devices_feeds", "{0: [[x], [y]]}")
+        by_device = self._prepare(given, "devices_feeds", "{0: [[x], [y]]}")
 
         async def work(session: InferSession, lane: Lane) -> None:
             lane.result = await session.infer_iteration(
@@ -334,18 +334,15 @@ class MultiDeviceSession:
         """
         await self._pool.close(cancel)
 
-    async def _prepare(self, devices_feeds: object, name: str, example: str) -> dict[int, list[Lane]]:
+    def _prepare(self, devices_feeds: object, name: str, example: str) -> dict[int, list[Lane]]:
         self._pool.check()
-        by_device = make_lanes(devices_feeds, name, example)
-        if by_device:
-            await self._pool.resolve(list(by_device))
-        return by_device
+        return make_lanes(devices_feeds, name, example)
 
     async def _run(
         self, by_device: dict[int, list[Lane]], work: Callable[[InferSession, Lane], Awaitable[None]]
     ) -> dict[int, list[_Outputs]]:
         try:
-            await run_lanes(self._pool, [lane for lanes in by_device.values() for lane in lanes], work)
+            await run_lanes(self._pool, by_device, work)
         finally:
             self._report(by_device)
         return {device_id: [lane.result for lane in lanes] for device_id, lanes in by_device.items()}

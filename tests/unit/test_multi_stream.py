@@ -239,7 +239,7 @@ async def test_devices_are_checked(models: Models) -> None:
 
 
 async def test_a_device_takes_part_as_soon_as_it_is_open(models: Models) -> None:
-    with emulator.gate("set_device", device=0) as gate:
+    with emulator.gate("load", device=0) as gate:
         async with MultiDeviceSession(models.add(SHAPE)) as session:
             stream = session.stream(Source(300).plain(), [0, 1])
             first = await anext(stream)

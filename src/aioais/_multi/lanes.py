@@ -75,7 +75,7 @@ def make_lanes(devices_feeds: object, name: str, example: str) -> dict[int, list
 
 async def run_lanes(
     pool: SessionPool,
-    lanes: Sequence[Lane],
+    by_device: Mapping[int, Sequence[Lane]],
     work: Callable[[InferSession, Lane], Awaitable[None]],
     is_awaited: bool = True,
 ) -> None:
@@ -89,7 +89,7 @@ async def run_lanes(
     ----------
     pool
         The sessions.
-    lanes
+    by_device
         What to run; their times are set also where they fail.
     work
         Runs one lane.
@@ -104,10 +104,10 @@ async def run_lanes(
     async def run(lane: Lane) -> None:
         session: InferSession | None = None
         try:
-            session = await pool.session(lane.device_id)
+            session = await pool.session(lane.device_id, is_awaited)
             await work(session, lane)
         except Exception as exc:  # noqa: BLE001 - raised below
-            if is_fatal(exc):
+            if session is not None and is_fatal(exc):
                 pool.retire(lane.device_id, session, exc)
             failures.lanes.append((lane, pool.explain(lane.device_id, session, exc)))
             group.cancel_scope.cancel()
@@ -120,9 +120,11 @@ async def run_lanes(
         group.cancel_scope.cancel()
 
     with pool.call(cut_short, is_awaited):
+        if by_device:
+            await pool.resolve(list(by_device))
         try:
             async with group:
-                for lane in lanes:
+                for lane in itertools.chain(*by_device.values()):
                     group.start_soon(run, lane)
         except asyncio.CancelledError as exc:
             for lane, error in failures.lanes:
@@ -147,7 +149,7 @@ class PipelineRun:
     def __init__(
         self,
         pool: SessionPool,
-        prepare: Callable[[], Awaitable[dict[int, list[Lane]]]],
+        prepare: Callable[[], dict[int, list[Lane]]],
         work: Callable[[InferSession, Any], AsyncGenerator[list[np.ndarray], None]],
         report: Callable[[dict[int, list[Lane]]], None],
     ) -> None:
@@ -186,7 +188,7 @@ class PipelineRun:
         self._is_used = True
 
     async def _collect(self) -> dict[int, list[list[list[np.ndarray]]]]:
-        by_device = await self._prepare()
+        by_device = self._prepare()
 
         async def run(session: InferSession, lane: Lane) -> None:
             lane.result = []
@@ -197,7 +199,7 @@ class PipelineRun:
             await _pour(self._work(session, lane.feeds), keep)
 
         try:
-            await run_lanes(self._pool, [lane for lanes in by_device.values() for lane in lanes], run)
+            await run_lanes(self._pool, by_device, run)
         finally:
             self._report(by_device)
         return {device_id: [lane.result for lane in lanes] for device_id, lanes in by_device.items()}
@@ -217,7 +219,7 @@ async def _pour(
 
 async def _iterate(
     pool: SessionPool,
-    prepare: Callable[[], Awaitable[dict[int, list[Lane]]]],
+    prepare: Callable[[], dict[int, list[Lane]]],
     work: Callable[[InferSession, Any], AsyncGenerator[list[np.ndarray], None]],
     report: Callable[[dict[int, list[Lane]]], None],
 ) -> AsyncGenerator[PipelineOutput, None]:
@@ -225,9 +227,9 @@ async def _iterate(
 
     A generator must not yield inside of a task group: the group lives in a task of its own.
     """
-    by_device = await prepare()
-    lanes = [lane for its_lanes in by_device.values() for lane in its_lanes]
-    ready: asyncio.Queue[PipelineOutput] = asyncio.Queue(max(1, len(lanes)))
+    by_device = prepare()
+    count = sum(map(len, by_device.values()))
+    ready: asyncio.Queue[PipelineOutput] = asyncio.Queue(max(1, count))
     has_news = asyncio.Event()
 
     async def run(session: InferSession, lane: Lane) -> None:
@@ -239,7 +241,7 @@ async def _iterate(
 
         await _pour(work(session, lane.feeds), put)
 
-    task = asyncio.ensure_future(run_lanes(pool, lanes, run, is_awaited=False))
+    task = asyncio.ensure_future(run_lanes(pool, by_device, run, is_awaited=False))
     task.add_done_callback(lambda _: has_news.set())
     try:
         while True:

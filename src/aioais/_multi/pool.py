@@ -119,9 +119,10 @@ class SessionPool:
         """What is known of a device."""
         return self._states.setdefault(device_id, DeviceState())
 
-    async def session(self, device_id: int) -> InferSession:
+    async def session(self, device_id: int, is_awaited: bool) -> InferSession:
         """Give a device's session, opened if it is not yet; who comes meanwhile waits for the same one.
 
+        Once the pool is closed, only calls that closing waits for (``is_awaited``) may still open one.
         Cancelled: the opening goes on, and its session is kept for the next call.
         """
         state = self.state(device_id)
@@ -130,7 +131,7 @@ class SessionPool:
             if session._pipeline is None or not session._pipeline.closed.done():
                 return session
             state.session = None  # InferSession.finalize() has ended it
-        if self.is_closed:
+        if self.is_closed and not is_awaited:
             raise ClosedError(f"{self!r} is closed: make a new one")
         if state.opening is None:
             state.opening = asyncio.ensure_future(self._open(device_id, state))

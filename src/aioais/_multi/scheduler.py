@@ -143,7 +143,7 @@ class Scheduler:
         """Have sessions opened, all at once; each takes part as soon as it is open."""
         self._opening.update(device_ids)
         for device_id in device_ids:
-            task = asyncio.ensure_future(self._pool.session(device_id))
+            task = asyncio.ensure_future(self._pool.session(device_id, is_awaited=False))
             if task.done():  # an eager task, where the session is warm
                 self._opened(device_id, task)
             else:

@@ -66,6 +66,7 @@ def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextM
     state.dead[device] = int(code)
     for stream in _streams(device):
         stream.halted = True
+        stream.fail(int(code), f"device {device} died")  # for a synchronise that comes when it is back
     state.armed[_MARK] = []
     return _Revive(device)
 

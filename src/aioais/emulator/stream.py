@@ -204,6 +204,8 @@ def foreign(call: str) -> int:
 def take_failure(stream: Stream) -> int:
     """Give the code of a failure that nobody has seen yet, or 0; that of a dead device every time."""
     if state.dead and (code := state.dead.get(stream.device.index)):
+        if stream.failure is not None:
+            stream.failure.reported = True
         return report(code, f"device {stream.device.index} is dead")
     failure = stream.failure
     if failure is None or failure.reported:
