@@ -41,7 +41,8 @@ def read_image(path: Path) -> Image:
     magic, width, height, most = header.split()
     if (magic, width, height) != (b"P5", b"8", b"8"):
         raise ValueError(f"{path}: not a binary PGM file of 8 x 8 pixels")
-    return np.frombuffer(pixels, np.uint8).reshape(1, 1, 8, 8).astype(np.float32) * np.float32(16 / int(most))
+    image: Image = np.frombuffer(pixels, np.uint8).reshape(1, 1, 8, 8).astype(np.float32) * np.float32(16 / int(most))
+    return image
 
 
 async def feeds(paths: list[Path]) -> AsyncIterator[list[Image]]:

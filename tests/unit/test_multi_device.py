@@ -173,7 +173,7 @@ async def test_what_is_passed(models: Models) -> None:
     async with MultiDeviceSession(models.add(SHAPE)) as session:
         assert right((await session.infer(devices_feeds={0: [pair(1)]}))[0][0], 1)
         assert right((await session.infer(device_feeds={0: [pair(1)]}))[0][0], 1)
-        named = dict(zip(("input2", "input1"), pair(4), strict=True))
+        named: dict[str, Array] = dict(zip(("input2", "input1"), pair(4), strict=True))
         assert right((await session.infer({0: [named]}))[0][0], 4)
         assert await session.infer({}) == {}
         assert await session.infer({1: []}) == {1: []}
@@ -185,7 +185,7 @@ async def test_what_is_passed(models: Models) -> None:
         with pytest.raises(FeedError, match="devices_feeds: came list, wanted a mapping"):
             await session.infer([pair(1)])  # type: ignore[arg-type]
         with pytest.raises(FeedError, match=r"devices_feeds\[0\]: came ndarray, wanted a list"):
-            await session.infer({0: pair(1)[0]})  # type: ignore[dict-item]
+            await session.infer({0: pair(1)[0]})
         with pytest.raises(DeviceError, match=r"device 4 does not exist: the visible .* are 0 to 3"):
             await session.infer({0: [pair(1)], 4: [pair(1)]})
         with pytest.raises(DeviceError, match="device '0': wanted an int"):

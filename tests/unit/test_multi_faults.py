@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,7 +164,7 @@ async def _await(awaitable: Any) -> Any:
 
 
 async def test_another_call_on_a_broken_device_is_told_why(models: Models, dead: contextlib.ExitStack) -> None:
-    async def source() -> Any:
+    async def source() -> AsyncIterator[list[Array]]:
         yield pair(0)
         await failed.wait()
         yield pair(1)

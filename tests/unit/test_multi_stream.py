@@ -227,6 +227,7 @@ async def test_devices_are_checked(models: Models) -> None:
         assert "device -1 does not exist" in await refused([-1])
         assert "[1, 0, 1]: a device comes twice" in await refused([1, 0, 1])
         assert "0 to 3" in await refused([1, 1])
+        wrong: Any
         for wrong in ("every", [], 1):
             assert "wanted 'all' or a list of device ids" in await refused(wrong)
         assert "device True: wanted an int" in await refused([True])
