@@ -24,22 +24,26 @@ what one interpreter can do here; the longer stages show the scheduling alone.""
 
 
 async def rate(session: MultiDeviceSession, array: np.ndarray, devices: tuple[int, ...], seconds: float) -> float:
-    """Give the results per second of a stream that runs on; its end, where devices fall idle, is not counted."""
-    count, first, last, end = 0, 0.0, 0.0, time.perf_counter() + seconds
+    """Give the results per second of a stream that runs on: without its first moments, and without its end,
+    where devices fall idle. Results count when they are there: some wait for their turn at both ends."""
+    start = time.perf_counter()
+    samples: list[tuple[float, int]] = []
 
     def source() -> Iterator[list[np.ndarray]]:
-        while time.perf_counter() < end:
+        while time.perf_counter() < start + seconds:
             yield [array]
 
+    next_at = seconds / 6
     async for _ in session.stream(source(), devices):
-        now = time.perf_counter()
-        if now < end:
-            last, count = now, count + 1
-            first = first or now
-    return (count - 1) / (last - first)
+        now = time.perf_counter() - start
+        if next_at < now < seconds:
+            next_at = now + seconds / 20
+            samples[1:] = [(now, sum(device.streamed for device in session.statistics().values()))]
+    (first, before), (last, after) = samples
+    return (after - before) / (last - first)
 
 
-async def measure(path: str, rounds: int = 5, seconds: float = 0.6) -> list[dict[str, Any]]:
+async def measure(path: str, rounds: int = 5, seconds: float = 0.8) -> list[dict[str, Any]]:
     """Measure each dialling in turns; medians of the ratios of the rounds."""
     found = []
     async with MultiDeviceSession(path) as session:
