@@ -14,7 +14,7 @@ import numpy as np
 
 import aioais
 
-from . import overhead, pipeline
+from . import devices, overhead, pipeline
 
 
 def make_noop(folder: str) -> str:
@@ -57,6 +57,7 @@ def main() -> None:
         # A real device has its own times: only what can be dialled has a known bound.
         can_dial = not arguments.om or hasattr(acl, "stub")
         pipelines = run(pipeline.measure(acl, path)) if can_dial else []
+        streams = [] if arguments.om else run(devices.measure(path))
     report = {
         "machine": platform.platform(),
         "python": platform.python_version(),
@@ -65,6 +66,7 @@ def main() -> None:
         "loop": arguments.loop,
         "overhead": figures,
         "pipeline": pipelines,
+        "devices": streams,
     }
     print(f"{report['machine']}, Python {report['python']}, {arguments.loop}")
     print(f"one await                {figures['us_per_await']:9.1f} us")
@@ -76,6 +78,8 @@ def main() -> None:
     )
     if pipelines:
         pipeline.show(pipelines)
+    if streams:
+        devices.show(streams)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
 

@@ -25,6 +25,7 @@ from .errors import FeedError as FeedError
 from .errors import ForkError as ForkError
 from .errors import ModelError as ModelError
 from .errors import WrongLoopError as WrongLoopError
+from .multi_device import MultiDeviceSession as MultiDeviceSession
 from .platforms import devices as devices
 from .platforms import run as run
 from .session import Feeds as Feeds
@@ -39,10 +40,13 @@ from .trace import Trace as Trace
 from .types import Check as Check
 from .types import DataType as DataType
 from .types import DeviceInfo as DeviceInfo
+from .types import DeviceStatistics as DeviceStatistics
 from .types import Format as Format
 from .types import Mode as Mode
+from .types import PipelineOutput as PipelineOutput
 from .types import SessionStatistics as SessionStatistics
 from .types import StageTime as StageTime
+from .types import StreamOutput as StreamOutput
 from .types import TensorDesc as TensorDesc
 
 __all__ = (
@@ -62,6 +66,7 @@ __all__ = (
     "DataType",
     "DeviceError",
     "DeviceInfo",
+    "DeviceStatistics",
     "FeedError",
     "Feeds",
     "ForkError",
@@ -71,11 +76,14 @@ __all__ = (
     "MemorySummary",
     "Mode",
     "ModelError",
+    "MultiDeviceSession",
+    "PipelineOutput",
     "Recording",
     "RequestTiming",
     "SessionStatistics",
     "Span",
     "StageTime",
+    "StreamOutput",
     "Tensor",
     "TensorDesc",
     "Trace",

@@ -14,10 +14,13 @@ __all__ = [
     "Check",
     "DataType",
     "DeviceInfo",
+    "DeviceStatistics",
     "Format",
     "Mode",
+    "PipelineOutput",
     "SessionStatistics",
     "StageTime",
+    "StreamOutput",
     "TensorDesc",
 ]
 
@@ -233,3 +236,46 @@ class DeviceInfo(NamedTuple):
     """Bytes of memory; 0 where it cannot be told."""
     free_memory: int
     """Bytes free now; 0 where it cannot be told."""
+
+
+class PipelineOutput(NamedTuple):
+    """One result of ``MultiDeviceSession.infer_pipeline``."""
+
+    device_id: int
+    """Where it ran."""
+    lane: int
+    """Place of its feeds list in the device's list."""
+    index: int  # type: ignore[assignment]  # the contract's name, though tuples have a method of it
+    """Its place in that feeds list."""
+    outputs: list[np.ndarray]
+    """One array per model output; owned by the caller."""
+
+
+class StreamOutput(NamedTuple):
+    """One result of ``MultiDeviceSession.stream``."""
+
+    index: int  # type: ignore[assignment]  # the contract's name, though tuples have a method of it
+    """Its place in the source."""
+    device_id: int
+    """Where it ran."""
+    outputs: list[np.ndarray]
+    """One array per model output; owned by the caller."""
+
+
+class DeviceStatistics(NamedTuple):
+    """A device of a ``MultiDeviceSession`` at one moment; an immutable record."""
+
+    device_id: int
+    """The device."""
+    is_open: bool
+    """Whether a warm session is there."""
+    opened: int
+    """How often a session was opened, that is, the model loaded."""
+    streamed: int
+    """Results of streams that it computed."""
+    rerun: int
+    """Items of streams that failed with it and were run again on other devices."""
+    failure: str | None
+    """What it failed with last; ``None`` if it never did. It may be open again since."""
+    session: SessionStatistics | None
+    """What its session says; ``None`` where none is open."""

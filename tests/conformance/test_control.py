@@ -333,3 +333,43 @@ def test_scripts(tmp_path: Path, models: Any) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == f"hello [{path!r}, '--flag'] 0\n", done.stderr
     assert subprocess.run(command[:3], capture_output=True).returncode == 2
+
+
+def test_a_dead_device_refuses_work_and_releases(ready: Any, net: Make, models: Any, pinned: Make) -> None:
+    acl, path = ready, models.add()
+    one, host = net(path), pinned(24)
+    stream, _ = acl.rt.create_stream()
+    assert acl.rt.memcpy_async(one.in_ptrs[0], 24, host.pointer, 24, 1, stream) == 0
+    emulator.reset_counts()
+    with emulator.kill(0):
+        assert [acl.rt.synchronize_stream(stream) for _ in range(2)] == [507010] * 2, "told every time"
+        assert "device 0 is dead" in acl.get_recent_err_msg()
+        assert emulator.copied()["h2d"] == 0, "what was queued has not run"
+        assert acl.rt.synchronize_device() == 507010
+        assert acl.rt.memcpy_async(one.in_ptrs[0], 24, host.pointer, 24, 1, stream) == 507010
+        assert one.execute_async() == one.execute() == 507010
+        assert acl.rt.malloc(8, 2)[1] == acl.rt.create_stream()[1] == acl.mdl.load_from_file(path)[1] == 507010
+        assert acl.rt.set_device(0) == acl.rt.create_context(0)[1] == 507010
+        assert acl.rt.destroy_stream(stream) == 0
+        assert acl.rt.set_device(1) == 0
+        block, code = acl.rt.malloc(8, 2)
+        assert code == acl.rt.synchronize_device() == acl.rt.free(block) == 0, "the others are well"
+        assert acl.rt.reset_device(1) == 0
+    assert acl.rt.set_device(0) == one.execute_async() == acl.rt.synchronize_stream(0) == 0
+    assert acl.rt.reset_device(0) == 0
+
+
+def test_reset_brings_a_dead_device_back(acl: Any) -> None:
+    emulator.kill(1, 507899)
+    acl.init()
+    assert acl.rt.set_device(1) == 507899
+    emulator.reset()
+    acl.init()
+    assert acl.rt.set_device(1) == 0
+
+
+def test_who_can_die(acl: Any) -> None:
+    with pytest.raises(ValueError, match="no device 4: there are 4"):
+        emulator.kill(4)
+    with pytest.raises(ValueError, match="other than 0"):
+        emulator.kill(0, 0)

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HELPERS = {"infer/add_model.py", "pipeline/add_pipeline.py", "iteration/add_iteration.py"}
+HELPERS = {
+    "infer/add_model.py",
+    "pipeline/add_pipeline.py",
+    "iteration/add_iteration.py",
+    "multi_device/add_devices.py",
+}
 """Imported by the examples beside them."""
 
 SCRIPTS = {path.relative_to(EXAMPLES).as_posix(): path for path in sorted(EXAMPLES.rglob("*.py"))}

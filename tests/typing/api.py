@@ -10,7 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aioais
-from aioais import DataType, Format, InferSession, Recording, RequestTiming, Span, Tensor, TensorDesc
+from aioais import (
+    DataType,
+    Format,
+    InferSession,
+    MultiDeviceSession,
+    PipelineOutput,
+    Recording,
+    RequestTiming,
+    Span,
+    StreamOutput,
+    Tensor,
+    TensorDesc,
+)
 
 if sys.version_info >= (3, 11):
     from typing import assert_type
@@ -37,6 +49,12 @@ async def inferring(session: InferSession, x: Array, keep: bool) -> None:
     assert_type(await session.infer([x], out_array=True), list[Array])
     assert_type(await session.infer([x], out_array=False), list[Tensor])
     assert_type(await session.infer([x], out_array=keep), list[Array] | list[Tensor])
+
+
+async def iterating(session: InferSession, x: Array) -> None:
+    assert_type(await session.infer_iteration([x]), list[Array])
+    assert_type(await session.infer_iteration([x], [0], 3, "dymshape", [100], mem_copy=False), list[Array])
+    assert_type(await session.infer_iteration({"x": x}, (0, -1), iteration_times=9), list[Array])
 
 
 async def feeding(session: InferSession, x: Array, tensor: Tensor) -> None:
@@ -106,6 +124,26 @@ def functions() -> None:
         assert_type(device.id, int)
         assert_type(device.name, str)
     assert_type(aioais.__version__, str)
+
+
+async def many_devices(x: Array) -> None:
+    async with MultiDeviceSession("model.onnx", depth=2) as session:
+        assert_type(session, MultiDeviceSession)
+        assert_type(await session.infer({0: [[x], {"x": x}]}), dict[int, list[list[Array]]])
+        assert_type(await session.infer(device_feeds={0: [[x]]}, mode="dymbatch"), dict[int, list[list[Array]]])
+        assert_type(await session.infer_pipeline({0: [[[x], [x]]]}), dict[int, list[list[list[Array]]]])
+        async for result in session.infer_pipeline(device_feeds_list={0: [[[x]]]}):
+            assert_type(result, PipelineOutput)
+        iterated = await session.infer_iteration({0: [[x]]}, [0], iteration_times=2)
+        assert_type(iterated, dict[int, list[list[Array]]])
+        async for one in session.stream([[x]], "all", ordered=False):
+            assert_type(one, StreamOutput)
+            assert_type(one.index, int)
+            assert_type(one.outputs, list[Array])
+        session.stream(([x] for _ in range(3)), device_ids=[0, 1])
+        assert_type(session.summary(), dict[int, list[float]])
+        assert_type(session.statistics()[0].streamed, int)
+        await session.aclose(cancel=True)
 
 
 async def mistakes(session: InferSession, x: Array) -> None:

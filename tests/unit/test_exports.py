@@ -22,6 +22,7 @@ CONTRACT = {
     "Format",
     "InferSession",
     "ModelError",
+    "MultiDeviceSession",
     "Tensor",
     "TensorDesc",
     "convert",

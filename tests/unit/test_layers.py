@@ -24,6 +24,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_path": {"errors", "types", "summary", "tensor", "timing", "_acl", "_bridge"},
     "timing": {"errors"},
     "trace": {"timing", "_bridge"},
+    "_multi": {
+        "errors",
+        "types",
+        "session",  # the engine: one of them per device
+        "_acl.library",
+        "_acl.process",  # to count the devices
+        "_bridge",
+        "_path.opening",
+        "_path.request",
+        "_path.source",
+        "_path.streaming",
+    },
     "_atc": {"errors", "emulator.metadata"},
     "emulator": {"_acl.constants", "_acl.codes"},  # a fake must not be built from the code it checks
 }
@@ -38,6 +50,7 @@ PATH_SHARED: dict[str, str] = {
     "clock": "what a session has measured; stages do not import it, the admission does",
     "slot_pool": "the slots of a session",
     "landing": "a record: where an output arrives",
+    "source": "reads a source of feeds, no knowledge of requests",
     "arrays": "views of feeds, no knowledge of the model",
 }
 
@@ -49,7 +62,8 @@ NEVER: dict[str, set[str]] = {
     "errors": {"asyncio", "anyio", "uvloop"},
     "types": {"asyncio", "anyio", "uvloop"},
     "_acl": {"asyncio", "anyio", "uvloop"},  # plain blocking calls, for whatever thread calls
-    "_bridge": {"numpy"},  # it knows threads and loops, no data and no device
+    "_path": {"anyio"},  # per request its primitives cost too much; it is for structure between sessions
+    "_bridge": {"numpy", "anyio"},  # it knows threads and loops, no data and no device
     "_atc": {"errors", "emulator.metadata"},
     "emulator": {"asyncio", "anyio", "uvloop"},
 }

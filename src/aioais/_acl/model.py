@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .library import Library
 __all__ = ["LoadedModel", "ModelInfo", "TensorInfo", "nbytes_of"]
 
 ModelKind = Literal["static", "batch", "hw", "dims", "shape"]
+
+_DEVICE_FAILED: Final = 507
+"""First digits of the codes that blame the device."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class LoadedModel:
         ACL refuses the file; the cause is ACL's own error.
     AclMemoryError
         The device has no room for it.
+    AclInternalError
+        The device failed (507xxx), whatever the file.
     """
 
     def __init__(self, library: Library, path: str) -> None:
@@ -102,7 +107,7 @@ class LoadedModel:
         model_id, code = library.slow.load_from_file(path)
         if code:
             error = library.error("acl.mdl.load_from_file", code)
-            if isinstance(error, AclMemoryError):
+            if isinstance(error, AclMemoryError) or code // 1000 == _DEVICE_FAILED:
                 raise error
             raise ModelError(_load_text(library, path, error)) from error
         self._id: int | None = model_id

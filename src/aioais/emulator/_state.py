@@ -47,6 +47,8 @@ class State:
         self.armed: dict[str, list[Any]] = {}
         """Faults by call name; anything here sends every call through the slow check."""
         self.device_faults: dict[str, list[Any]] = {}
+        self.dead: dict[int, int] = {}
+        """Codes of the devices that have died."""
         self.gates: list[Any] = []
         self.copied = {"h2d": 0, "d2h": 0, "d2d": 0, "h2h": 0, "pageable": 0}
         self.devices: list[Device] = []
@@ -86,6 +88,7 @@ class State:
             self.reporters,
             self.armed,
             self.device_faults,
+            self.dead,
         ):
             table.clear()
         self.gates.clear()

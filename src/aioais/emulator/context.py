@@ -82,6 +82,8 @@ def create_context(index: int) -> tuple[int, int]:
     device = find_device(index)
     if device is None:
         return 0, AclCode.RT_INVALID_DEVICEID
+    if index in state.dead:
+        return 0, report(state.dead[index], f"create_context: device {index} is dead")
     with state.lock:
         context = Context(device)
         local.context = context

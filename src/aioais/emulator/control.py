@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from aioais.emulator._state import state
+from aioais.emulator.death import kill
 from aioais.emulator.device import build_devices, redial
 from aioais.emulator.faults import fail, gate
 from aioais.emulator.memory import devices, hosts
@@ -23,6 +24,7 @@ __all__ = [
     "counts",
     "fail",
     "gate",
+    "kill",
     "leaks",
     "live",
     "reset",

@@ -102,6 +102,8 @@ def set_device(index: int) -> int:
     device = find(index)
     if device is None:
         return AclCode.RT_INVALID_DEVICEID
+    if index in state.dead:
+        return report(state.dead[index], f"set_device: device {index} is dead")
     if state.gates:
         faults.pass_gates("set_device", index)
     if device.primary is None:

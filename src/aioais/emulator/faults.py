@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from aioais._acl.codes import AclCode
-from aioais.emulator._state import report, state
+from aioais.emulator._state import local, report, state
 from aioais.emulator.timeline import FOREVER
 
 __all__ = ["STAGES", "Fault", "Gate", "fail", "gate", "intercept", "pass_gates", "take_device_fault"]
@@ -17,6 +17,31 @@ __all__ = ["STAGES", "Fault", "Gate", "fail", "gate", "intercept", "pass_gates",
 STAGES = ("h2d", "d2h", "d2d", "execute", "load", "malloc", "init", "set_device")
 
 DEVICE_SIDE = ("acl.mdl.execute", "acl.mdl.execute_async", "acl.rt.memcpy_async", "acl.rt.memset_async")
+
+
+NEEDS_THE_DEVICE = frozenset(
+    {
+        "acl.mdl.execute",
+        "acl.mdl.execute_async",
+        "acl.mdl.execute_v2",
+        "acl.mdl.load_from_file",
+        "acl.mdl.load_from_file_with_mem",
+        "acl.mdl.load_from_mem",
+        "acl.mdl.load_from_mem_with_mem",
+        "acl.mdl.load_with_config",
+        "acl.rt.create_stream",
+        "acl.rt.create_stream_with_config",
+        "acl.rt.malloc",
+        "acl.rt.malloc_align32",
+        "acl.rt.malloc_cached",
+        "acl.rt.memcpy",
+        "acl.rt.memcpy2d",
+        "acl.rt.memcpy_async",
+        "acl.rt.memset",
+        "acl.rt.memset_async",
+    }
+)
+"""Calls that a dead device refuses in its contexts; those that name it or wait for it see to it themselves."""
 
 
 class Fault:
@@ -117,6 +142,10 @@ def intercept(name: str, answer: Callable[[int], Any]) -> tuple[bool, Any]:
     if state.forked:
         text = "this process was forked after acl.init: a child cannot use its parent's devices"
         return True, answer(report(AclCode.RT_INTERNAL_ERROR, text))
+    if state.dead and name in NEEDS_THE_DEVICE and local.context is not None:
+        device = local.context.device.index
+        if device in state.dead:
+            return True, answer(report(state.dead[device], f"{name}: device {device} is dead"))
     with state.lock:
         code = _take(state.armed, name)
     return (True, answer(report(code, f"{name}: injected fault"))) if code else (False, None)

@@ -201,8 +201,13 @@ def foreign(call: str) -> int:
     return report(AclCode.RT_STREAM_CONTEXT, f"{call}: the stream belongs to another context than the current one")
 
 
-def take_failure(failure: Failure | None) -> int:
-    """Give the code of a failure that nobody has seen yet, or 0."""
+def take_failure(stream: Stream) -> int:
+    """Give the code of a failure that nobody has seen yet, or 0; that of a dead device every time."""
+    if state.dead and (code := state.dead.get(stream.device.index)):
+        if stream.failure is not None:
+            stream.failure.reported = True
+        return report(code, f"device {stream.device.index} is dead")
+    failure = stream.failure
     if failure is None or failure.reported:
         return 0
     failure.reported = True

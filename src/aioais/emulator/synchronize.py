@@ -25,7 +25,7 @@ def synchronize_stream(handle: int) -> int:
         return AclCode.RT_CONTEXT_NULL
     stream = resolve(handle, context)
     synchronize(stream, FOREVER, state.settings.gil == "hold")
-    return take_failure(stream.failure)
+    return take_failure(stream)
 
 
 def deadline_of(milliseconds: int) -> float:
@@ -44,7 +44,7 @@ def synchronize_stream_with_timeout(handle: int, timeout: int) -> int:
     stream = resolve(handle, context)
     if not synchronize(stream, deadline_of(timeout) or 1e-9, state.settings.gil == "hold"):
         return report(AclCode.RT_STREAM_SYNC_TIMEOUT, f"the stream is not done after {timeout} ms")
-    return take_failure(stream.failure)
+    return take_failure(stream)
 
 
 def _synchronize_device(call: str, deadline: float, held: bool, refuse: bool) -> int:
@@ -60,7 +60,7 @@ def _synchronize_device(call: str, deadline: float, held: bool, refuse: bool) ->
             refuse_deadlock(stream, call)
         if not synchronize(stream, deadline, held):
             return report(AclCode.RT_STREAM_SYNC_TIMEOUT, f"{call}: the device is not done in time")
-        result = result or take_failure(stream.failure)
+        result = result or take_failure(stream)
     return result
 
 

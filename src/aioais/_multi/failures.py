@@ -1,0 +1,43 @@
+"""What failed where: fatal codes, notes on errors, the error of a stream that has no device left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import AclError, BrokenSessionError
+
+__all__ = ["add_note", "describe", "is_fatal", "no_device_left"]
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether an error says that the device, and not the request, is at fault (codes 507xxx)."""
+    return isinstance(error, AclError) and error.code // 1000 == 507
+
+
+def describe(error: BaseException) -> str:
+    """Give an error in one line, as the last line of its traceback has it."""
+    return f"{type(error).__name__}: {error}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line to an error (PEP 678), also where Python does not know of it yet."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    error.__notes__ = [*notes, note]  # type: ignore[attr-defined,unused-ignore]
+
+
+def no_device_left(causes: Mapping[int, BaseException]) -> BaseException:
+    """Make the error of a stream whose devices have all failed.
+
+    Where all failed for the same reason, and it is none of theirs (the file is missing, say), it is that
+    error; else a ``BrokenSessionError`` caused by the first. Each device's cause is in the text or the notes.
+    """
+    first = next(iter(causes.values()))
+    lines = [f"device {device_id}: {describe(error)}" for device_id, error in causes.items()]
+    if not isinstance(first, AclError) and len({type(error) for error in causes.values()}) == 1:
+        error: BaseException = first
+    else:
+        error = BrokenSessionError(f"no device is left of {len(lines)}: {'; '.join(lines)}")
+        error.__cause__ = first
+    for line in lines:
+        add_note(error, line)
+    return error

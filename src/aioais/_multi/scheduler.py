@@ -1,0 +1,388 @@
+"""One source over many devices: who runs which item, and in which order results come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .._path.request import Request
+from .._path.source import open_source
+from .._path.streaming import give_up
+from ..errors import ClosedError
+from ..session import InferSession
+from ..types import StreamOutput
+from .failures import is_fatal, no_device_left
+from .pool import DeviceState, SessionPool
+
+__all__ = ["Scheduler", "stream_items"]
+
+REORDERING = 4
+"""In input order, at most this many times the depth of all devices is under way or waits for its turn: while a
+slow device works on one item the others go on, but not for ever."""
+
+Start = Callable[[InferSession, Any], "Request | Awaitable[Request]"]
+
+
+class _Item:
+    """One item of the source, until its result is with the consumer."""
+
+    __slots__ = ("device_id", "error", "feeds", "index", "is_done", "outputs", "request")
+
+    def __init__(self, index: int, feeds: Any) -> None:
+        self.index = index
+        self.feeds = feeds  # kept until it is done: it may have to run again elsewhere
+        self.device_id = -1
+        self.request: Request | None = None
+        self.outputs: list[np.ndarray] | None = None
+        self.error: BaseException | None = None
+        self.is_done = False
+
+
+class _Device:
+    """A device that takes part in a stream."""
+
+    __slots__ = ("depth", "id", "in_flight", "session", "state")
+
+    def __init__(self, device_id: int, session: InferSession, depth: int, state: DeviceState) -> None:
+        self.id = device_id
+        self.session = session
+        self.depth = depth
+        self.in_flight = 0
+        self.state = state
+
+
+async def stream_items(
+    pool: SessionPool,
+    source: Iterable[Any] | AsyncIterable[Any],
+    device_ids: object,
+    start: Start,
+    ordered: bool,
+) -> AsyncGenerator[StreamOutput, None]:
+    """Yield the results of a source of feeds, spread over devices; see ``MultiDeviceSession.stream``."""
+    pool.check()
+    scheduler = Scheduler(pool, start, ordered)
+    feeder = open_source(source, scheduler, "feeds")
+    del source
+    with pool.call(scheduler.cut_short, False):
+        try:
+            scheduler.open(await pool.resolve(device_ids))
+            while True:
+                scheduler.has_news = False
+                await scheduler.rerun()
+                await feeder.fill()
+                if scheduler.is_ready:
+                    yield scheduler.take()
+                    scheduler.taken()
+                elif scheduler.is_empty and (scheduler.has_failed or not feeder.has_more):
+                    scheduler.raise_last()
+                    return
+                else:
+                    await scheduler.wait()
+        finally:
+            scheduler.give_up()  # before any await: that may be cancelled too
+            await feeder.close()
+
+
+class Scheduler:
+    """The sink of a stream's source: each item goes to the device with most room.
+
+    Room is what a device's ``depth`` leaves free. A device gets its next item when it has finished one, so
+    a slow or busy one gets fewer, and none idles while there are items.
+
+    *Memory.* Items under way, ready, or with the consumer are at most as many as the devices'
+    depths together. In input order, results that wait for an earlier one come on top, up to
+    ``REORDERING`` times that number in all.
+
+    *Failures.* A fatal error (507xxx) is the device's: it takes part no more, and its items run
+    again elsewhere, the oldest first. Any other error is the item's and raises at its place.
+
+    Parameters
+    ----------
+    pool
+        The sessions.
+    start
+        Checks an item's feeds and submits them to a session.
+    ordered
+        Give results in the order of the source.
+    """
+
+    def __init__(self, pool: SessionPool, start: Start, ordered: bool) -> None:
+        self.has_news = False
+        self._pool = pool
+        self._start = start
+        self._is_ordered = ordered
+        self._devices: list[_Device] = []
+        self._depth = 0
+        """Of all devices that take part."""
+        self._opening: set[int] = set()
+        self._causes: dict[int, BaseException] = {}
+        """Of the devices that failed."""
+        self._next_index = 0
+        self._under_way: set[_Item] = set()
+        self._again: list[_Item] = []
+        """To be run again; they count as under way."""
+        self._window: deque[_Item] = deque()
+        """In order: all items, the oldest first; else those that are done."""
+        self._prefix = 0
+        """In order: how many of the oldest are done, which only wait for the consumer."""
+        self._held = 0
+        """1 while the consumer has a result."""
+        self._last: BaseException | None = None
+        """Raised once all before it is through."""
+        self._waiter: asyncio.Future[None] | None = None
+        self._no_device: BaseException | None = None
+        self._is_over = False
+
+    # ------------------------------------------------------------------------- devices
+    def open(self, device_ids: list[int]) -> None:
+        """Have sessions opened, all at once; each takes part as soon as it is open."""
+        self._opening.update(device_ids)
+        for device_id in device_ids:
+            task = asyncio.ensure_future(self._pool.session(device_id, is_awaited=False))
+            if task.done():  # an eager task, where the session is warm
+                self._opened(device_id, task)
+            else:
+                task.add_done_callback(partial(self._opened, device_id))
+
+    def _opened(self, device_id: int, task: asyncio.Task[InferSession]) -> None:
+        self._opening.discard(device_id)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self._is_over:
+            return
+        if error is None:
+            session = task.result()
+            self._devices.append(_Device(device_id, session, self._pool.options.depth, self._pool.state(device_id)))
+            self._depth += self._pool.options.depth
+        else:
+            if not self._pool.is_closed:
+                self._pool.retire(device_id, None, error)
+            self._causes[device_id] = error
+            self._fail_without_devices()
+        self.wake()
+
+    def _lose(self, device: _Device, error: Exception) -> None:
+        """Take a device out; idempotent."""
+        if device not in self._devices:
+            return
+        self._devices.remove(device)
+        self._depth -= device.depth
+        self._causes[device.id] = error
+        self._pool.retire(device.id, device.session, error)
+        self._fail_without_devices()
+
+    def _fail_without_devices(self) -> None:
+        """Where no device is left, have the items that need one fail at their places."""
+        if self._devices or self._opening:
+            return
+        self._no_device = self._no_device or no_device_left(self._causes)
+        again, self._again = self._again, []
+        for item in again:
+            self._done(item, None, self._no_device)
+
+    # ---------------------------------------------------------------------- the source
+    def has_room(self) -> bool:
+        """Whether to take one more item; raises where none can be run any more."""
+        if self._last is not None:
+            return False
+        if self._no_device is not None:
+            raise self._no_device
+        if self._pool.is_closed:
+            self._pool.check()
+        if self._again:
+            return False
+        waiting = self._prefix if self._is_ordered else len(self._window)
+        if len(self._under_way) + waiting + self._held >= self._depth:
+            return False
+        if self._is_ordered and len(self._window) + self._held >= REORDERING * self._depth:
+            return False
+        return any(device.in_flight < device.depth for device in self._devices)
+
+    def submit(self, feeds: Any) -> Awaitable[None] | None:
+        """Give an item to the device with most room."""
+        item = _Item(self._next_index, feeds)
+        self._next_index += 1
+        if self._is_ordered:
+            self._window.append(item)
+        self._under_way.add(item)
+        return self._run(item)
+
+    def fail(self, error: BaseException) -> None:
+        """Have an error raised when all before it is through."""
+        self._last = self._last or error
+
+    def _run(self, item: _Item) -> Awaitable[None] | None:
+        """Submit an item; one that does not fit fails at its place, and nothing follows it."""
+        best: _Device | None = None
+        most = 0
+        for device in self._devices:
+            room = device.depth - device.in_flight
+            if room > most:
+                best, most = device, room
+        if best is None:
+            self._again.append(item)
+            self._fail_without_devices()
+            return None
+        best.in_flight += 1
+        try:
+            request = self._start(best.session, item.feeds)
+        except Exception as exc:  # noqa: BLE001 - raised at its place
+            self._refused(item, best, exc)
+            return None
+        if isinstance(request, Request):
+            self._submitted(item, best, request)
+            return None
+        return self._await(item, best, request)
+
+    async def _await(self, item: _Item, device: _Device, pending: Awaitable[Request]) -> None:
+        try:
+            request = await pending
+        except Exception as exc:  # noqa: BLE001 - raised at its place
+            self._refused(item, device, exc)
+        else:
+            self._submitted(item, device, request)
+
+    def _submitted(self, item: _Item, device: _Device, request: Request) -> None:
+        if self._is_over:  # given up while its feeds were converted
+            give_up(request)
+            return
+        item.request = request
+        item.device_id = device.id
+        request.future.add_done_callback(partial(self._finished, item, device))
+
+    def _refused(self, item: _Item, device: _Device, error: Exception) -> None:
+        device.in_flight -= 1
+        explained = self._pool.explain(device.id, device.session, error)
+        if explained is not error:  # somebody else's call found out that the device is broken
+            self._run_again(item, device, explained)
+            return
+        self._done(item, None, error)
+        self._last = self._last or error  # no item after it is taken
+
+    async def rerun(self) -> None:
+        """Run the items of lost devices again as far as there is room, the oldest first."""
+        while self._again and any(device.in_flight < device.depth for device in self._devices):
+            self._again.sort(key=lambda item: item.index, reverse=True)
+            pending = self._run(self._again.pop())
+            if pending is not None:
+                await pending
+
+    # --------------------------------------------------------------------- the results
+    def _finished(self, item: _Item, device: _Device, future: asyncio.Future[Any]) -> None:
+        """Take the result of a request; called by its future."""
+        item.request = None
+        device.in_flight -= 1
+        error: BaseException | None
+        if future.cancelled():
+            error = None if self._is_over else ClosedError(f"{self._pool!r} gave the request up")
+        else:
+            error = future.exception()
+        if self._is_over:
+            return
+        if error is None:
+            device.state.streamed += 1
+            self._done(item, future.result(), None)
+        elif is_fatal(error):
+            assert isinstance(error, Exception)
+            self._run_again(item, device, error)
+        else:
+            self._done(item, None, error)
+        self.wake()
+
+    def _run_again(self, item: _Item, device: _Device, error: Exception) -> None:
+        device.state.rerun += 1
+        self._again.append(item)
+        self._lose(device, error)
+        self._fail_without_devices()
+
+    def _done(self, item: _Item, outputs: list[np.ndarray] | None, error: BaseException | None) -> None:
+        item.outputs, item.error = outputs, error
+        item.feeds = None
+        item.is_done = True
+        self._under_way.discard(item)
+        window = self._window
+        if not self._is_ordered:
+            window.append(item)
+            return
+        while self._prefix < len(window) and window[self._prefix].is_done:
+            self._prefix += 1
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a result for the consumer."""
+        return bool(self._prefix if self._is_ordered else self._window)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error ended the source."""
+        return self._last is not None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is under way and nothing waits."""
+        return not self._under_way and not self._window
+
+    def take(self) -> StreamOutput:
+        """Give the next result to the consumer, or raise its error."""
+        item = self._window.popleft()
+        if self._is_ordered:
+            self._prefix -= 1
+        if item.error is not None:
+            try:
+                raise item.error
+            finally:
+                item.error = None  # it would hold this frame, and the frame the item
+        assert item.outputs is not None
+        self._held = 1
+        return StreamOutput(item.index, item.device_id, item.outputs)
+
+    def taken(self) -> None:
+        """Note that the consumer is through with a result."""
+        self._held = 0
+
+    def raise_last(self) -> None:
+        """Raise what ended the source, if it was an error."""
+        if self._last is not None:
+            try:
+                raise self._last
+            finally:
+                self._last = None
+
+    # --------------------------------------------------------------------- wake and end
+    def wake(self) -> None:
+        """Have the consumer's task look again."""
+        self.has_news = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait for news."""
+        if not self.has_news:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def cut_short(self) -> None:
+        """End the stream from outside: its next step raises ``ClosedError``."""
+        self.give_up()
+        self._last = ClosedError(f"{self._pool!r} was closed while this ran, by aclose(cancel=True)")
+        self.wake()
+
+    def give_up(self) -> None:
+        """Want nothing of what is under way any more; idempotent."""
+        self._is_over = True
+        for item in self._under_way:
+            if item.request is not None:
+                give_up(item.request)
+        self._under_way.clear()
+        self._again.clear()
+        self._window.clear()
+        self._prefix = 0
+        self._causes.clear()  # an error would hold frames of this stream, and these the error
+        self._no_device = None

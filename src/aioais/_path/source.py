@@ -1,0 +1,141 @@
+"""A source of feeds items: read as far as whoever takes them has room, and not further."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator
+from typing import Any, Protocol
+
+from ..errors import FeedError
+
+__all__ = ["AsyncFeeder", "Feeder", "Sink", "open_source"]
+
+
+class Sink(Protocol):
+    """Takes the items of a source; all on the loop's thread."""
+
+    def has_room(self) -> bool:
+        """Whether to take one more item; what it raises ends the source and goes to :meth:`fail`."""
+        ...
+
+    def submit(self, feeds: Any) -> Awaitable[None] | None:
+        """Take an item, to be awaited where that may take long; what it raises goes to :meth:`fail`."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """Take what failed in place of an item; none follows."""
+        ...
+
+    def wake(self) -> None:
+        """Look again: there is something new, or the source has ended."""
+        ...
+
+
+class Feeder:
+    """Reads a plain iterator, in the consumer's task."""
+
+    def __init__(self, sink: Sink, source: Iterator[Any]) -> None:
+        self.has_more = True
+        self._sink = sink
+        self._source = source
+
+    async def fill(self) -> None:
+        """Read items while there is room."""
+        sink = self._sink
+        try:
+            while self.has_more and sink.has_room():
+                try:
+                    feeds = next(self._source)
+                except StopIteration:
+                    self.has_more = False
+                else:
+                    pending = sink.submit(feeds)
+                    if pending is not None:
+                        await pending
+        except Exception as exc:  # noqa: BLE001 - raised at its place
+            self.has_more = False
+            sink.fail(exc)
+
+    async def close(self) -> None:
+        """Leave the source where it is."""
+        self.has_more = False
+
+
+class AsyncFeeder:
+    """Reads an async iterable in a task of its own, so a result that is ready never waits for the next feeds.
+
+    One task runs the source from its first step to its last, as task groups, timeouts and context
+    variables inside of it demand. It knows nothing of the consumer, which may be collected any time.
+    """
+
+    def __init__(self, sink: Sink, source: AsyncIterable[Any]) -> None:
+        self.has_more = True
+        self._sink = sink
+        self._source = source
+        self._task: asyncio.Task[None] | None = None
+        self._is_asked = asyncio.Event()
+
+    async def fill(self) -> None:
+        """Have items read while there is room; the sink is woken for each."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run())
+        self._is_asked.set()
+
+    async def _run(self) -> None:
+        sink = self._sink
+        try:
+            source = aiter(self._source)
+            while self.has_more:
+                if not sink.has_room():
+                    self._is_asked.clear()
+                    await self._is_asked.wait()
+                    continue
+                feeds = await anext(source)
+                if self.has_more:
+                    pending = sink.submit(feeds)
+                    if pending is not None:
+                        await pending
+                    sink.wake()
+        except StopAsyncIteration:
+            pass
+        except Exception as exc:  # noqa: BLE001 - raised at its place
+            sink.fail(exc)
+        except BaseException as exc:
+            if self.has_more:
+                sink.fail(exc)  # not the cancellation that close() asked for
+            raise
+        finally:
+            self.has_more = False
+            sink.wake()
+
+    async def close(self) -> None:
+        """Stop the source where it waits for its next item."""
+        self.has_more = False
+        task, self._task = self._task, None  # its end holds its frame, its frame this object
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def open_source(source: Iterable[Any] | AsyncIterable[Any], sink: Sink, name: str) -> Feeder | AsyncFeeder:
+    """Make the feeder of a source.
+
+    Parameters
+    ----------
+    source
+        Feeds items.
+    sink
+        Takes them.
+    name
+        What the caller calls the source, for the message.
+
+    Raises
+    ------
+    FeedError
+        It cannot be iterated over.
+    """
+    if isinstance(source, AsyncIterable):
+        return AsyncFeeder(sink, source)
+    if isinstance(source, Iterable):
+        return Feeder(sink, iter(source))
+    raise FeedError(f"{name}: came {type(source).__name__}, wanted an iterable or async iterable of feeds: [[x], [y]]")

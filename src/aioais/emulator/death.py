@@ -1,0 +1,77 @@
+"""Devices that die: from one moment on whatever needs the device answers one code."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from aioais._acl.codes import AclCode
+from aioais.emulator._state import state
+from aioais.emulator.stream import Stream
+
+__all__ = ["kill"]
+
+_MARK = "acl: a device is dead"
+"""No call has this name; in the table of faults it sends every call through the slow check."""
+
+
+class _Revive(AbstractContextManager[None]):
+    """Brings the device back at the end of a ``with`` block."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state.dead.pop(self._device, None)
+        if not state.dead:
+            state.armed.pop(_MARK, None)
+        for stream in _streams(self._device):
+            stream.halted = False
+
+
+def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextManager[None]:
+    """Let a device die, for good or for the length of a ``with`` block.
+
+    What is queued on it never runs. Every synchronise call in one of its contexts reports the code, each
+    time; so do the calls that give it work or take something from it (``set_device``, contexts, streams,
+    device memory, loads, copies, executions). What only releases still succeeds, as it is the host's own
+    bookkeeping.
+
+    Parameters
+    ----------
+    device : int
+        Its id.
+    code : int
+        What the calls return; 507010 (lost heartbeat) by default.
+
+    Returns
+    -------
+    context manager
+        Brings the device back; may be ignored, as :func:`aioais.emulator.reset` does it too.
+
+    Raises
+    ------
+    ValueError
+        There is no such device, or the code is 0.
+    """
+    if not 0 <= device < len(state.devices):
+        raise ValueError(f"there is no device {device}: there are {len(state.devices)}")
+    if code == 0:
+        raise ValueError("a dead device needs a code other than 0")
+    state.dead[device] = int(code)
+    for stream in _streams(device):
+        stream.halted = True
+        stream.fail(int(code), f"device {device} died")  # for a synchronise that comes when it is back
+    state.armed[_MARK] = []
+    return _Revive(device)
+
+
+def _streams(device: int) -> list[Stream]:
+    streams = [stream for stream in list(state.streams.values()) if stream.device.index == device]
+    defaults = [c.default_stream for c in list(state.contexts.values()) if c.device.index == device]
+    return streams + defaults
