@@ -279,6 +279,8 @@ class Pipeline:
             self.admission.express_submitted()
             if not has_started:
                 self._end(request)
+            elif request.is_dynamic:
+                break  # the next one's run would be told what became of this one's copies back
         return express
 
     def _await_executions(self, requests: list[Request]) -> None:
