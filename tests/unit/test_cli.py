@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -98,7 +99,7 @@ def add_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command(cli: Cli) -> None:
     done = cli("--help")
     assert done.code == 0
-    assert all(name in done.out for name in ("demo", "convert", "devices", "inspect"))
+    assert all(name in done.out for name in ("demo", "bench", "convert", "devices", "inspect"))
 
 
 def test_version(cli: Cli) -> None:
@@ -205,6 +206,35 @@ def test_devices() -> None:
     assert len(rows) == 3
     assert "platform" in done.out
     assert "GiB" in done.out
+
+
+# --- bench ----------------------------------------------------------------------------------------
+
+
+def test_bench_prints_and_writes_its_figures(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = cli("bench", DIGITS_MODEL, "-n", 30, "-t", 4, "--warmup", 2, "--json", file)
+    assert done.code == 0, done.err
+    assert all(word in done.out for word in ("requests/s", "loop lag", "one await", "h2d", "delivery", "p99"))
+    figures = json.loads(file.read_text("utf-8"))
+    assert figures["requests"] == 30
+    assert figures["inputs"] == {"image": "float32[1, 1, 8, 8]"}
+    assert set(figures["stages_ms"]) == {"queue", "h2d", "execute", "d2h", "delivery"}
+    assert figures["stages_ms"]["execute"]["max"] > 0
+    again = cli("bench", DIGITS_MODEL, "-n", 1, "--json", file)
+    assert_one_clear_line(again, "aioais bench: ")
+
+
+def test_bench_of_open_shapes_wants_to_be_told(cli: Cli, add_model: Path) -> None:
+    done = cli("bench", add_model)
+    assert_one_clear_line(done, "aioais bench: ")
+    assert '--shape "input1:' in done.err
+    for shape in ("input1", "input1:a,b", "other:1,3,32,32"):
+        assert_one_clear_line(cli("bench", add_model, "--shape", shape), "aioais bench: ")
+    shapes = "input1:2,3,32,32;input2:2,3,32,32"
+    done = cli("bench", add_model, "--shape", shapes, "-n", 5, "--warmup", 0)
+    assert done.code == 0, done.err
+    assert "input1 float32[2, 3, 32, 32]" in done.out
 
 
 # --- inspect --------------------------------------------------------------------------------------

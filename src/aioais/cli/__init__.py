@@ -1,4 +1,4 @@
-"""The command ``aioais``: demo, convert, devices and inspect.
+"""The command ``aioais``: demo, bench, convert, devices and inspect.
 
 What the commands need beyond the library, typer and rich, is the extra ``cli``; nothing else in aioais
 imports them, and this module does so only when it is run.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from .bench import bench
 from .convert import convert
 from .demo import demo
 from .devices import devices
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.command()(bench)
 app.command()(convert)
 app.command()(devices)
 app.command()(inspect)

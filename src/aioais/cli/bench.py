@@ -1,0 +1,204 @@
+"""``aioais bench``: how fast a model is on a device, and where a request's time goes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+
+import numpy as np
+import typer
+from rich.table import Table
+
+import aioais
+
+from .console import clear_errors, format_bytes, output_console, print_facts
+from .load import LoopLag, run_tasks, watch_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._acl.library import Platform
+    from .._acl.model import ModelInfo, TensorInfo
+
+__all__ = ["bench"]
+
+_RECORDED: Final = 200
+_STAGES: Final = ("queue", "h2d", "execute", "d2h", "delivery")
+
+
+@dataclass(frozen=True)
+class _Result:
+    inputs: dict[str, str]
+    seconds: float
+    latency_ms: list[float]
+    """Of each request, as the caller saw it."""
+    timings: Sequence[aioais.RequestTiming]
+    lag: LoopLag
+    statistics: aioais.SessionStatistics
+
+
+def bench(
+    model: Annotated[str, typer.Argument(help="A .om or .onnx file.")],
+    device: Annotated[int, typer.Option("--device", "-d", help="Id of the device.")] = 0,
+    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="How many are measured.")] = 500,
+    tasks: Annotated[int, typer.Option("--tasks", "-t", min=1, help="Requests awaited at once.")] = 8,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Requests before the measured ones.")] = 20,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="Requests on the device at once.")] = 4,
+    loop: Annotated[int, typer.Option("--loop", min=1, help="Executions per request.")] = 1,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape", help='Shapes of the inputs, such as "x:8,3,224,224;y:8,10"; needed where dims are open.'
+        ),
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option("--platform", help="ascend or cpu; by the file's name if not given.")
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", help="Also write the figures to this new file.")] = None,
+) -> None:
+    """Measure a model with random inputs: latency, throughput, and the time of each stage."""
+    with clear_errors("bench"):
+        result = aioais.run(_measure, model, device, requests, tasks, warmup, depth, loop, shape, platform)
+        figures = _figures(model, tasks, result)
+        if json_file is not None:
+            with Path(json_file).open("x", encoding="utf-8") as file:
+                json.dump(figures, file, indent=1)
+    _show(figures, result)
+
+
+async def _measure(
+    model: str,
+    device: int,
+    requests: int,
+    tasks: int,
+    warmup: int,
+    depth: int,
+    loop: int,
+    shape: str | None,
+    platform: str | None,
+) -> _Result:
+    session = aioais.InferSession(device, model, loop=loop, depth=depth, platform=cast("Platform | None", platform))
+    async with session:
+        feeds = _random_feeds(session._opened().info, shape)
+        latency_ms: list[float] = []
+
+        async def request(number: int) -> None:
+            start = time.perf_counter()
+            await session.infer(feeds, "auto")
+            latency_ms.append((time.perf_counter() - start) * 1e3)
+
+        await run_tasks(request, warmup, tasks)
+        latency_ms.clear()
+        async with watch_loop() as lag:
+            start = time.perf_counter()
+            await run_tasks(request, requests, tasks)
+            seconds = time.perf_counter() - start
+        measured = latency_ms.copy()
+        # Recording costs each request a wait of its own, so the stages are those of further requests.
+        with session.record() as timings:
+            await run_tasks(request, min(requests, _RECORDED), tasks)
+        inputs = {
+            tensor.name: f"{feed.dtype}{list(feed.shape)}"
+            for tensor, feed in zip(session.get_inputs(), feeds, strict=True)
+        }
+        return _Result(inputs, seconds, measured, timings, lag, session.statistics())
+
+
+def _random_feeds(info: ModelInfo, text: str | None) -> list[np.ndarray]:
+    shapes = {} if text is None else _read_shapes(text)
+    unknown = set(shapes) - {tensor.name for tensor in info.inputs}
+    if unknown:
+        raise aioais.ArgumentError(
+            f"--shape names {sorted(unknown)}; the model's inputs are {[tensor.name for tensor in info.inputs]}"
+        )
+    largest = info.gears.shapes[info.gears.largest] if info.gears else [tensor.shape for tensor in info.inputs]
+    rng = np.random.default_rng(0)
+    return [
+        _random(rng, tensor, shapes.get(tensor.name, own)) for tensor, own in zip(info.inputs, largest, strict=True)
+    ]
+
+
+def _read_shapes(text: str) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for item in text.strip().removesuffix(";").split(";"):
+        # A name may hold a colon itself, as TensorFlow's do: the last one separates.
+        name, colon, dims = item.rpartition(":")
+        try:
+            if not colon:
+                raise ValueError(item)
+            shapes[name.strip()] = tuple(int(dim) for dim in dims.split(",") if dim.strip())
+        except ValueError:
+            raise aioais.ArgumentError(
+                f'--shape {text!r}: wanted name:dims;name:dims, such as "x:8,3,224,224"'
+            ) from None
+    return shapes
+
+
+def _random(rng: np.random.Generator, tensor: TensorInfo, shape: Sequence[int]) -> np.ndarray:
+    if any(dim < 0 for dim in shape):
+        raise aioais.ArgumentError(
+            f'input {tensor.name!r} has open dims {list(shape)}: say which to measure, such as --shape "{tensor.name}:'
+            f'{",".join(str(dim) if dim >= 0 else "8" for dim in shape)}"'
+        )
+    dtype = tensor.dtype if tensor.dtype is not None else tensor.datatype.numpy
+    count = math.prod(shape)
+    if dtype.kind == "b":
+        values: Any = rng.integers(0, 2, count)
+    elif dtype.kind in "iu":
+        values = np.zeros(count)  # indices, mostly: zero is legal everywhere
+    else:
+        values = rng.random(count)
+    array: np.ndarray = values.astype(dtype).reshape(tuple(shape))
+    return array
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    p50, p90, p99 = np.percentile(values, (50, 90, 99))
+    return {
+        "mean": float(np.mean(values)),
+        "p50": float(p50),
+        "p90": float(p90),
+        "p99": float(p99),
+        "max": float(max(values)),
+    }
+
+
+def _figures(model: str, tasks: int, result: _Result) -> dict[str, Any]:
+    timings = [timing for timing in result.timings if timing.is_measured]
+    return {
+        "model": model,
+        "aioais": aioais.__version__,
+        "inputs": result.inputs,
+        "requests": len(result.latency_ms),
+        "tasks": tasks,
+        "requests_per_s": len(result.latency_ms) / result.seconds,
+        "latency_ms": _spread(result.latency_ms),
+        "stages_ms": {name: _spread([getattr(timing, f"{name}_ms") for timing in timings]) for name in _STAGES},
+        "loop_lag_ms": {f"p{percent}": result.lag.percentile(percent) for percent in (50, 99, 100)},
+        "device_bytes": result.statistics.device_bytes,
+    }
+
+
+def _show(figures: dict[str, Any], result: _Result) -> None:
+    lag = figures["loop_lag_ms"]
+    console = output_console()
+    print_facts(
+        console,
+        {
+            "model": Path(figures["model"]).name,
+            "inputs": ", ".join(f"{name} {what}" for name, what in result.inputs.items()),
+            "throughput": f"{figures['requests_per_s']:,.1f} requests/s, {figures['tasks']} awaited at once",
+            "loop lag": f"p50 {lag['p50']:.1f} ms, p99 {lag['p99']:.1f} ms, max {lag['p100']:.1f} ms",
+            "device memory": format_bytes(figures["device_bytes"]),
+        },
+    )
+    table = Table("milliseconds", *(("mean", "p50", "p90", "p99", "max")))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, spread in (("one await", figures["latency_ms"]), *figures["stages_ms"].items()):
+        table.add_row(name, *(f"{value:.3f}" for value in spread.values()))
+    console.print(table)
