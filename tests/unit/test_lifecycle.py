@@ -116,6 +116,20 @@ async def test_close_drains_what_was_submitted(models: Models, shape: tuple[int,
     assert await comes(all_gone), (left(), threads())
 
 
+async def test_a_device_that_starts_slowly_holds_up_no_other(models: Models) -> None:
+    """The first use of a device can take seconds, which several devices take at the same time."""
+    path = models.add(SMALL)
+    with emulator.gate("set_device", 0) as gate:
+        slow = asyncio.ensure_future(InferSession(0, path)._open())
+        assert await asyncio.to_thread(gate.wait_reached)
+        async with InferSession(1, path) as session:
+            np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
+        assert not slow.done()
+    session = await slow
+    np.testing.assert_array_equal((await session.infer(feeds(SMALL, 5)))[0], wanted(SMALL, 5))
+    await session.aclose()
+
+
 async def test_close_several_times_at_once(models: Models) -> None:
     session = await InferSession(0, models.add(SMALL))
     with emulator.gate("execute") as gate:

@@ -35,11 +35,12 @@ class AclProcess:
         self.library = library
         self.adopted = False
         self.is_finalize_wanted = False
-        self._lock = threading.Lock()  # guards all below; held across ACL's own start and end
+        self._lock = threading.Condition()  # guards all below; held across ACL's own start and end
         self._pid: int | None = None
         self._config: Any = None
         self._has_started = False
         self._devices: set[int] = set()
+        self._setting: set[int] = set()
 
     @property
     def is_initialised(self) -> bool:
@@ -111,6 +112,7 @@ class AclProcess:
             There is no such device; the message lists those there are.
         """
         with self._lock:
+            self._lock.wait_for(lambda: device_id not in self._setting)
             if device_id in self._devices:
                 return
             count = self.count_devices()
@@ -120,8 +122,17 @@ class AclProcess:
                     f"device_id={device_id} does not exist on platform {self.library.platform!r}: the visible devices "
                     f"are {legal}; aioais.devices() lists them"
                 )
-            self.library.check("acl.rt.set_device", self.library.slow.set_device(device_id))
-            self._devices.add(device_id)
+            self._setting.add(device_id)
+        code = -1
+        try:
+            code = self.library.slow.set_device(device_id)  # without the lock: devices are set at the same time
+            self.library.check("acl.rt.set_device", code)
+        finally:
+            with self._lock:
+                self._setting.discard(device_id)
+                if code == 0:
+                    self._devices.add(device_id)
+                self._lock.notify_all()
 
     def run_mode(self) -> RunMode:
         """Ask whether the program runs on a host with a card or on the SoC itself."""
@@ -134,6 +145,7 @@ class AclProcess:
         Does nothing if a device was opened after ``is_finalize_wanted`` was set.
         """
         with self._lock:
+            self._lock.wait_for(lambda: not self._setting)
             if self._pid != os.getpid() or not self.is_finalize_wanted:
                 return
             library, failure = self.library, None
