@@ -278,7 +278,7 @@ class InferSession(Measures):
         def start(feeds: Feeds) -> Request | Awaitable[Request]:
             return self._request(feeds, mode, custom_sizes, True)
 
-        return stream_results(feeds_list, start, lambda: self._opened().slots.depth)
+        return stream_results(feeds_list, start, lambda: (self._pipeline or self._opened()).slots.depth)
 
     async def infer_iteration(
         self,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from typing import Final, overload
 
 import numpy as np
@@ -31,8 +31,8 @@ class InferSummary(Sequence[float]):
 
     __slots__ = ("_count", "_times", "_total")
 
-    def __init__(self, times: Iterable[float], count: int, total: float) -> None:
-        self._times = list(times)
+    def __init__(self, times: list[float], count: int, total: float) -> None:
+        self._times = times
         self._count = count
         self._total = total
 
@@ -85,33 +85,53 @@ class InferSummary(Sequence[float]):
 
 
 class Timeline:
-    """Collects times in stage threads; bounded."""
+    """Collects times from any thread; bounded.
 
-    __slots__ = ("_count", "_lock", "_times", "_total")
+    Its memory is taken whole at the first entry, 8 bytes for each that is kept, so a process does not go
+    on growing until the ring is full.
+    """
+
+    __slots__ = ("_count", "_lock", "_ring", "_total")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all three
-        self._times: deque[float] = deque(maxlen=_KEPT)
+        self._ring: array[float] | None = None
         self._count = 0
         self._total = 0.0
 
     def add(self, ms: float) -> None:
         """Add one entry."""
         with self._lock:
-            self._times.append(ms)
+            ring = self._ring
+            if ring is None:
+                ring = self._ring = array("d", [0.0]) * _KEPT
+            ring[self._count % _KEPT] = ms
             self._count += 1
             self._total += ms
 
     def clear(self) -> None:
         """Forget all entries."""
         with self._lock:
-            self._times.clear()
             self._count, self._total = 0, 0.0
+
+    def kept(self) -> list[float]:
+        """Give the entries that are kept, oldest first."""
+        with self._lock:
+            return self._kept()
 
     def snapshot(self) -> InferSummary:
         """Give what there is now."""
         with self._lock:
-            return InferSummary(self._times, self._count, self._total)
+            return InferSummary(self._kept(), self._count, self._total)
+
+    def _kept(self) -> list[float]:
+        ring, count = self._ring, self._count
+        if ring is None:
+            return []
+        if count <= _KEPT:
+            return ring[:count].tolist()
+        oldest = count % _KEPT
+        return (ring[oldest:] + ring[:oldest]).tolist()
 
 
 class MemorySummary:
@@ -120,18 +140,18 @@ class MemorySummary:
     As in ais_bench every method is static. The newest 65 536 entries of each direction are kept.
     """
 
-    _h2d: Final[deque[float]] = deque(maxlen=_KEPT)
-    _d2h: Final[deque[float]] = deque(maxlen=_KEPT)
+    _h2d: Final = Timeline()
+    _d2h: Final = Timeline()
 
     @staticmethod
     def get_h2d_time_list() -> list[float]:
         """Give the milliseconds of each copy from host to device."""
-        return list(MemorySummary._h2d.copy())
+        return MemorySummary._h2d.kept()
 
     @staticmethod
     def get_d2h_time_list() -> list[float]:
         """Give the milliseconds of each copy from device to host."""
-        return list(MemorySummary._d2h.copy())
+        return MemorySummary._d2h.kept()
 
     @staticmethod
     def reset() -> None:
@@ -139,12 +159,8 @@ class MemorySummary:
         MemorySummary._h2d.clear()
         MemorySummary._d2h.clear()
 
-    @staticmethod
-    def record_h2d(ms: float) -> None:
-        """Add one copy from host to device; for the library's own use."""
-        MemorySummary._h2d.append(ms)
+    record_h2d: Final = _h2d.add
+    """Adds one copy from host to device; for the library's own use."""
 
-    @staticmethod
-    def record_d2h(ms: float) -> None:
-        """Add one copy from device to host; for the library's own use."""
-        MemorySummary._d2h.append(ms)
+    record_d2h: Final = _d2h.add
+    """Adds one copy from device to host; for the library's own use."""
