@@ -41,7 +41,17 @@ PATH_SHARED: dict[str, str] = {
     "arrays": "views of feeds, no knowledge of the model",
 }
 
-PATH_KNOWS_THE_ORDER = {"admission", "pipeline", "iteration", "opening", "lifecycle", "streaming", "upload"}
+PATH_KNOWS_THE_ORDER = {
+    "admission",
+    "breakage",
+    "holdings",
+    "pipeline",
+    "iteration",
+    "opening",
+    "lifecycle",
+    "streaming",
+    "upload",
+}
 """Modules of `_path` that may import the stages."""
 
 NEVER: dict[str, set[str]] = {

@@ -42,9 +42,11 @@ class Slot:
         The model.
     loop
         Executions per request.
+    hang_timeout
+        Of its stream.
     """
 
-    def __init__(self, device: Device, info: ModelInfo, loop: int) -> None:
+    def __init__(self, device: Device, info: ModelInfo, loop: int, hang_timeout: float | None) -> None:
         self.device = device
         self.info = info
         self.gear: tuple[int, ...] | None = None
@@ -57,7 +59,7 @@ class Slot:
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
         self._datasets: list[Dataset] = []
-        self.stream = Stream(device.library)
+        self.stream = Stream(device.library, hang_timeout)
         try:
             self._build(loop)
         except BaseException:
@@ -92,6 +94,11 @@ class Slot:
         separate = not library.has_event_ex
         self.h2d_done = self._event() if separate else None
         self.execute_done = self._event() if separate else None
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of its buffers."""
+        return sum(block.nbytes for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None)
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Give input ``k`` its own buffer of at least ``nbytes``, growing it by doubling."""
