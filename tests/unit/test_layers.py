@@ -37,6 +37,7 @@ PATH_SHARED: dict[str, str] = {
     "device": "what all stages and sessions of a device share",
     "clock": "what a session has measured; stages do not import it, the admission does",
     "slot_pool": "the slots of a session",
+    "shortage": "what a device does when its memory ends: part of the device",
     "landing": "a record: where an output arrives",
     "arrays": "views of feeds, no knowledge of the model",
 }

@@ -16,6 +16,7 @@ from .._acl.process import AclProcess, process_of
 from .._acl.stream import Stream
 from .._bridge.worker import Worker
 from ..summary import MemorySummary
+from .shortage import Shortage
 
 __all__ = ["Device", "acquire_device", "live_devices"]
 
@@ -37,8 +38,11 @@ class Device:
         self.context = 0
         self.run_mode = RunMode.HOST
         self.worker = Worker(f"aioais-ctl-{device_id}")
-        self.memory = DeviceMemory(self.library, self.post)
-        self.pinned = PinnedPool(self.library, self.post)
+        self.shortage = Shortage(self.library, device_id)
+        spare = self.shortage.overcome
+        self.memory = DeviceMemory(self.library, self.post, spare)
+        self.pinned = PinnedPool(self.library, self.post, spare)
+        self.shortage.watch(self.memory, self.pinned)
         self._stream: Stream | None = None
         self._is_open = False
         self._is_retired = False

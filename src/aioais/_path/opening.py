@@ -14,7 +14,7 @@ import numpy as np
 from .._acl.library import Platform, find_library
 from .._acl.model import LoadedModel
 from .._bridge.delivery import Delivery
-from ..errors import ArgumentError, DeviceError, ModelError
+from ..errors import AclMemoryError, ArgumentError, DeviceError, ModelError
 from ..types import Check
 from .device import acquire_device
 from .feeds import Planner
@@ -102,7 +102,11 @@ def open_pipeline(options: Options, loop: asyncio.AbstractEventLoop) -> Pipeline
     with contextlib.ExitStack() as undo:
         undo.callback(device.release_session)
         device.enter()
-        model = LoadedModel(library, os.path.abspath(options.model_path))
+        path = os.path.abspath(options.model_path)
+        try:
+            model = LoadedModel(library, path)
+        except AclMemoryError as exc:
+            model = device.shortage.overcome(exc, f"the memory of {path!r}", lambda: LoadedModel(library, path))
         undo.callback(model.close)
         planner = Planner(model.info, options.check, device, device.id)
         pipeline = Pipeline(

@@ -129,6 +129,7 @@ class Pipeline:
                 self.breakage.strike,
             )
         except BaseException:
+            self.slots.close()
             self._executor.close()
             raise
         with _pipelines_lock:

@@ -12,6 +12,7 @@ from .._acl.memory import DeviceBlock, view
 from .._acl.model import ModelInfo
 from .._acl.release import run_all
 from .._acl.stream import Event, Stream
+from ..errors import AclMemoryError
 from .device import Device
 from .plan import InputPlan, Plan
 
@@ -205,7 +206,13 @@ class Slot:
     def _grown(self, blocks: list[DeviceBlock | None], k: int, nbytes: int) -> DeviceBlock:
         block = blocks[k]
         if block is None or block.nbytes < nbytes:
-            small, block = block, self.device.memory.alloc(max(nbytes, 2 * block.nbytes if block else 0))
+            small = block
+            try:
+                block = self.device.memory.alloc(max(nbytes, 2 * small.nbytes if small else 0))
+            except AclMemoryError:
+                if small is None or 2 * small.nbytes <= nbytes:
+                    raise
+                block = self.device.memory.alloc(nbytes)  # no room to grow ahead
             blocks[k] = block
             if small is not None:
                 small.close()

@@ -55,6 +55,7 @@ class SlotPool:
         self._lock = threading.Lock()  # guards the list, and that no slot is given back that somebody waits for
         self._is_awaited = False
         self._is_interrupted = False
+        device.shortage.enter(self)
 
     @property
     def made(self) -> int:
@@ -159,6 +160,7 @@ class SlotPool:
 
     def close(self) -> None:
         """Free all slots; none may be in use. A failure is raised when all else is freed."""
+        self._device.shortage.leave(self)
         with self._lock:
             slots, self._all = self._all, []
         run_all(slot.close for slot in slots)
