@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from ..summary import MemorySummary
 from .shortage import Shortage
 
 __all__ = ["Device", "acquire_device", "live_devices"]
+
+_PATIENCE_S: Final = 1.0
+"""How long to wait for what the control thread has to free; it may be busy with a copy that hangs."""
 
 
 class Device:
@@ -38,7 +43,7 @@ class Device:
         self.context = 0
         self.run_mode = RunMode.HOST
         self.worker = Worker(f"aioais-ctl-{device_id}")
-        self.shortage = Shortage(self.library, device_id)
+        self.shortage = Shortage(self.library, device_id, self._finish_posted)
         spare = self.shortage.overcome
         self.memory = DeviceMemory(self.library, self.post, spare)
         self.pinned = PinnedPool(self.library, self.post, spare)
@@ -109,6 +114,12 @@ class Device:
             self.sessions -= 1
             self.pinned.is_draining = self.sessions == 0
         self.post(_nothing)
+
+    def _finish_posted(self) -> None:
+        """Wait, for a bounded time, until the control thread has freed what was handed to it."""
+        if threading.current_thread() is not self.worker.thread:
+            with contextlib.suppress(FutureTimeoutError):
+                self.worker.submit(_nothing).result(_PATIENCE_S)
 
     def _transfer(self, dst: int, src: int, nbytes: int, kind: MemcpyKind) -> None:
         assert self._stream is not None

@@ -44,11 +44,14 @@ class Shortage:
         The ACL in use.
     device_id
         The device.
+    finish_posted
+        Waits until memory is free that was given up already.
     """
 
-    def __init__(self, library: Library, device_id: int) -> None:
+    def __init__(self, library: Library, device_id: int, finish_posted: Callable[[], None]) -> None:
         self._library = library
         self._device_id = device_id
+        self._finish_posted = finish_posted
         self._memory: DeviceMemory | None = None
         self._pinned: PinnedPool | None = None
         self._tenants: list[Tenant] = []
@@ -99,7 +102,7 @@ class Shortage:
             tenants = list(self._tenants)
         try:
             # The pinned pool comes last: slots leave their staging areas to it.
-            run_all([*(tenant.give_back_spare for tenant in tenants), self._pinned.trim])
+            run_all([self._finish_posted, *(tenant.give_back_spare for tenant in tenants), self._pinned.trim])
         except Exception as exc:  # noqa: BLE001 - the lack of memory is the error to tell
             _log.warning("device %d: idle memory could not be freed: %s", self._device_id, repr(exc))
 
