@@ -64,7 +64,6 @@ class SlowCalls:
         self.synchronize_stream_with_timeout: Callable[[int, int], int] = getattr(
             rt, "synchronize_stream_with_timeout", _missing
         )
-        self.synchronize_event: Callable[[int], int] = rt.synchronize_event
         self.malloc: Callable[[int, int], tuple[int, int]] = rt.malloc
         self.free: Callable[[int], int] = rt.free
         self.malloc_host: Callable[[int], tuple[int, int]] = rt.malloc_host
@@ -109,7 +108,6 @@ class SlowCalls:
         self.synchronize_stream = simple("aclrtSynchronizeStream", c_void_p)
         if self.synchronize_stream_with_timeout is not _missing:
             self.synchronize_stream_with_timeout = simple("aclrtSynchronizeStreamWithTimeout", c_void_p, c_int32)
-        self.synchronize_event = simple("aclrtSynchronizeEvent", c_void_p)
         self.free = simple("aclrtFree", c_void_p)
         self.free_host = simple("aclrtFreeHost", c_void_p)
         self.unload = simple("aclmdlUnload", c_uint32)

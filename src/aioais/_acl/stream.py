@@ -21,7 +21,7 @@ class Event:
     (pyACL API pages of ``create_event_with_flag`` and ``reset_event``). ``needs_reset`` tells.
     """
 
-    __slots__ = ("_elapsed", "_library", "_sync", "handle", "needs_reset")
+    __slots__ = ("_elapsed", "_library", "handle", "needs_reset")
 
     def __init__(self, library: Library) -> None:
         rt = library.acl.rt
@@ -34,14 +34,7 @@ class Event:
         self.handle = library.value(name, created)
         self.needs_reset = not library.has_event_ex
         self._library = library
-        self._sync = library.slow.synchronize_event
         self._elapsed = rt.event_elapsed_time
-
-    def synchronize(self) -> None:
-        """Block, without the GIL, until the last record is reached."""
-        code = self._sync(self.handle)
-        if code:
-            raise self._library.error("acl.rt.synchronize_event", code)
 
     def elapsed_ms(self, since: Event) -> float:
         """Give the milliseconds from ``since`` to this event; both must be complete."""

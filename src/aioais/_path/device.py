@@ -17,6 +17,7 @@ from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool, view
 from .._acl.process import AclProcess, process_of
 from .._acl.stream import Stream
 from .._bridge.worker import Worker
+from ..errors import AclError
 from ..summary import MemorySummary
 from .shortage import Shortage
 
@@ -125,7 +126,13 @@ class Device:
         assert self._stream is not None
         started = time.perf_counter()
         self._stream.copy(dst, nbytes, src, nbytes, kind)
-        self._stream.synchronize()
+        try:
+            self._stream.synchronize()
+        except AclError:
+            # The wait itself may have been refused; the memory is given back next, so nothing may be queued.
+            with contextlib.suppress(AclError):
+                self._stream.synchronize()
+            raise
         MemorySummary.record(kind, (time.perf_counter() - started) * 1e3)
 
     def _close_if_unused(self) -> None:
