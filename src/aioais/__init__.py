@@ -21,6 +21,7 @@ from .errors import BrokenSessionError as BrokenSessionError
 from .errors import ClosedError as ClosedError
 from .errors import ConvertError as ConvertError
 from .errors import DeviceError as DeviceError
+from .errors import DeviceHangError as DeviceHangError
 from .errors import FeedError as FeedError
 from .errors import ForkError as ForkError
 from .errors import ModelError as ModelError
@@ -65,6 +66,7 @@ __all__ = (
     "ConvertError",
     "DataType",
     "DeviceError",
+    "DeviceHangError",
     "DeviceInfo",
     "DeviceStatistics",
     "FeedError",

@@ -11,7 +11,7 @@
     ├─ ClosedError                    the session or tensor is closed, or not open yet
     ├─ WrongLoopError (RuntimeError)  used from another event loop than the one that opened it
     ├─ ForkError (RuntimeError)       used in a child that was forked after ACL started
-    ├─ BrokenSessionError             a device failure ended the session
+    ├─ BrokenSessionError             a failure ended the session: a hung or lost device, a bug
     ├─ AclNotFoundError (ImportError) what runs this kind of model is not installed
     └─ AclError (RuntimeError)        ACL refused or failed: .call .code .name .hint .message
        ├─ AclUsageError               1xxxxx: the caller or the environment
@@ -19,6 +19,7 @@
        │  └─ AclMemoryError (MemoryError)
        ├─ AclServiceError             3xxxxx: a business condition, such as a full queue
        └─ AclInternalError            5xxxxx: ACL, the driver or the device failed
+          └─ DeviceHangError          the device did not finish within ``hang_timeout``
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ __all__ = [
     "ClosedError",
     "ConvertError",
     "DeviceError",
+    "DeviceHangError",
     "FeedError",
     "ForkError",
     "ModelError",
@@ -87,7 +89,10 @@ class ForkError(AioaisError, RuntimeError):
 
 
 class BrokenSessionError(AioaisError):
-    """A failure of the device ended the session; ``__cause__`` is the first error."""
+    """A failure ended the session; ``__cause__`` is the first error.
+
+    The device hung or was lost, or one of the session's threads died. Close the session and open another.
+    """
 
 
 class AclNotFoundError(AioaisError, ImportError):
@@ -148,3 +153,7 @@ class AclServiceError(AclError):
 
 class AclInternalError(AclError):
     """Codes 5xxxxx: ACL, the driver or the device itself failed."""
+
+
+class DeviceHangError(AclInternalError):
+    """The device did not finish within the session's ``hang_timeout``; its work may still be running."""

@@ -37,7 +37,7 @@ class MultiDeviceSession:
 
     Parameters
     ----------
-    model_path, acl_json_path, debug, loop, platform, depth, check
+    model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout
         As for :class:`InferSession`; ``depth`` is that of each device.
 
     Raises
@@ -50,9 +50,9 @@ class MultiDeviceSession:
     *Failures.* In ``infer``, ``infer_pipeline`` and ``infer_iteration`` the first lane that fails cancels the
     others, and its error is raised with ``device D, lane N`` in its notes; lanes that failed before they could be
     cancelled are named there too. No lane gets the error of another, other calls under way are not
-    touched, and the sessions of the other devices stay warm. A fatal error (an ``AclError`` of 507xxx) says that the
-    device is at fault: its session is closed, a warning on the logger ``aioais`` names it, and the next
-    call that wants the device opens it anew. :meth:`stream` goes on without it.
+    touched, and the sessions of the other devices stay warm. A fatal error (an ``AclError`` of 507xxx, a device that
+    hangs, a broken session) says that the device is at fault: its session is closed, a warning on the logger
+    ``aioais`` names it, and the next call that wants the device opens it anew. :meth:`stream` goes on without it.
 
     It belongs to the event loop that uses it first.
 
@@ -75,9 +75,12 @@ class MultiDeviceSession:
         platform: Platform | None = None,
         depth: int = 4,
         check: Check = "strict",
+        hang_timeout: float | None = None,
     ) -> None:
         self._times: dict[int, list[float]] = {}
-        self._pool = SessionPool(check_options(0, model_path, acl_json_path, debug, loop, platform, depth, check))
+        self._pool = SessionPool(
+            check_options(0, model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout)
+        )
 
     @property
     def model_path(self) -> str:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ._acl.constants import MemAttr
 from ._acl.library import Library, Platform, find_library, is_installed
+from ._acl.memory import free_and_total
 from ._acl.process import process_of
 from .errors import AclNotFoundError
 from .types import DeviceInfo
@@ -55,17 +55,11 @@ def _devices_of(library: Library) -> list[DeviceInfo]:
 
 
 def _memory(library: Library, device_id: int) -> tuple[int, int]:
-    """Ask for free and total bytes; boards have DDR, cards have HBM, and each answers for its own."""
-    rt = library.acl.rt
+    """Ask for free and total bytes of a device."""
     process_of(library).set_device(device_id)
     library.check("acl.rt.set_device", library.slow.set_device(device_id))
     try:
-        for attr in (MemAttr.HBM, MemAttr.DDR):
-            free, total, code = rt.get_mem_info(int(attr))
-            if code == 0 and total:
-                return free, total
-        library.acl.get_recent_err_msg()
-        return 0, 0
+        return free_and_total(library)
     finally:
         code = library.slow.reset_device(device_id)
         if code:

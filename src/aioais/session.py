@@ -62,6 +62,10 @@ class InferSession(Measures):
     check
         ``"strict"`` compares number, type and shape of feeds with the model, ``"bytes"`` only their
         bytes, as ais_bench does.
+    hang_timeout
+        Most seconds to wait for the device at one time, ``None`` for ever. One wait covers the requests
+        that are queued on the device together and, on a shared device, what others have queued before: be
+        generous. Needs a release of ACL that has ``acl.rt.synchronize_stream_with_timeout``.
 
     Raises
     ------
@@ -74,6 +78,12 @@ class InferSession(Measures):
     ``AclNotFoundError`` (CANN or ONNX Runtime is missing), ``DeviceError`` (no such device),
     ``AclMemoryError`` or another ``AclError``; a partial open is undone. Cancelled while opening:
     the wait ends at once, and what the thread still opens is closed again.
+
+    A session breaks when the device does not finish within ``hang_timeout``, when ACL reports it lost, or
+    when a thread of the session dies. Requests that the device had begun raise ``DeviceHangError`` or the
+    ``AclError``, all others and every later one ``BrokenSessionError`` with the cause. No other session is
+    touched. Their buffers are used by nobody else, and are freed by :meth:`aclose` if the device is through
+    with them by then.
 
     Examples
     --------
@@ -94,11 +104,14 @@ class InferSession(Measures):
         platform: Platform | None = None,
         depth: int = 4,
         check: Check = "strict",
+        hang_timeout: float | None = None,
     ) -> None:
         self._pipeline: Pipeline | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
-        self._options = check_options(device_id, model_path, acl_json_path, debug, loop, platform, depth, check)
+        self._options = check_options(
+            device_id, model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout
+        )
 
     @property
     def device_id(self) -> int:
@@ -222,6 +235,8 @@ class InferSession(Measures):
         AclError
             ACL failed. Requests that were executed together with the failed one raise it too, as ACL
             does not tell them apart.
+        DeviceHangError, BrokenSessionError
+            The device did not finish within ``hang_timeout``; the session is broken, now or since earlier.
         ClosedError, WrongLoopError, ForkError
             The session cannot be used here.
 
@@ -264,7 +279,7 @@ class InferSession(Measures):
 
         Raises
         ------
-        FeedError, ArgumentError, AclError, ClosedError, WrongLoopError
+        FeedError, ArgumentError, AclError, BrokenSessionError, ClosedError, WrongLoopError
             As in :meth:`infer`; an item that fails, or a source that raises, raises at its place, after the results
             before it, and ends the generator.
 
@@ -317,7 +332,7 @@ class InferSession(Measures):
         ------
         ArgumentError, FeedError
             As in :meth:`infer`; with ``dymshape`` also a step whose shapes the next does not take.
-        AclError, ClosedError, WrongLoopError, ForkError
+        AclError, BrokenSessionError, ClosedError, WrongLoopError, ForkError
             As in :meth:`infer`.
         """
         iteration = Iteration(self._opened().info, in_out_list, iteration_times, mem_copy, self._options.check)
@@ -381,12 +396,17 @@ class InferSession(Measures):
             It is no array.
         AclError
             The device has no room, or the copy failed.
+        BrokenSessionError
+            The session is broken.
 
         Notes
         -----
         Cancelled: the copy ends unseen and its memory is freed.
         """
-        return await upload(self._opened().device, array)
+        pipeline = self._opened()
+        if pipeline.breakage.cause is not None:
+            raise pipeline.breakage.refusal()
+        return await upload(pipeline.device, array)
 
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent.
@@ -403,6 +423,9 @@ class InferSession(Measures):
 
         Notes
         -----
+        A broken session waits ``hang_timeout`` (10 s at most) for the device and then leaves what that may still
+        use to :meth:`finalize`, or to the end of the process; that is in the log.
+
         Cancelled: the session closes all the same; call it again to wait for the end.
         """
         pipeline = self._pipeline
@@ -413,7 +436,7 @@ class InferSession(Measures):
         self._is_closed = True
         pipeline.close()
         await wait_future(pipeline.closed)
-        pipeline.threads.join()  # their last step is done: this waits for microseconds
+        pipeline.join()
 
     async def free_resource(self) -> None:
         """Free all that the session holds on the device: ais_bench's name of :meth:`aclose`."""
@@ -469,4 +492,6 @@ class InferSession(Measures):
     def __repr__(self) -> str:
         options = self._options
         state = "closed" if self._is_closed else "open" if self._pipeline is not None else "not open"
+        if state == "open" and self._pipeline is not None and self._pipeline.breakage.cause is not None:
+            state = "broken"
         return f"<InferSession {options.model_path!r} on {options.platform} device {options.device_id}, {state}>"

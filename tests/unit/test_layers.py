@@ -49,12 +49,23 @@ PATH_SHARED: dict[str, str] = {
     "device": "what all stages and sessions of a device share",
     "clock": "what a session has measured; stages do not import it, the admission does",
     "slot_pool": "the slots of a session",
+    "shortage": "what a device does when its memory ends: part of the device",
     "landing": "a record: where an output arrives",
     "source": "reads a source of feeds, no knowledge of requests",
     "arrays": "views of feeds, no knowledge of the model",
 }
 
-PATH_KNOWS_THE_ORDER = {"admission", "pipeline", "iteration", "opening", "lifecycle", "streaming", "upload"}
+PATH_KNOWS_THE_ORDER = {
+    "admission",
+    "breakage",
+    "holdings",
+    "pipeline",
+    "iteration",
+    "opening",
+    "lifecycle",
+    "streaming",
+    "upload",
+}
 """Modules of `_path` that may import the stages."""
 
 NEVER: dict[str, set[str]] = {

@@ -181,6 +181,19 @@ async def test_another_call_on_a_broken_device_is_told_why(models: Models, dead:
         assert notes(caught.value) == ["device 1, lane 0"]
 
 
+async def test_a_stream_goes_on_without_a_device_that_hangs(models: Models, caplog: pytest.LogCaptureFixture) -> None:
+    async with MultiDeviceSession(models.add(SHAPE), hang_timeout=0.2) as session:
+        await session.infer({0: [pair(0)], 1: [pair(0)]})
+        with emulator.gate("execute", device=1):
+            got = [one async for one in session.stream((pair(k) for k in range(100)), [0, 1])]
+            assert [one.index for one in got] == list(range(100))
+            assert {one.device_id for one in got} == {0}
+            assert all((one.outputs[0] == total(k)).all() for k, one in enumerate(got))
+            assert "DeviceHangError" in (session.statistics()[1].failure or "")
+        assert "device 1 is taken out of service" in caplog.text
+        assert ((await session.infer({1: [pair(2)]}))[1][0][0] == total(2)).all(), "it is opened anew"
+
+
 async def test_what_fails_without_being_fatal_keeps_the_session(models: Models) -> None:
     async with MultiDeviceSession(models.add(SHAPE)) as session:
         await session.infer({0: [pair(0)]})

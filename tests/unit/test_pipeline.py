@@ -65,6 +65,7 @@ async def all_home(session: InferSession) -> SessionStatistics:
     free = [slots._free.get_nowait() for _ in range(slots._free.qsize())]
     assert len(free) == len({id(slot) for slot in free}) == slots.made
     for slot in free:
+        assert slot is not None
         slots.give(slot)
     statistics = session.statistics()
     return statistics

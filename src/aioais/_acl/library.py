@@ -14,6 +14,7 @@ from ..errors import (
     AclResourceError,
     AclServiceError,
     AclUsageError,
+    DeviceHangError,
 )
 from .slow import SlowCalls
 
@@ -31,6 +32,8 @@ _BY_FIRST_DIGIT: Final[dict[int, type[AclError]]] = {
     5: AclInternalError,
 }
 _OUT_OF_MEMORY: Final = frozenset({200000, 207001, 207018, 245000, 245001, 245002})
+_TIMED_OUT: Final = frozenset({507046, 507047})
+"""A wait for a stream or an event ended before its work did."""
 
 
 class Library:
@@ -46,6 +49,8 @@ class Library:
         The calls that block for long.
     has_event_ex
         Whether events exist that may be recorded again without a reset.
+    has_stream_timeout
+        Whether the wait for a stream can be bounded.
     has_dims_range
         Whether the shape ranges of a dynamic-shape model can be asked for.
     """
@@ -55,6 +60,7 @@ class Library:
         self.platform: Platform = platform
         self.slow = SlowCalls(acl)
         self.has_event_ex = hasattr(acl.rt, "create_event_ex_with_flag")
+        self.has_stream_timeout = hasattr(acl.rt, "synchronize_stream_with_timeout")
         self.has_dims_range = hasattr(acl.mdl, "get_input_dims_range")
         self.has_dims_v2 = hasattr(acl.mdl, "get_input_dims_v2")
 
@@ -70,6 +76,8 @@ class Library:
         kind = _BY_FIRST_DIGIT.get(code // 100_000, AclError)
         if code in _OUT_OF_MEMORY:
             kind = AclMemoryError
+        elif code in _TIMED_OUT:
+            kind = DeviceHangError
         return kind(call, code, info.name if info else "", info.hint if info else "", message)
 
     def check(self, call: str, code: int) -> None:

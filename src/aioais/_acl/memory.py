@@ -12,14 +12,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from .constants import MallocPolicy
+from ..errors import AclMemoryError
+from .constants import MallocPolicy, MemAttr
 from .library import Library
 
-__all__ = ["DeviceBlock", "DeviceMemory", "PinnedPool", "size_class", "view"]
+__all__ = ["DeviceBlock", "DeviceMemory", "PinnedPool", "free_and_total", "size_class", "view"]
 
 _MIN_CLASS: Final = 256
 _IDLE_BYTES: Final = 64 << 20
 _IDLE_BLOCKS: Final = 4
+
+Spare = Callable[[AclMemoryError, str, Callable[[], int]], int]
+"""Given a failure, what was wanted and how to get it: frees what is idle, tries again once, raises what is known."""
 
 
 class DeviceBlock:
@@ -56,11 +60,14 @@ class DeviceMemory:
         The ACL in use.
     post
         Runs a function on the control thread of the device, soon.
+    spare
+        Gets memory where ACL has none: given the call, the bytes and what to try again.
     """
 
-    def __init__(self, library: Library, post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, library: Library, post: Callable[[Callable[[], None]], None], spare: Spare) -> None:
         self._library = library
         self._post = post
+        self._spare = spare
         self._lock = threading.Lock()  # guards the two counters
         self._blocks = 0
         self._nbytes = 0
@@ -76,9 +83,23 @@ class DeviceMemory:
         return self._nbytes
 
     def alloc(self, nbytes: int) -> DeviceBlock:
-        """Allocate device memory in the current context; 0 bytes give one byte, as ACL refuses 0."""
+        """Allocate device memory in the current context; 0 bytes give one byte, as ACL refuses 0.
+
+        Raises
+        ------
+        AclMemoryError
+            The device has no room, not even with what was pooled; says who holds it.
+        """
         nbytes = max(nbytes, 1)
-        address = self._library.value("acl.rt.malloc", self._library.slow.malloc(nbytes, int(MallocPolicy.HUGE_FIRST)))
+        library = self._library
+
+        def allocate() -> int:
+            return library.value("acl.rt.malloc", library.slow.malloc(nbytes, int(MallocPolicy.HUGE_FIRST)))
+
+        try:
+            address = allocate()
+        except AclMemoryError as exc:
+            address = self._spare(exc, f"{nbytes} bytes of device memory", allocate)
         return self.adopt(address, nbytes)
 
     def adopt(self, address: int, nbytes: int) -> DeviceBlock:
@@ -122,13 +143,18 @@ class PinnedPool:
         The ACL in use.
     post
         Runs a function on the control thread of the device, soon.
+    spare
+        As in :class:`DeviceMemory`.
     limit
         Most bytes that blocks may take, leased and idle together.
     """
 
-    def __init__(self, library: Library, post: Callable[[Callable[[], None]], None], limit: int = 512 << 20) -> None:
+    def __init__(
+        self, library: Library, post: Callable[[Callable[[], None]], None], spare: Spare, limit: int = 512 << 20
+    ) -> None:
         self._library = library
         self._post = post
+        self._spare = spare
         self._limit = limit
         self._lock = threading.Lock()  # guards the counters
         self._idle: dict[int, deque[int]] = {}
@@ -164,7 +190,15 @@ class PinnedPool:
                 pass
         if self._nbytes + size > self._limit and not force:
             return None
-        address = self._library.value("acl.rt.malloc_host", self._library.slow.malloc_host(size))
+        library = self._library
+
+        def allocate() -> int:
+            return library.value("acl.rt.malloc_host", library.slow.malloc_host(size))
+
+        try:
+            address = allocate()
+        except AclMemoryError as exc:
+            address = self._spare(exc, f"{size} bytes of pinned host memory", allocate)
         with self._lock:
             self._blocks += 1
             self._nbytes += size
@@ -195,8 +229,12 @@ class PinnedPool:
     def trim(self) -> None:
         """Free every idle block."""
         for size, idle in list(self._idle.items()):
-            while idle:
-                self._free(idle.pop(), size)
+            while True:
+                try:
+                    address = idle.pop()
+                except IndexError:  # another thread may have taken the last one
+                    break
+                self._free(address, size)
 
     def _free(self, address: int, size: int) -> None:
         code = self._library.slow.free_host(address)
@@ -204,6 +242,19 @@ class PinnedPool:
             self._blocks -= 1
             self._nbytes -= size
         self._library.check("acl.rt.free_host", code)
+
+
+def free_and_total(library: Library) -> tuple[int, int]:
+    """Ask for the free and total bytes of the current device; zeros where it cannot be told.
+
+    Boards have DDR, cards have HBM, and each answers for its own.
+    """
+    for attr in (MemAttr.HBM, MemAttr.DDR):
+        free, total, code = library.acl.rt.get_mem_info(int(attr))
+        if code == 0 and total:
+            return free, total
+    library.acl.get_recent_err_msg()
+    return 0, 0
 
 
 @functools.lru_cache(maxsize=1024)  # making one costs more than what is done with it; it owns nothing

@@ -102,6 +102,7 @@ class LoadedModel:
     """
 
     def __init__(self, library: Library, path: str) -> None:
+        self.path = path
         self._library = library
         self._desc = 0
         model_id, code = library.slow.load_from_file(path)

@@ -60,7 +60,10 @@ class SlowCalls:
         self.destroy_context: Callable[[int], int] = rt.destroy_context
         self.destroy_stream: Callable[[int], int] = rt.destroy_stream
         self.synchronize_stream: Callable[[int], int] = rt.synchronize_stream
-        self.synchronize_event: Callable[[int], int] = rt.synchronize_event
+        # Older releases do not have it; ``Library.has_stream_timeout`` tells.
+        self.synchronize_stream_with_timeout: Callable[[int, int], int] = getattr(
+            rt, "synchronize_stream_with_timeout", _missing
+        )
         self.malloc: Callable[[int, int], tuple[int, int]] = rt.malloc
         self.free: Callable[[int], int] = rt.free
         self.malloc_host: Callable[[int], tuple[int, int]] = rt.malloc_host
@@ -103,7 +106,8 @@ class SlowCalls:
         self.destroy_context = simple("aclrtDestroyContext", c_void_p)
         self.destroy_stream = simple("aclrtDestroyStream", c_void_p)
         self.synchronize_stream = simple("aclrtSynchronizeStream", c_void_p)
-        self.synchronize_event = simple("aclrtSynchronizeEvent", c_void_p)
+        if self.synchronize_stream_with_timeout is not _missing:
+            self.synchronize_stream_with_timeout = simple("aclrtSynchronizeStreamWithTimeout", c_void_p, c_int32)
         self.free = simple("aclrtFree", c_void_p)
         self.free_host = simple("aclrtFreeHost", c_void_p)
         self.unload = simple("aclmdlUnload", c_uint32)
@@ -163,6 +167,10 @@ class SlowCalls:
             return set_dims(model, dataset, index, byref(record))
 
         self.set_input_dynamic_dims = set_input_dims
+
+
+def _missing(stream: int, milliseconds: int) -> int:
+    raise NotImplementedError("this release of ACL has no acl.rt.synchronize_stream_with_timeout")
 
 
 def _is_extension(acl: Acl) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from ..errors import DeviceHangError
 from .constants import EventFlag
 from .library import Library
 
@@ -18,7 +21,7 @@ class Event:
     (pyACL API pages of ``create_event_with_flag`` and ``reset_event``). ``needs_reset`` tells.
     """
 
-    __slots__ = ("_elapsed", "_library", "_sync", "handle", "needs_reset")
+    __slots__ = ("_elapsed", "_library", "handle", "needs_reset")
 
     def __init__(self, library: Library) -> None:
         rt = library.acl.rt
@@ -31,14 +34,7 @@ class Event:
         self.handle = library.value(name, created)
         self.needs_reset = not library.has_event_ex
         self._library = library
-        self._sync = library.slow.synchronize_event
         self._elapsed = rt.event_elapsed_time
-
-    def synchronize(self) -> None:
-        """Block, without the GIL, until the last record is reached."""
-        code = self._sync(self.handle)
-        if code:
-            raise self._library.error("acl.rt.synchronize_event", code)
 
     def elapsed_ms(self, since: Event) -> float:
         """Give the milliseconds from ``since`` to this event; both must be complete."""
@@ -55,14 +51,23 @@ class Event:
 
 
 class Stream:
-    """A queue of work on one device, made in the calling thread's current context."""
+    """A queue of work on one device, made in the calling thread's current context.
 
-    __slots__ = ("_copy", "_library", "_record", "_reset", "_wait", "handle")
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    hang_timeout
+        Most seconds that :meth:`synchronize` waits; ``None`` for ever.
+    """
 
-    def __init__(self, library: Library) -> None:
+    __slots__ = ("_copy", "_library", "_record", "_reset", "_timeout", "_wait", "handle")
+
+    def __init__(self, library: Library, hang_timeout: float | None = None) -> None:
         rt = library.acl.rt
         self.handle = library.value("acl.rt.create_stream", rt.create_stream())
         self._library = library
+        self._timeout = hang_timeout
         self._copy = rt.memcpy_async
         self._record = rt.record_event
         self._wait = rt.stream_wait_event
@@ -91,10 +96,35 @@ class Stream:
                 raise self._library.error("acl.rt.reset_event", code)
 
     def synchronize(self) -> None:
-        """Block, without the GIL, until everything queued is done."""
+        """Block, without the GIL, until everything queued is done.
+
+        Raises
+        ------
+        DeviceHangError
+            It is not done within the stream's ``hang_timeout``, and may go on.
+        AclError
+            Work of this stream failed; all of it is done.
+        """
+        if self._timeout is not None:
+            self.synchronize_within(self._timeout)
+            return
         code = self._library.slow.synchronize_stream(self.handle)
         if code:
             raise self._library.error("acl.rt.synchronize_stream", code)
+
+    def synchronize_within(self, seconds: float) -> None:
+        """Do as :meth:`synchronize`, for so many seconds at most."""
+        library = self._library
+        code = library.slow.synchronize_stream_with_timeout(self.handle, max(1, math.ceil(seconds * 1e3)))
+        if not code:
+            return
+        error = library.error("acl.rt.synchronize_stream_with_timeout", code)
+        if isinstance(error, DeviceHangError):
+            hint = (
+                f"not done within hang_timeout={seconds:g} s, and maybe never: reset the device, or give it more time"
+            )
+            error = DeviceHangError(error.call, error.code, error.name, hint, error.message)
+        raise error
 
     def close(self) -> None:
         """Destroy the stream, in the thread context that made it; idempotent."""

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import AclError, BrokenSessionError
+from ..errors import AclError, BrokenSessionError, ClosedError
 
-__all__ = ["add_note", "describe", "is_fatal", "no_device_left"]
+__all__ = ["add_note", "describe", "is_fatal", "no_device_left", "root"]
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether an error says that the device, and not the request, is at fault (codes 507xxx)."""
-    return isinstance(error, AclError) and error.code // 1000 == 507
+    """Whether an error says that the device, and not the request, is at fault (codes 507xxx, a broken session)."""
+    return isinstance(error, BrokenSessionError) or (isinstance(error, AclError) and error.code // 1000 == 507)
+
+
+def root(error: Exception) -> Exception:
+    """Give what broke a session, where an error says that it is broken."""
+    cause = error.__cause__
+    if isinstance(error, BrokenSessionError) and isinstance(cause, Exception) and not isinstance(cause, ClosedError):
+        return cause
+    return error
 
 
 def describe(error: BaseException) -> str:

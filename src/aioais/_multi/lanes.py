@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ClosedError, FeedError
 from ..session import InferSession
 from ..types import PipelineOutput
-from .failures import add_note, describe, is_fatal
+from .failures import add_note, describe, is_fatal, root
 from .pool import SessionPool
 
 __all__ = ["Lane", "PipelineRun", "Times", "make_lanes", "run_lanes"]
@@ -108,7 +108,7 @@ async def run_lanes(
             await work(session, lane)
         except Exception as exc:  # noqa: BLE001 - raised below
             if session is not None and is_fatal(exc):
-                pool.retire(lane.device_id, session, exc)
+                pool.retire(lane.device_id, session, root(exc))
             failures.lanes.append((lane, pool.explain(lane.device_id, session, exc)))
             group.cancel_scope.cancel()
         finally:

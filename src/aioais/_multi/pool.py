@@ -153,6 +153,7 @@ class SessionPool:
             platform=o.platform,
             depth=o.depth,
             check=o.check,
+            hang_timeout=o.hang_timeout,
         )
         try:
             await session

@@ -16,7 +16,7 @@ from .._path.streaming import give_up
 from ..errors import ClosedError
 from ..session import InferSession
 from ..types import StreamOutput
-from .failures import is_fatal, no_device_left
+from .failures import is_fatal, no_device_left, root
 from .pool import DeviceState, SessionPool
 
 __all__ = ["Scheduler", "stream_items"]
@@ -257,7 +257,7 @@ class Scheduler:
     def _refused(self, item: _Item, device: _Device, error: Exception) -> None:
         device.in_flight -= 1
         explained = self._pool.explain(device.id, device.session, error)
-        if explained is not error:  # somebody else's call found out that the device is broken
+        if is_fatal(explained):  # it broke since, or somebody else's call found out
             self._run_again(item, device, explained)
             return
         self._done(item, None, error)
@@ -296,7 +296,7 @@ class Scheduler:
     def _run_again(self, item: _Item, device: _Device, error: Exception) -> None:
         device.state.rerun += 1
         self._again.append(item)
-        self._lose(device, error)
+        self._lose(device, root(error))
         self._fail_without_devices()
 
     def _done(self, item: _Item, outputs: list[np.ndarray] | None, error: BaseException | None) -> None:

@@ -50,11 +50,14 @@ class Admission:
         self._express_pending = 0
         self._backlog: deque[Request] = deque()
         self._is_closed = False
+        self._refusal: Callable[[], BaseException] | None = None
 
     def enter(self, request: Request) -> None:
         """Take a request; never blocks."""
         with self._lock:
             if self._is_closed:
+                if self._refusal is not None:
+                    raise self._refusal()
                 raise ClosedError("the session is closed: open a new one")
             self._active.add(request)
             if self._backlog or not self._route(request):
@@ -69,6 +72,8 @@ class Admission:
     def leave(self, request: Request) -> None:
         """Count a request that has ended."""
         with self._lock:
+            if self._refusal is not None:
+                return  # counted when the session broke
             if request.is_abandoned:
                 self.cancelled += 1
             elif request.error is not None:
@@ -97,6 +102,24 @@ class Admission:
             self._is_closed = True
             if not self._active:
                 self._on_drained()
+
+    def break_off(self, refusal: Callable[[], BaseException]) -> list[Request]:
+        """Refuse what comes from now on, count what is under way as ended, and give it.
+
+        Parameters
+        ----------
+        refusal
+            Makes the error that :meth:`enter` raises.
+        """
+        with self._lock:
+            self._is_closed = True
+            self._refusal = refusal
+            requests, self._active = list(self._active), set()
+            self._backlog.clear()
+            abandoned = sum(request.is_abandoned for request in requests)
+            self.cancelled += abandoned
+            self.failed += len(requests) - abandoned
+        return requests
 
     def _route(self, request: Request) -> bool:
         """Put a request on its way, unless one of the other kind is in its way; holds the lock."""

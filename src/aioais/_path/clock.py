@@ -14,6 +14,8 @@ STAGES = ("queue", "h2d", "execute", "d2h")
 _LIGHT_MS = 0.12
 _HEAVY_MS = 0.16
 """Two hops from thread to thread; below, what time stamps measure is mostly the submission itself."""
+_LONG_MS = 0.8
+"""Several hops; executions as long as this leave Python the time to queue the next one."""
 _WEIGHT = 0.2
 """Weight of the newest request in the running mean."""
 
@@ -29,7 +31,9 @@ class SessionClock:
         self.executions = Timeline()
         self.is_light = False
         """The device needs less time for a request than it takes to pass one from thread to thread."""
-        self._device_ms = 1.0
+        self.is_long = False
+        """The device needs so long for an execution that results need not come home in halves."""
+        self._device_ms = self._execute_ms = 1.0
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
 
     def add(self, request: Request, slot: Slot) -> None:
@@ -63,6 +67,8 @@ class SessionClock:
                 start = mark
             self._d2h.add(d2h)
         self._device_ms += (h2d + execute + d2h - self._device_ms) * _WEIGHT
+        self._execute_ms += (execute - self._execute_ms) * _WEIGHT
+        self.is_long = self._execute_ms > _LONG_MS
         self.is_light = self._device_ms < (_HEAVY_MS if self.is_light else _LIGHT_MS)
 
     def add_step(self, request: Request, slot: Slot) -> None:

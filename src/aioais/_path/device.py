@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,9 +17,14 @@ from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool, view
 from .._acl.process import AclProcess, process_of
 from .._acl.stream import Stream
 from .._bridge.worker import Worker
+from ..errors import AclError
 from ..summary import MemorySummary
+from .shortage import Shortage
 
 __all__ = ["Device", "acquire_device", "live_devices"]
+
+_PATIENCE_S: Final = 1.0
+"""How long to wait for what the control thread has to free; it may be busy with a copy that hangs."""
 
 
 class Device:
@@ -37,8 +44,11 @@ class Device:
         self.context = 0
         self.run_mode = RunMode.HOST
         self.worker = Worker(f"aioais-ctl-{device_id}")
-        self.memory = DeviceMemory(self.library, self.post)
-        self.pinned = PinnedPool(self.library, self.post)
+        self.shortage = Shortage(self.library, device_id, self._finish_posted)
+        spare = self.shortage.overcome
+        self.memory = DeviceMemory(self.library, self.post, spare)
+        self.pinned = PinnedPool(self.library, self.post, spare)
+        self.shortage.watch(self.memory, self.pinned)
         self._stream: Stream | None = None
         self._is_open = False
         self._is_retired = False
@@ -106,11 +116,23 @@ class Device:
             self.pinned.is_draining = self.sessions == 0
         self.post(_nothing)
 
+    def _finish_posted(self) -> None:
+        """Wait, for a bounded time, until the control thread has freed what was handed to it."""
+        if threading.current_thread() is not self.worker.thread:
+            with contextlib.suppress(FutureTimeoutError):
+                self.worker.submit(_nothing).result(_PATIENCE_S)
+
     def _transfer(self, dst: int, src: int, nbytes: int, kind: MemcpyKind) -> None:
         assert self._stream is not None
         started = time.perf_counter()
         self._stream.copy(dst, nbytes, src, nbytes, kind)
-        self._stream.synchronize()
+        try:
+            self._stream.synchronize()
+        except AclError:
+            # The wait itself may have been refused; the memory is given back next, so nothing may be queued.
+            with contextlib.suppress(AclError):
+                self._stream.synchronize()
+            raise
         record = MemorySummary.record_h2d if kind is MemcpyKind.HOST_TO_DEVICE else MemorySummary.record_d2h
         record((time.perf_counter() - started) * 1e3)
 

@@ -36,7 +36,10 @@ class Draft:
             recording.begin()
 
     def settle(self, number: int, queued_at: float, started_at: float, outcome: Outcome) -> None:
-        """Give the record to the recordings; on the loop's thread, right before the future is set."""
+        """Give the record to the recordings, once; on the loop's thread, right before the future is set."""
+        recordings, self._recordings = self._recordings, ()
+        if not recordings:
+            return
         now = perf_counter()
         started = started_at or now
         h2d, execute, d2h = self.stages or (Span(started, started),) * 3
@@ -53,5 +56,5 @@ class Draft:
             d2h,
             Span(min(home, now), now),
         )
-        for recording in self._recordings:
+        for recording in recordings:
             recording.add(timing)

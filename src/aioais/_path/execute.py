@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from typing import Final, NamedTuple
@@ -10,7 +9,7 @@ from typing import Final, NamedTuple
 from .._acl.library import Library
 from .._acl.model import LoadedModel
 from .._acl.stream import Stream
-from ..errors import AclError, AclMemoryError, AclUsageError, ModelError
+from ..errors import AclError, AclMemoryError, AclUsageError, DeviceHangError, ModelError
 from .plan import OutputPlan, output_plans
 from .request import Request
 from .slot import Slot
@@ -50,6 +49,8 @@ class Executor:
         The loaded model.
     loop
         Executions per request.
+    hang_timeout
+        Of its stream. With one, nothing is run synchronously, as that could not be bounded.
 
     Attributes
     ----------
@@ -63,7 +64,7 @@ class Executor:
         The newest failure that :meth:`synchronize` met, ``None`` before the first.
     """
 
-    def __init__(self, library: Library, model: LoadedModel, loop: int) -> None:
+    def __init__(self, library: Library, model: LoadedModel, loop: int, hang_timeout: float | None) -> None:
         self._library = library
         self._model = model
         self._loop = loop
@@ -71,7 +72,8 @@ class Executor:
         self._learned = [0] * len(model.info.outputs)
         self._has_told = False
         self._submit = library.acl.mdl.execute_async
-        self.stream = Stream(library)
+        self._may_run_synchronously = hang_timeout is None
+        self.stream = Stream(library, hang_timeout)
         self.submitted = 0
         self.failure: Failure | None = None
 
@@ -167,7 +169,8 @@ class Executor:
             elif growth == _MOST_GROWTHS or not _may_be_too_small(error):
                 raise error
             else:
-                answer = self._let_acl_allocate(slot) if growth == 0 else _CANNOT_ALLOCATE
+                may_ask = growth == 0 and self._may_run_synchronously
+                answer = self._let_acl_allocate(slot) if may_ask else _CANNOT_ALLOCATE
                 if answer == 0 and self._loop == 1:
                     outputs = self._read_outputs(slot)
                     growth = 1
@@ -198,8 +201,12 @@ class Executor:
             code = slow.execute_async(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
             if code:
                 error = self._library.error("acl.mdl.execute_async", code)
-                with contextlib.suppress(AclError):
+                try:
                     stream.synchronize()
+                except DeviceHangError as exc:
+                    return exc  # the buffers must not be touched
+                except AclError:
+                    pass  # the first failure is the one to tell
                 return error
             stream.record(marks[k + 1])
         if slot.execute_done is not None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from .._acl.process import live_processes
 from ..tensor import live_tensors
+from .breakage import free_what_was_left
 from .device import Device, live_devices
 from .pipeline import live_pipelines
 
@@ -34,7 +35,8 @@ def finalize_all() -> None:
     for pipeline in pipelines:
         error = pipeline.closed.exception()
         failure = failure or error
-        pipeline.threads.join()
+        pipeline.join()
+    free_what_was_left()
     closed_tensors = _close_tensors()
     for process in live_processes():
         process.is_finalize_wanted = True

@@ -7,19 +7,23 @@ import contextlib
 import operator
 import os
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from .._acl.library import Platform, find_library
 from .._acl.model import LoadedModel
 from .._bridge.delivery import Delivery
-from ..errors import ArgumentError, DeviceError, ModelError
+from ..errors import AclMemoryError, ArgumentError, DeviceError, ModelError
 from ..types import Check
 from .device import acquire_device
 from .feeds import Planner
 from .pipeline import Pipeline
 
 __all__ = ["Options", "check_options", "check_path", "open_pipeline"]
+
+_MOST_SECONDS: Final = 2_147_483.0
+"""ACL takes a timeout as milliseconds of 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Options:
     platform: Platform
     depth: int
     check: Check
+    hang_timeout: float | None
 
 
 def check_options(
@@ -45,6 +50,7 @@ def check_options(
     platform: object,
     depth: object,
     check: object,
+    hang_timeout: object,
 ) -> Options:
     """Check what needs neither files nor devices.
 
@@ -73,6 +79,7 @@ def check_options(
         _platform(platform, path),
         int(depth),  # type: ignore[call-overload]
         check,
+        _seconds(hang_timeout),
     )
 
 
@@ -81,19 +88,37 @@ def open_pipeline(options: Options, loop: asyncio.AbstractEventLoop) -> Pipeline
 
     Raises
     ------
-    ModelError, DeviceError, AclNotFoundError, AclError, ForkError
+    ModelError, DeviceError, ArgumentError, AclNotFoundError, AclError, ForkError
         See ``InferSession``.
     """
     _check_file(options)
     library = find_library(options.platform)
+    if options.hang_timeout is not None and not library.has_stream_timeout:
+        raise ArgumentError(
+            f"hang_timeout={options.hang_timeout:g}: this release of ACL cannot bound a wait (it has no "
+            "acl.rt.synchronize_stream_with_timeout); leave hang_timeout out, or use a newer CANN"
+        )
     device = acquire_device(library, options.device_id, options.acl_json_path)
     with contextlib.ExitStack() as undo:
         undo.callback(device.release_session)
         device.enter()
-        model = LoadedModel(library, os.path.abspath(options.model_path))
+        path = os.path.abspath(options.model_path)
+        try:
+            model = LoadedModel(library, path)
+        except AclMemoryError as exc:
+            model = device.shortage.overcome(exc, f"the memory of {path!r}", lambda: LoadedModel(library, path))
         undo.callback(model.close)
         planner = Planner(model.info, options.check, device, device.id)
-        pipeline = Pipeline(device, model, planner, Delivery(loop), options.depth, options.loop, options.debug)
+        pipeline = Pipeline(
+            device,
+            model,
+            planner,
+            Delivery(loop),
+            options.depth,
+            options.loop,
+            options.debug,
+            options.hang_timeout,
+        )
         undo.pop_all()
     return pipeline
 
@@ -148,6 +173,17 @@ def check_path(name: str, value: object) -> str:
     if not isinstance(path, str) or not path or "\0" in path:
         raise ArgumentError(f"{name}={value!r}: wanted a path as str or os.PathLike")
     return path
+
+
+def _seconds(value: object) -> float | None:
+    if value is None:
+        return None
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= _MOST_SECONDS:  # type: ignore[operator]
+        raise ArgumentError(
+            f"hang_timeout={value!r}: wanted seconds, from above 0 to {_MOST_SECONDS:g}, or None to wait for ever"
+        )
+    return float(value)  # type: ignore[arg-type]
 
 
 def _is_int(value: object) -> bool:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
 from .._acl.model import LoadedModel
-from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
 from ..timing import Recording
 from .admission import Admission
+from .breakage import Breakage
 from .clock import SessionClock
 from .d2h import submit_d2h
 from .device import Device
@@ -22,8 +21,10 @@ from .draft import Draft
 from .execute import Executor, failure_of
 from .feeds import MODE_OF_KIND, Planner
 from .h2d import submit_h2d
+from .holdings import Holdings
 from .iteration import IterationRequest
 from .outputs import collect_arrays, collect_tensors
+from .permits import Permits
 from .recorder import Recorder
 from .request import Request
 from .slot import Slot
@@ -52,9 +53,7 @@ class Pipeline:
     *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits
     for an event (published runtime source: ``Event::Synchronize`` does not read the stream's error).
     So results are released only after the execute stream itself was synchronised. That call waits
-    for everything queued when it starts; therefore at most ``depth // 2`` executions are queued
-    beyond those being waited for (``_permits``): half of the slots run while the other half is
-    brought home.
+    for everything queued when it starts, so :class:`Permits` bounds what is queued ahead.
 
     *The express.* A lonely request has nothing to overlap with, and neither have requests whose work
     on the device is shorter than a hop from thread to thread. The execute thread does all steps of
@@ -75,6 +74,8 @@ class Pipeline:
         As in ``InferSession``.
     debug
         Log each stage of each request.
+    hang_timeout
+        As in ``InferSession``.
     """
 
     def __init__(
@@ -86,36 +87,46 @@ class Pipeline:
         depth: int,
         loop: int,
         debug: bool,
+        hang_timeout: float | None,
     ) -> None:
         self.device = device
         self.info = model.info
         self.planner = planner
         self.clock = SessionClock()
-        self.closed: Future[None] = Future()
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
         self._recorder = Recorder(device.library)
-        self._model = model
         self._delivery = delivery
         self._debug = debug
-        self._executor = Executor(device.library, model, loop)
-        self.slots = SlotPool(device, model.info, depth, loop)
+        self._executor = Executor(device.library, model, loop, hang_timeout)
+        self.slots = SlotPool(device, model.info, depth, loop, hang_timeout)
         self._h2d_inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._execute_inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._d2h_inbox: SimpleQueue[Request | None] = SimpleQueue()
-        self._permits: SimpleQueue[None] = SimpleQueue()
-        for _ in range(max(1, depth // 2)):
-            self._permits.put(None)
+        self._permits = Permits(depth, self.clock)
         self._waiting: deque[Request] = deque()  # express requests without a slot; execute thread only
         self.admission = Admission(
             self.clock, self._execute_inbox.put, self._h2d_inbox.put, lambda: self._h2d_inbox.put(None)
         )
         self._handed_over = 0  # requests that the execute thread has to submit; H2D thread only
         self._taken_over = 0  # those that it has submitted; execute thread only
+        self.breakage = Breakage(
+            Holdings(device, model, self._executor, self.slots, self._recorder),
+            self.admission,
+            delivery,
+            self._interrupt,
+            lambda seconds: self._threads.join(seconds),
+            self._on_end,
+            hang_timeout,
+        )
+        self.closed = self.breakage.closed
         try:
-            self.threads = StageThreads(
-                device, {"h2d": self._h2d_step, "exec": self._execute_step, "d2h": self._d2h_step}
+            self._threads = StageThreads(
+                device,
+                {"h2d": self._h2d_step, "exec": self._execute_step, "d2h": self._d2h_step},
+                self.breakage.strike,
             )
         except BaseException:
+            self.slots.close()
             self._executor.close()
             raise
         with _pipelines_lock:
@@ -135,22 +146,43 @@ class Pipeline:
         the session holds is its parent's, and so are its threads.
         """
         if self.device.process.is_forked:
-            if not self.closed.done():
-                self.closed.set_result(None)
+            self.breakage.disown()
             return
+        self.breakage.close()
         self.admission.close()
+
+    def join(self) -> None:
+        """Wait for the threads once ``closed`` is done: microseconds, as their last step is."""
+        if self.breakage.cause is None:
+            self._threads.join()
+
+    def _interrupt(self) -> None:
+        """Have every thread look up from its queue, to see that the session is broken."""
+        self.slots.interrupt()
+        self._permits.interrupt()
+        for inbox in (self._h2d_inbox, self._execute_inbox, self._d2h_inbox):
+            inbox.put(None)
+
+    def _on_end(self) -> None:
+        with _pipelines_lock:
+            _pipelines.discard(self)
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        """Note the first failure of a request, and break the session where it cannot go on."""
+        request.error = request.error or error
+        self.breakage.judge(error)
 
     # ------------------------------------------------------------------ H2D thread
     def _h2d_step(self) -> bool:
         request = self._h2d_inbox.get()
-        if request is None:
+        if request is None or self.breakage.cause is not None:
             self._execute_inbox.put(None)
             return False
         if not request.is_abandoned:
             try:
                 request.slot = self.slots.take() or self.slots.wait()
             except BaseException as exc:  # noqa: BLE001 - the caller gets it
-                request.error = exc
+                self._fail(request, exc)
         if not self._start(request):
             self._end(request)
             return True
@@ -159,21 +191,19 @@ class Pipeline:
             request.is_handed_over = True
             self._handed_over += 1
         else:
-            self._permits.get()
+            self._permits.take()
             self._execute(request)
             if request.is_submitted:
                 self._start_back(request)
             else:
-                self._permits.put(None)
+                self._permits.give_back()
         self._execute_inbox.put(request)
         return True
 
     def _start(self, request: Request) -> bool:
         """Queue the copies of a request; ``False`` if it ends here."""
         slot = request.slot
-        if slot is None:  # it could not be made
-            return False
-        if request.is_abandoned or request.feeds is None:
+        if slot is None or request.is_abandoned or request.feeds is None:
             return False
         request.started_at = perf_counter()
         if self._debug:
@@ -181,12 +211,12 @@ class Pipeline:
         try:
             submit_h2d(request, slot, self._copy_stream(request, slot))
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
-            request.error = exc
+            self._fail(request, exc)
         return True
 
     def _execute(self, request: Request) -> bool:
         """Submit a request, or one step of it; ``True`` if other steps follow."""
-        if request.error is not None or request.was_cancelled:
+        if request.error is not None or request.was_cancelled or self.breakage.cause is not None:
             return False
         if request.is_abandoned:
             request.was_cancelled = True
@@ -200,7 +230,7 @@ class Pipeline:
                 return request.step(self._executor, slot, self.clock)
             self._executor.submit(request, slot)
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
-            request.error = exc
+            self._fail(request, exc)
         return False
 
     def _start_back(self, request: Request) -> None:
@@ -212,7 +242,7 @@ class Pipeline:
         try:
             submit_d2h(request, slot, self._copy_stream(request, slot))
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
-            request.error = exc
+            self._fail(request, exc)
 
     # -------------------------------------------------------------- execute thread
     def _execute_step(self) -> bool:
@@ -228,9 +258,12 @@ class Pipeline:
             has_ended = False
         else:
             has_ended = True
+        if self.breakage.cause is not None:
+            return False
         express = self._submit_express(waiting)
         if express:
-            self._await_executions(express)
+            if not self._await_executions(express):
+                return False
             for request in express:
                 self._bring_home(request)
                 self._finish(request)
@@ -238,7 +271,7 @@ class Pipeline:
         if submitted:
             for request in submitted:
                 if request.is_submitted:
-                    self._permits.put(None)
+                    self._permits.give()
             self._await_executions(submitted)
         for request in handed_over:
             self._take_over(request)
@@ -253,7 +286,8 @@ class Pipeline:
             return
         self._start_back(request)
         self._taken_over += 1
-        self._await_executions([request])
+        if self.breakage.cause is None:
+            self._await_executions([request])
 
     def _submit_express(self, waiting: deque[Request]) -> list[Request]:
         """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
@@ -266,7 +300,7 @@ class Pipeline:
                 try:
                     request.slot = self.slots.take()
                 except BaseException as exc:  # noqa: BLE001 - the caller gets it
-                    request.error = exc
+                    self._fail(request, exc)
                 else:
                     if request.slot is None:
                         break
@@ -283,24 +317,29 @@ class Pipeline:
                 break  # the next one's run would be told what became of this one's copies back
         return express
 
-    def _await_executions(self, requests: list[Request]) -> None:
-        """Wait for executions, have each request know that may have failed, and pass staged ones on."""
+    def _await_executions(self, requests: list[Request]) -> bool:
+        """Wait for executions, tell each request that may have failed, pass staged ones on; ``False`` once broken."""
         failure = self._executor.failure
         # A run of dynamic shape was waited for where it was submitted, unless that failed.
         # An express request has its copies on the stream too.
         if any(r.is_express or (r.is_submitted and (not r.is_dynamic or r.error is not None)) for r in requests):
             failure = self._executor.synchronize()
+            if failure is not None:
+                self.breakage.judge(failure.error)
         for request in requests:
             if request.error is None and (request.is_express or request.is_submitted):
                 request.error = failure_of(request, failure)
             if not request.is_express:
                 self._d2h_inbox.put(request)
+        return self.breakage.cause is None
 
     # ------------------------------------------------------------------ D2H thread
     def _d2h_step(self) -> bool:
         request = self._d2h_inbox.get()
+        if self.breakage.cause is not None:
+            return False
         if request is None:
-            self._release()
+            self.breakage.end()
             return False
         self._bring_home(request)
         self._end(request)
@@ -328,8 +367,7 @@ class Pipeline:
                     request.result = collect_tensors(request, self.device, slot)
                 self.clock.add(request, slot)
         except BaseException as exc:  # noqa: BLE001 - the caller gets it
-            if request.error is None:
-                request.error = exc
+            self._fail(request, exc)
         if request.error is not None:
             # What is set on the device is not known any more.
             slot.gear = slot.shapes = None
@@ -340,34 +378,14 @@ class Pipeline:
 
     def _finish(self, request: Request) -> None:
         """Return the slot and count the request; its delivery follows."""
+        if self.breakage.cause is not None:
+            return  # the device may still use what it holds
         slot, request.slot = request.slot, None
         request.feeds = None
         request.blocks.clear()
         if slot is not None:
             self.slots.give(slot)
         self.admission.leave(request)
-
-    def _release(self) -> None:
-        """Free all, child before parent; on the D2H thread, after the other two have ended."""
-        failure: BaseException | None = None
-        try:
-            run_all(
-                [
-                    self._recorder.close,
-                    self.slots.close,
-                    self._executor.close,
-                    self._model.close,
-                    self.device.release_session,
-                ]
-            )
-        except BaseException as exc:  # noqa: BLE001 - whoever closes the session gets it
-            failure = exc
-        with _pipelines_lock:
-            _pipelines.discard(self)
-        if failure is not None:
-            self.closed.set_exception(failure)
-        else:
-            self.closed.set_result(None)
 
 
 _pipelines: set[Pipeline] = set()

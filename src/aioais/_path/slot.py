@@ -12,6 +12,7 @@ from .._acl.memory import DeviceBlock, view
 from .._acl.model import ModelInfo
 from .._acl.release import run_all
 from .._acl.stream import Event, Stream
+from ..errors import AclMemoryError
 from .device import Device
 from .plan import InputPlan, Plan
 
@@ -42,9 +43,11 @@ class Slot:
         The model.
     loop
         Executions per request.
+    hang_timeout
+        Of its stream.
     """
 
-    def __init__(self, device: Device, info: ModelInfo, loop: int) -> None:
+    def __init__(self, device: Device, info: ModelInfo, loop: int, hang_timeout: float | None) -> None:
         self.device = device
         self.info = info
         self.gear: tuple[int, ...] | None = None
@@ -57,7 +60,7 @@ class Slot:
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
         self._datasets: list[Dataset] = []
-        self.stream = Stream(device.library)
+        self.stream = Stream(device.library, hang_timeout)
         try:
             self._build(loop)
         except BaseException:
@@ -92,6 +95,11 @@ class Slot:
         separate = not library.has_event_ex
         self.h2d_done = self._event() if separate else None
         self.execute_done = self._event() if separate else None
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of its buffers."""
+        return sum(block.nbytes for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None)
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Give input ``k`` its own buffer of at least ``nbytes``, growing it by doubling."""
@@ -198,7 +206,13 @@ class Slot:
     def _grown(self, blocks: list[DeviceBlock | None], k: int, nbytes: int) -> DeviceBlock:
         block = blocks[k]
         if block is None or block.nbytes < nbytes:
-            small, block = block, self.device.memory.alloc(max(nbytes, 2 * block.nbytes if block else 0))
+            small = block
+            try:
+                block = self.device.memory.alloc(max(nbytes, 2 * small.nbytes if small else 0))
+            except AclMemoryError:
+                if small is None or 2 * small.nbytes <= nbytes:
+                    raise
+                block = self.device.memory.alloc(nbytes)  # no room to grow ahead
             blocks[k] = block
             if small is not None:
                 small.close()

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
+from time import monotonic
 
 from .device import Device
 
@@ -25,6 +26,8 @@ class StageThreads:
         The opened device.
     steps
         By the name of its thread; called in it.
+    on_death
+        Given what a step raised that should raise nothing; called in the dying thread.
 
     Raises
     ------
@@ -32,8 +35,11 @@ class StageThreads:
         A thread could not enter the device's context; then none has taken a step.
     """
 
-    def __init__(self, device: Device, steps: Mapping[str, Callable[[], bool]]) -> None:
+    def __init__(
+        self, device: Device, steps: Mapping[str, Callable[[], bool]], on_death: Callable[[BaseException], None]
+    ) -> None:
         self._device = device
+        self._on_death = on_death
         self._entered: SimpleQueue[BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._threads = [
@@ -49,10 +55,12 @@ class StageThreads:
             self.join()
             raise failures[0]
 
-    def join(self) -> None:
-        """Wait until all have ended; they do when their steps say so."""
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until all have ended, as they do when their steps say so; ``False`` if they have not in time."""
+        deadline = None if timeout is None else monotonic() + timeout
         for thread in self._threads:
-            thread.join()
+            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self, step: Callable[[], bool]) -> None:
         try:
@@ -66,6 +74,6 @@ class StageThreads:
         try:
             while step():
                 pass
-        except BaseException:
+        except BaseException as exc:  # noqa: BLE001 - a bug: whoever waits for this thread must be told
             _log.exception("stage thread %s died; please report this", threading.current_thread().name)
-            raise
+            self._on_death(exc)

@@ -1,0 +1,164 @@
+"""A device without memory: idle memory is given back, one more attempt, then an error that says who holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from aioais import AclMemoryError, InferSession, emulator
+from aioais._path.lifecycle import finalize_all
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MIB = 1 << 20
+FLOATS = 1 << 18
+"""Of float32 in one MiB."""
+
+
+@pytest.fixture(autouse=True)
+def clean_slate() -> Iterator[None]:
+    """Disarm what a failed test has armed."""
+    yield
+    gc.collect()
+    finalize_all()
+    emulator.reset()
+
+
+def ones(mib: float) -> Array:
+    return np.ones((1, int(mib * FLOATS)), np.float32)
+
+
+async def run(session: InferSession, mib: float, mode: Any = "static") -> None:
+    (got,) = await session.infer([ones(mib)], mode)
+    assert got.shape == (1, int(mib * FLOATS))
+    assert (got == 1).all()
+
+
+async def use_all_slots(session: InferSession, depth: int) -> None:
+    """Have as many requests on the device at once as there may be."""
+    with emulator.gate("execute"):
+        tasks = [asyncio.ensure_future(run(session, 1)) for _ in range(depth + 2)]
+        while session.statistics().in_flight < depth:
+            await asyncio.sleep(0.001)
+    await asyncio.gather(*tasks)
+    assert session.statistics().slots == depth
+    assert session.statistics().failed == 0
+
+
+async def test_spare_buffers_of_another_session_are_given_back(models: Models) -> None:
+    path = models.identity((1, FLOATS))  # 2 MiB of buffers a request
+    with emulator.configure(memory_mb=11):
+        async with InferSession(0, path, depth=4) as idle, InferSession(0, path, depth=4) as busy:
+            await use_all_slots(idle, 4)
+            await use_all_slots(busy, 4)
+            assert idle.statistics().slots == 0, "nobody used its buffers"
+            await asyncio.gather(*(run(idle, 1) for _ in range(8)), *(run(busy, 1) for _ in range(8)))
+            assert idle.statistics().failed == busy.statistics().failed == 0
+
+
+async def test_who_holds_it_is_told(models: Models) -> None:
+    path = models.identity((1, FLOATS))
+    open_path = models.identity([1, "n"], name="open")
+    with emulator.configure(memory_mb=16):
+        async with InferSession(0, open_path) as session, InferSession(0, path) as other:
+            await run(other, 1)
+            tensor = await session.to_device(ones(1))
+            await run(session, 1, "dymshape")
+            before = session.statistics()
+            with pytest.raises(AclMemoryError) as caught:
+                await session.infer([ones(32)], "dymshape")
+            error = caught.value
+            text = str(error)
+            assert isinstance(error, MemoryError)
+            assert (error.call, error.code) == ("acl.rt.malloc", 207001)
+            assert f"wanted {32 * MIB} bytes of device memory" in text
+            assert f"of {16 * MIB} bytes are free" in text
+            assert repr(open_path) in text
+            assert repr(path) in text
+            assert f"{MIB} bytes in device tensors" in text
+            assert "close sessions or tensors" in text
+            del caught, error
+            await run(session, 1, "dymshape")
+            await run(other, 1)
+            assert session.statistics().failed == 1
+            assert session.statistics().slots == before.slots
+            tensor.close()
+
+
+@pytest.mark.parametrize("mib", [3, 5])
+async def test_growing_ahead_is_left_out_where_there_is_no_room(models: Models, mib: int) -> None:
+    """Buffers grow by doubling; near the end of the memory they grow by what is needed."""
+    with emulator.configure(memory_mb=16):
+        async with InferSession(0, models.identity([1, "n"]), depth=1) as session:
+            await run(session, mib - 0.5, "dymshape")
+            await run(session, mib, "dymshape")
+            assert session.statistics().failed == 0
+
+
+async def test_smaller_requests_run_amid_too_large_ones(models: Models) -> None:
+    with emulator.configure(memory_mb=16):
+        async with InferSession(0, models.identity([1, "n"]), depth=2) as session:
+            sizes = [1.0, 40, 0.5, 40, 1, 0.25] * 4
+            results = await asyncio.gather(
+                *(session.infer([ones(mib)], "dymshape") for mib in sizes), return_exceptions=True
+            )
+            for mib, result in zip(sizes, results, strict=True):
+                if mib > 16:
+                    assert isinstance(result, AclMemoryError)
+                else:
+                    assert isinstance(result, list)
+                    assert result[0].shape == (1, int(mib * FLOATS))
+            del results, result
+
+
+async def test_idle_pinned_memory_is_given_back(models: Models) -> None:
+    async with InferSession(0, models.identity((1, FLOATS)), depth=2) as session:
+        await asyncio.gather(*(run(session, 1) for _ in range(4)))
+        gc.collect()
+        assert session.statistics().pinned_idle
+        emulator.fail("acl.rt.malloc_host", 207001)
+        kept = [await session.infer([ones(1)]) for _ in range(6)]  # more blocks than were idle
+        assert session.statistics().failed == 0
+        assert all((result[0] == 1).all() for result in kept)
+
+
+async def test_a_model_that_has_no_room_at_first(models: Models) -> None:
+    path = models.identity((1, FLOATS))
+    async with InferSession(0, path) as idle:
+        await run(idle, 1)
+        emulator.fail("acl.mdl.load_from_file", 207001)
+        async with InferSession(0, path) as session:
+            assert idle.statistics().slots == 0
+            await run(session, 1)
+        emulator.fail("acl.mdl.load_from_file", 207001, times=2)
+        with pytest.raises(AclMemoryError, match="the memory of"):
+            await InferSession(0, path)
+        await run(idle, 1)
+
+
+async def test_a_tensor_that_has_no_room(models: Models) -> None:
+    with emulator.configure(memory_mb=8):
+        async with InferSession(0, models.identity((1, FLOATS))) as session:
+            await run(session, 1)
+            with pytest.raises(AclMemoryError, match="wanted"):
+                await session.to_device(ones(16))
+            tensor = await session.to_device(ones(7))  # there is room since the spare buffers are gone
+            assert session.statistics().slots == 0
+            tensor.close()
+            await run(session, 1)
+
+
+async def test_depth_shrinks_and_everything_still_runs(models: Models) -> None:
+    with emulator.configure(memory_mb=5):
+        async with InferSession(0, models.identity((1, FLOATS)), depth=8) as session:
+            await asyncio.gather(*(run(session, 1) for _ in range(24)))
+            now = session.statistics()
+            assert (now.depth, now.slots, now.failed) == (2, 2, 0)
