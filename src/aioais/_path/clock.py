@@ -55,7 +55,7 @@ class SessionClock:
             start = mark
         self._note("execute", request.earlier_ms + total)
         device_ms += total
-        if request.to_host:
+        if request.to_host and not slot.device.is_shared:
             total, start = 0.0, start if request.is_express else slot.d2h_marks[0]
             for mark in slot.d2h_marks[1:]:
                 total += _copy(mark, start, MemcpyKind.DEVICE_TO_HOST)
