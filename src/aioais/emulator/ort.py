@@ -296,6 +296,8 @@ class OrtModel:
             self.session = start_session(source, what, 0, spin)
         self.options: Any = _import().RunOptions()
         self.options.log_severity_level = 4
+        # Looked up before every run; where it is missing that throws and catches an exception, for 40 µs.
+        self.options.add_run_config_entry("gpu_graph_id", "-1")
         self.lock = threading.Lock()
         self.is_running = False
         about = self.session.get_modelmeta()
