@@ -1,7 +1,8 @@
 """The CPU device beside bare ONNX Runtime, each a ratio taken in one run: ``python -m benchmarks.cpu_device``.
 
-Both run the same file with the same number of threads, in turns. Bare ONNX Runtime is its ``InferenceSession.run`` in
-a loop, with its own defaults (its threads spin between two runs, too).
+Bare ONNX Runtime is its ``InferenceSession.run`` in a loop, in turns with the library, twice: as it comes, where its
+threads spin for some milliseconds between operators and after a run, and with the session options of the CPU device
+(``same``), which tells what the library itself costs. On a machine with other work the first is slower by far.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 import aioais
 from aioais import InferSession, emulator
+from aioais.emulator.ort import OrtModel
 
 from .models import make_echo, make_mnist, make_resnet50
 
@@ -38,14 +40,19 @@ class Bare:
         The model.
     threads
         Intra-op threads; 0 = all cores.
+    same
+        With the options of the CPU device, instead of its own.
     """
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, same: bool) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        if same:
+            self._session = OrtModel(path, threads, spin=False).session
+        else:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(self, array: np.ndarray, count: int) -> list[float]:
         """Give the seconds of each of some runs."""
@@ -83,30 +90,27 @@ def spread(values: list[float]) -> dict[str, float]:
 async def compare(path: str, shape: tuple[int, ...], threads: int, rounds: int, count: int) -> dict[str, Any]:
     """Measure latency and throughput of a model, in turns with bare ONNX Runtime."""
     array = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    bare = Bare(path, threads)
-    bare_ms: list[float] = []
-    latency, extra_us, throughput = [], [], []
+    rivals = {"bare": Bare(path, threads, same=False), "same": Bare(path, threads, same=True)}
+    names = ("ms", "latency_ratio", "extra_us", "throughput_ratio")
+    found: dict[str, dict[str, list[float]]] = {rival: {name: [] for name in names} for rival in rivals}
     async with InferSession(0, path) as session:
-        bare.run(array, count)
+        for bare in rivals.values():
+            bare.run(array, count)
         await awaits(session, array, count)
         await pipeline(session, array, count)
         for _ in range(rounds):
-            alone = bare.run(array, count)
-            one = statistics.median(alone)
+            before = {name: bare.run(array, count) for name, bare in rivals.items()}
             ours = statistics.median(await awaits(session, array, count))
             item = await pipeline(session, array, count)
-            again = bare.run(array, count)
-            bare_ms.append(one * 1e3)
-            both = statistics.median([*alone, *again])
-            latency.append(ours / both)
-            extra_us.append((ours - both) * 1e6)
-            throughput.append((sum(alone) + sum(again)) / (2 * count) / item)
-    return {
-        "bare_ms": spread(bare_ms),
-        "latency_ratio": spread(latency),
-        "extra_us": spread(extra_us),
-        "throughput_ratio": spread(throughput),
-    }
+            for name, bare in rivals.items():
+                times = [*before[name], *bare.run(array, count)]
+                one = statistics.median(times)
+                figures = found[name]
+                figures["ms"].append(one * 1e3)
+                figures["latency_ratio"].append(ours / one)
+                figures["extra_us"].append((ours - one) * 1e6)
+                figures["throughput_ratio"].append(statistics.mean(times) / item)
+    return {name: {key: spread(values) for key, values in figures.items()} for name, figures in found.items()}
 
 
 async def large(folder: Path, count: int = 30) -> dict[str, Any]:
@@ -186,11 +190,11 @@ def show(found: dict[str, Any]) -> None:
     print(f"the CPU device, {found['threads']} threads, beside bare ONNX Runtime:")
     for name in ("resnet50", "mnist"):
         if name in found:
-            one = found[name]
-            print(f"  {name:10} bare {text(one['bare_ms'])} ms   latency ratio {text(one['latency_ratio'])}")
-            print(
-                f"  {'':10} {text(one['extra_us'], 0)} us above it   throughput ratio {text(one['throughput_ratio'])}"
-            )
+            for rival, one in found[name].items():
+                print(
+                    f"  {name:9} {rival} {text(one['ms'])} ms   latency {text(one['latency_ratio'])}   "
+                    f"{text(one['extra_us'], 0)} us above   throughput {text(one['throughput_ratio'])}"
+                )
     if "large" in found:
         one = found["large"]
         print(

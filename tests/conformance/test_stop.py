@@ -91,6 +91,26 @@ def test_a_running_model_is_stopped(ready: Any, net: Make, tmp_path: Path, call:
     one.close()
 
 
+def test_models_of_two_devices_run_at_once(ready: Any, net: Make, tmp_path: Path) -> None:
+    path = endless(tmp_path)
+    runs, nets = [], []
+    for device in (0, 1):
+        ready.rt.set_device(device)
+        one = net(path)
+        one.put(0, np.zeros(4, np.float32))
+        assert one.execute_async() == 0
+        runs.append(Run(ready, 0, one.id))
+        nets.append(one)
+    assert all(find(one.id).engine.is_running for one in nets)
+    for device, run in enumerate(runs):
+        ready.rt.set_device(device)
+        ready.rt.stream_abort(0)
+        run.thread.join()
+        assert run.codes == [107023, 0]
+    for device in (0, 1):
+        ready.rt.reset_device_force(device)
+
+
 def test_an_abort_reaches_no_later_run(ready: Any, net: Make, models: Any, tmp_path: Path) -> None:
     ended = net(endless(tmp_path, 3))
     ended.put(0, np.zeros(4, np.float32))
