@@ -101,7 +101,8 @@ def test_models_of_two_devices_run_at_once(ready: Any, net: Make, tmp_path: Path
         assert one.execute_async() == 0
         runs.append(Run(ready, 0, one.id))
         nets.append(one)
-    assert all(find(one.id).engine.is_running for one in nets)
+    loaded = [find(one.id) for one in nets]
+    assert all(model is not None and model.engine.is_running for model in loaded)
     for device, run in enumerate(runs):
         ready.rt.set_device(device)
         ready.rt.stream_abort(0)
