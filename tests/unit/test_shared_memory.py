@@ -139,6 +139,18 @@ async def test_beyond_the_limit_results_are_copied(models: Models) -> None:
         del first
 
 
+async def test_without_room_for_another_buffer_results_are_copied(models: Models) -> None:
+    async with InferSession(0, models.identity(LARGE)) as session:
+        await session.infer([filled(LARGE, 0)])
+        held = [(await session.infer([filled(LARGE, k)]))[0] for k in range(3)]
+        emulator.fail("acl.rt.malloc", 207001, times=2)
+        held += [(await session.infer([filled(LARGE, k)]))[0] for k in range(3, 6)]
+        assert [result.flags.owndata for result in held] == [False, False, False, True, True, False]
+        for k, result in enumerate(held):
+            np.testing.assert_array_equal(result, filled(LARGE, k))
+        del held, result
+
+
 async def test_cancelled_requests_keep_their_buffers_until_they_are_done(models: Models) -> None:
     async with InferSession(0, models.identity(LARGE), depth=2) as session:
         await session.infer([filled(LARGE, 0)])

@@ -12,6 +12,7 @@ from .._acl.memory import DeviceBlock, view
 from .._acl.model import ModelInfo
 from .._acl.release import run_all
 from .._acl.stream import Event, Stream
+from ..errors import AclMemoryError
 from .device import Device
 from .plan import InputPlan, Plan
 
@@ -145,13 +146,16 @@ class Slot:
         """Take the buffer of output ``k`` for an array that leases it; only where host and device share memory.
 
         ``None``, if the bytes should rather be copied out: they are few, most of the buffer is not used,
-        or so much is leased already.
+        or there is no room for another buffer.
         """
         taken = self.outputs[k]
         assert taken is not None
         if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes:
             return None
-        fresh = self.device.pinned.block(taken.nbytes)
+        try:
+            fresh = self.device.pinned.block(taken.nbytes)
+        except AclMemoryError:
+            fresh = None
         if fresh is None:
             return None
         self._put_output(k, fresh)
