@@ -14,21 +14,8 @@ import numpy as np
 
 import aioais
 
-from . import devices, overhead, pipeline
-
-
-def make_noop(folder: str) -> str:
-    """Write the model that does next to nothing: 1 KiB in, 1 KiB out."""
-    from onnx import TensorProto, helper, save
-
-    shape = [1, 256]
-    node = helper.make_node("Add", ["x", "one"], ["y"])
-    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
-    graph = helper.make_graph([node], "noop", value[:1], value[1:], [one])
-    path = str(Path(folder) / "noop.onnx")
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    return path
+from . import cpu_device, devices, overhead, pipeline
+from .models import make_noop
 
 
 def find_acl(path: str) -> Any:
@@ -51,13 +38,14 @@ def main() -> None:
     arguments = parser.parse_args()
     run = aioais.run if arguments.loop == "uvloop" else asyncio.run
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.om or make_noop(folder)
+        path = arguments.om or make_noop(Path(folder))
         acl = find_acl(path)
         figures = run(overhead.measure(path, acl))
         # A real device has its own times: only what can be dialled has a known bound.
         can_dial = not arguments.om or hasattr(acl, "stub")
         pipelines = run(pipeline.measure(acl, path)) if can_dial else []
         streams = [] if arguments.om else run(devices.measure(path))
+    beside_onnx = run(cpu_device.measure()) if not arguments.om else {}
     report = {
         "machine": platform.platform(),
         "python": platform.python_version(),
@@ -67,6 +55,7 @@ def main() -> None:
         "overhead": figures,
         "pipeline": pipelines,
         "devices": streams,
+        "cpu_device": beside_onnx,
     }
     print(f"{report['machine']}, Python {report['python']}, {arguments.loop}")
     print(f"one await                {figures['us_per_await']:9.1f} us")
@@ -80,6 +69,8 @@ def main() -> None:
         pipeline.show(pipelines)
     if streams:
         devices.show(streams)
+    if beside_onnx:
+        cpu_device.show(beside_onnx)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
 

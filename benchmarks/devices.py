@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def show(found: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    from .__main__ import make_noop
+    from .models import make_noop
 
     with tempfile.TemporaryDirectory() as folder:
-        show(asyncio.run(measure(make_noop(folder))))
+        show(asyncio.run(measure(make_noop(Path(folder)))))

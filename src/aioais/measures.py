@@ -43,7 +43,7 @@ class Measures(ABC):
             stages=pipeline.clock.stages(),
             depth=pipeline.slots.depth,
             slots=pipeline.slots.made,
-            device_bytes=pipeline.device.memory.nbytes,
+            device_bytes=pipeline.device.nbytes,
             pinned_bytes=pinned.nbytes,
             pinned_leased=pinned.leased,
             pinned_idle=pinned.idle,

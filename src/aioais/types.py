@@ -216,7 +216,8 @@ class SessionStatistics(NamedTuple):
     device_bytes: int
     """Device memory that sessions and tensors on this device hold (weights and workspace excluded)."""
     pinned_bytes: int
-    """Pinned host memory of the device, leased and idle."""
+    """Pinned host memory of the device, leased and idle. On boards whose host and device share their memory this
+    is device memory: what slots, tensors and result arrays hold, and what waits for use."""
     pinned_leased: int
     """Pinned blocks that slots and result arrays hold."""
     pinned_idle: int

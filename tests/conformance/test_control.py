@@ -26,6 +26,13 @@ def test_configure_restores(acl: Any) -> None:
     assert acl.get_soc_name() == "CPU"
 
 
+def test_settings_is_the_function_however_the_emulator_was_imported() -> None:
+    code = (
+        "import aioais.emulator._state, aioais.emulator.plan; from aioais import emulator; emulator.settings()['gil']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_configure_checks(ready: Any) -> None:
     with pytest.raises(TypeError, match="no setting 'speed'"):
         emulator.configure(speed=1)

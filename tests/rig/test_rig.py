@@ -86,6 +86,38 @@ def test_results_cancels_and_close(gil: str) -> None:
     run(body, ACLSHIM_GIL=gil, STUB_EXEC_US="300", STUB_COPY_US="100", STUB_TORTURE="1")
 
 
+def test_a_board_copies_nothing() -> None:
+    body = """
+    import acl
+    async def main(path):
+        async with InferSession(0, path, depth=3) as session:
+            def right(seed, result, runs=1):
+                feed = feeds_of(session, seed)[0]  # the model adds one
+                assert result[0].tobytes() == (feed + runs).astype(feed.dtype).tobytes()
+            for seed in range(10):
+                right(seed, await session.infer(feeds_of(session, seed)))
+            acl.stub.reset_stats()
+            many = await asyncio.gather(*(session.infer(feeds_of(session, seed)) for seed in range(40)))
+            for seed, result in enumerate(many):
+                right(seed, result)
+            seed = 0
+            async for result in session.infer_pipeline(feeds_of(session, seed) for seed in range(20)):
+                right(seed, result)
+                seed += 1
+            (tensor,) = await session.infer(feeds_of(session, 5), out_array=False)
+            right(5, await session.infer([tensor]), 2)
+            right(5, [await tensor.to_host()])
+            tensor.close()
+            calls = acl.stub.call_counts()
+            assert not any("Memcpy" in name and number for name, number in calls.items()), calls
+            del many, result
+        await InferSession.finalize()
+    asyncio.run(main(PATH))
+    asyncio.run(main(PATH.replace("echo_1k", "echo_600k")))
+    """
+    run(body, STUB_RUN_MODE="0", STUB_EXEC_US="300", STUB_TORTURE="1")
+
+
 def test_loop_lag_under_load_and_while_loading() -> None:
     body = """
     late = []

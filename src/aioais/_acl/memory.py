@@ -8,7 +8,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..errors import AclMemoryError
 from .constants import MallocPolicy, MemAttr
 from .library import Library
 
-__all__ = ["DeviceBlock", "DeviceMemory", "PinnedPool", "free_and_total", "size_class", "view"]
+__all__ = ["DeviceBlock", "DeviceMemory", "PinnedPool", "free_and_total", "lease_block", "size_class", "view"]
 
 _MIN_CLASS: Final = 256
 _IDLE_BYTES: Final = 64 << 20
@@ -24,6 +24,16 @@ _IDLE_BLOCKS: Final = 4
 
 Spare = Callable[[AclMemoryError, str, Callable[[], int]], int]
 """Given a failure, what was wanted and how to get it: frees what is idle, tries again once, raises what is known."""
+
+
+class BlockSource(Protocol):
+    """Where a block of device memory came from and goes back to."""
+
+    def free(self, address: int, nbytes: int) -> None:
+        """Take a block back at once, in the calling thread."""
+
+    def discard(self, address: int, nbytes: int) -> None:
+        """Take a block back; safe in a finaliser of any thread."""
 
 
 class DeviceBlock:
@@ -35,7 +45,7 @@ class DeviceBlock:
 
     __slots__ = ("__weakref__", "_memory", "address", "nbytes")
 
-    def __init__(self, memory: DeviceMemory, address: int, nbytes: int) -> None:
+    def __init__(self, memory: BlockSource, address: int, nbytes: int) -> None:
         self._memory = memory
         self.address = address
         self.nbytes = nbytes
@@ -137,6 +147,9 @@ class PinnedPool:
     back when the last view of the array is gone, whichever thread drops it. Pinned memory is
     scarce, so the pool has a limit; beyond it ``acquire`` answers ``None`` and the caller copies.
 
+    On boards whose host and device share their memory (``is_shared``) its blocks are device memory,
+    which the host reads and writes as its own: models compute in them, and arrays lease them as they are.
+
     Parameters
     ----------
     library
@@ -163,6 +176,8 @@ class PinnedPool:
         self._types: dict[int, Any] = {}
         self.is_draining = False
         """Set while no session is open: blocks that come back are freed instead of kept."""
+        self.is_shared = False
+        """Blocks are device memory that the host can use; set before the first block is taken."""
 
     @property
     def nbytes(self) -> int:
@@ -193,16 +208,30 @@ class PinnedPool:
         library = self._library
 
         def allocate() -> int:
+            if self.is_shared:
+                return library.value("acl.rt.malloc", library.slow.malloc(size, int(MallocPolicy.HUGE_FIRST)))
             return library.value("acl.rt.malloc_host", library.slow.malloc_host(size))
 
         try:
             address = allocate()
         except AclMemoryError as exc:
-            address = self._spare(exc, f"{size} bytes of pinned host memory", allocate)
+            what = "of memory shared with the host" if self.is_shared else "of pinned host memory"
+            address = self._spare(exc, f"{size} bytes {what}", allocate)
         with self._lock:
             self._blocks += 1
             self._nbytes += size
         return address
+
+    def block(self, nbytes: int, *, force: bool = False) -> DeviceBlock | None:
+        """Take device memory of a shared pool; ``None`` at the limit unless ``force``."""
+        address = self.acquire(nbytes, force=force)
+        return None if address is None else DeviceBlock(self, address, nbytes)
+
+    def free(self, address: int, nbytes: int) -> None:
+        """Take the memory of a :meth:`block` back."""
+        self.release(address, nbytes)
+
+    discard = free
 
     def release(self, address: int, nbytes: int) -> None:
         """Give a block back; safe in a finaliser of any thread."""
@@ -237,11 +266,40 @@ class PinnedPool:
                 self._free(address, size)
 
     def _free(self, address: int, size: int) -> None:
-        code = self._library.slow.free_host(address)
+        call, name = self._library.slow.free_host, "acl.rt.free_host"
+        if self.is_shared:
+            call, name = self._library.slow.free, "acl.rt.free"
+        code = call(address)
         with self._lock:
             self._blocks -= 1
             self._nbytes -= size
-        self._library.check("acl.rt.free_host", code)
+        self._library.check(name, code)
+
+
+class _BlockLease:
+    """What keeps a block for the arrays that look at it."""
+
+    __slots__ = ("__array_interface__", "_block")
+
+    def __init__(self, block: DeviceBlock) -> None:
+        self._block = block
+        self.__array_interface__ = {
+            "data": (block.address, False),
+            "shape": (block.nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
+def lease_block(block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Make the array that holds device memory, which the host can use, from now on.
+
+    The block is dropped with the last view of the array, whichever thread drops it. The array may
+    use less of it than there is.
+    """
+    area = np.asarray(_BlockLease(block))
+    array: np.ndarray = area[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+    return array
 
 
 def free_and_total(library: Library) -> tuple[int, int]:

@@ -58,7 +58,7 @@ class SessionClock:
             start = mark
         self._execute.add(request.earlier_ms + execute)
         d2h = 0.0
-        if request.to_host:
+        if request.to_host and not slot.device.is_shared:
             start = start if request.is_express else slot.d2h_marks[0]
             for mark in slot.d2h_marks[1:]:
                 elapsed = mark.elapsed_ms(start)

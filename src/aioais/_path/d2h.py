@@ -1,4 +1,4 @@
-"""Step 3: from the device to pinned host memory, the real bytes of each output only."""
+"""Step 3: from the device to pinned host memory, the real bytes of each output only; nothing where memory is shared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def submit_d2h(request: Request, slot: Slot, stream: Stream) -> None:
     assert outputs is not None
     if not request.is_express:
         stream.wait(slot.execute_done or slot.execute_marks[-1])
-    if not request.to_host:
+    if not request.to_host or slot.device.is_shared:
         return
     marks = slot.d2h_marks
     if not request.is_express:

@@ -42,7 +42,8 @@ class Device:
         self.id = device_id
         self.sessions = 0  # guarded by _lock of this module
         self.context = 0
-        self.run_mode = RunMode.HOST
+        self.is_shared = False
+        """Host and device have one memory (an RC board): nothing is copied between them."""
         self.worker = Worker(f"aioais-ctl-{device_id}")
         self.shortage = Shortage(self.library, device_id, self._finish_posted)
         spare = self.shortage.overcome
@@ -52,6 +53,11 @@ class Device:
         self._stream: Stream | None = None
         self._is_open = False
         self._is_retired = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory not freed yet."""
+        return self.memory.nbytes + (self.pinned.nbytes if self.is_shared else 0)
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a clean-up step on the control thread, then look whether the device is still needed."""
@@ -71,7 +77,7 @@ class Device:
             return
         self.process.set_device(self.id)
         library = self.library
-        self.run_mode = self.process.run_mode()
+        self.is_shared = self.pinned.is_shared = self.process.run_mode() is RunMode.DEVICE
         if not self.context:  # made by an open that failed after it
             self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
         self._stream = Stream(library)
@@ -81,10 +87,24 @@ class Device:
         """Make the device's context current in the calling thread."""
         self.library.check("acl.rt.set_context", self.library.acl.rt.set_context(self.context))
 
+    def alloc(self, nbytes: int) -> DeviceBlock:
+        """Allocate memory that a model reads or writes; in a thread with the context.
+
+        Where the host has the same memory it comes from the pool, as arrays lease it.
+        """
+        if not self.is_shared:
+            return self.memory.alloc(nbytes)
+        block = self.pinned.block(max(nbytes, 1), force=True)
+        assert block is not None
+        return block
+
     def upload(self, array: np.ndarray) -> DeviceBlock:
         """Copy a C-contiguous array to fresh device memory; on the control thread."""
-        block = self.memory.alloc(array.nbytes)
+        block = self.alloc(array.nbytes)
         if not array.nbytes:
+            return block
+        if self.is_shared:
+            np.copyto(view(block.address, array.shape, array.dtype), array)
             return block
         address = self.pinned.acquire(array.nbytes, force=True)
         assert address is not None
@@ -99,6 +119,9 @@ class Device:
         """Copy device memory to a fresh array; on the control thread."""
         array = np.empty(shape, dtype)
         if not array.nbytes:
+            return array
+        if self.is_shared:
+            np.copyto(array, view(block.address, shape, dtype))
             return array
         address = self.pinned.acquire(array.nbytes, force=True)
         assert address is not None

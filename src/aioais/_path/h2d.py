@@ -1,4 +1,4 @@
-"""Step 1: from the caller's memory over pinned staging to the device."""
+"""Step 1: from the caller's memory over pinned staging to the device; without a device copy where memory is shared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _H2D: Final = int(MemcpyKind.HOST_TO_DEVICE)
 def submit_h2d(request: Request, slot: Slot, stream: Stream) -> None:
     """Copy host feeds to staging and queue their copies; bind device feeds where they are.
 
-    The feeds are read here and never again. The staging copy gives up the GIL where it is large.
+    The feeds are read here and never again. The staging copy gives up the GIL where it is large. Where host and
+    device share their memory, staging is the device's own buffer and nothing is left to copy.
     """
     plan, feeds = request.plan, request.feeds
     if feeds is None:  # given up between two instructions of this thread
@@ -42,6 +43,8 @@ def submit_h2d(request: Request, slot: Slot, stream: Stream) -> None:
             slot.in_data.bind(item.model_index, block.address, block.nbytes)
             continue
         own = slot.input_block(k, item.nbytes)
+        if slot.device.is_shared:
+            continue
         if item.nbytes:
             stream.copy(own.address, own.nbytes, slot.staging_address(k), item.nbytes, _H2D)
         mark += 1

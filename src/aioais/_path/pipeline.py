@@ -362,7 +362,7 @@ class Pipeline:
                 slot.stream.synchronize()
             if request.error is None and not request.was_cancelled:
                 if request.to_host:
-                    request.result = collect_arrays(request, self.device)
+                    request.result = collect_arrays(request, self.device, slot)
                 else:
                     request.result = collect_tensors(request, self.device, slot)
                 self.clock.add(request, slot)

@@ -79,7 +79,7 @@ class Recorder:
         # The first mark of an iteration is that of its last step.
         begin = h2d.end if is_joined or request.is_iteration else place(slot.execute_marks[0])
         execute = Span(begin, place(slot.execute_marks[-1]))
-        if not request.to_host:
+        if not request.to_host or slot.device.is_shared:
             return h2d, execute, Span(execute.end, execute.end)
         begin = execute.end if request.is_express else place(slot.d2h_marks[0])
         return h2d, execute, Span(begin, place(slot.d2h_marks[-1]))

@@ -73,19 +73,19 @@ class Slot:
         is_open = info.kind == "shape"
         bound: dict[int, tuple[int, int]] = {}
         for index, nbytes in info.hidden:
-            block = device.memory.alloc(nbytes)
+            block = device.alloc(nbytes)
             self._hidden.append(block)
             bound[index] = block.address, block.nbytes
         for k, tensor in enumerate(info.inputs):
             bound[tensor.index] = (0, 0)
             if not is_open:
-                block = self.inputs[k] = device.memory.alloc(tensor.size)
+                block = self.inputs[k] = device.alloc(tensor.size)
                 bound[tensor.index] = block.address, block.nbytes
         self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)])
         self._datasets.append(self.in_data)
         for k, tensor in enumerate(info.outputs):
             if not is_open:
-                self.outputs[k] = device.memory.alloc(tensor.size)
+                self.outputs[k] = device.alloc(tensor.size)
         self.out_data = Dataset(library, [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs])
         self._datasets.append(self.out_data)
         self.h2d_marks = [self._event() for _ in range(len(info.inputs) + 1)]
@@ -132,10 +132,12 @@ class Slot:
         assert given is not None
         if taken is None or taken.nbytes < given.nbytes:
             # Not by doubling: the two would outgrow each other without end.
-            small, taken = taken, self.device.memory.alloc(given.nbytes)
+            small, taken = taken, self.device.alloc(given.nbytes)
             self.inputs[k] = taken
             if small is not None:
                 small.close()
+        if self.device.is_shared:
+            self._views.clear()  # they look at the input's buffer
         self.inputs[k], self.outputs[source] = given, taken
         self.in_data.bind(self.info.inputs[k].index, given.address, given.nbytes)
         self.out_data.bind(source, taken.address, taken.nbytes)
@@ -144,15 +146,36 @@ class Slot:
         """Take the buffer of output ``k`` out of the slot and put a fresh one in its place."""
         taken = self.outputs[k]
         assert taken is not None
-        fresh = self.outputs[k] = self.device.memory.alloc(taken.nbytes)
-        self.out_data.bind(k, fresh.address, fresh.nbytes)
+        self._put_output(k, self.device.alloc(taken.nbytes))
+        return taken
+
+    def lend_output(self, k: int, nbytes: int) -> DeviceBlock | None:
+        """Take the buffer of output ``k`` for an array that leases it; only where host and device share memory.
+
+        ``None``, if the bytes should rather be copied out: they are few, most of the buffer is not used,
+        or there is no room for another buffer.
+        """
+        taken = self.outputs[k]
+        assert taken is not None
+        if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes:
+            return None
+        try:
+            fresh = self.device.pinned.block(taken.nbytes)
+        except AclMemoryError:
+            fresh = None
+        if fresh is None:
+            return None
+        self._put_output(k, fresh)
         return taken
 
     def staged(self, plan: Plan) -> list[np.ndarray | None]:
-        """Give the pinned staging area of each host input, seen with the feed's type and shape."""
+        """Give the memory that each host feed is copied to, seen with the feed's type and shape.
+
+        That is pinned staging, or the device's own buffer where the host has the same memory.
+        """
         views = self._views.get(plan.serial)
         if views is None:
-            if any(not item.is_device and self._staging[item.position][1] < item.nbytes for item in plan.inputs):
+            if any(not item.is_device and self._room(item.position) < item.nbytes for item in plan.inputs):
                 self._views.clear()  # they look at the blocks that are about to be replaced
             views = [None if item.is_device else self._stage(item.position, item) for item in plan.inputs]
             if len(self._views) >= _MOST_VIEWS:
@@ -193,7 +216,20 @@ class Slot:
                 pinned.release(address, nbytes)
         run_all(steps)
 
+    def _room(self, k: int) -> int:
+        """Bytes of the memory that feeds of input ``k`` are copied to."""
+        if not self.device.is_shared:
+            return self._staging[k][1]
+        block = self.inputs[k]
+        return block.nbytes if block is not None else 0
+
+    def _put_output(self, k: int, block: DeviceBlock) -> None:
+        self.outputs[k] = block
+        self.out_data.bind(k, block.address, block.nbytes)
+
     def _stage(self, k: int, item: InputPlan) -> np.ndarray:
+        if self.device.is_shared:
+            return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
         if nbytes < item.nbytes or not address:
             wanted = max(item.nbytes, 2 * nbytes, self.info.inputs[k].size, 1)
@@ -208,11 +244,11 @@ class Slot:
         if block is None or block.nbytes < nbytes:
             small = block
             try:
-                block = self.device.memory.alloc(max(nbytes, 2 * small.nbytes if small else 0))
+                block = self.device.alloc(max(nbytes, 2 * small.nbytes if small else 0))
             except AclMemoryError:
                 if small is None or 2 * small.nbytes <= nbytes:
                     raise
-                block = self.device.memory.alloc(nbytes)  # no room to grow ahead
+                block = self.device.alloc(nbytes)  # no room to grow ahead
             blocks[k] = block
             if small is not None:
                 small.close()

@@ -11,7 +11,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from aioais.emulator.settings import Settings
+from aioais.emulator._settings import Settings
 
 if TYPE_CHECKING:
     from aioais.emulator.context import Context
@@ -107,6 +107,8 @@ class State:
         self.message_per_process = False
         self.process_message: str | None = None
         self.default_device: int | None = None
+        self.leaving = False
+        """The interpreter exits: no model is run any more."""
         self.lost: dict[str, int] = {}
         """What a device reset took away from under the program."""
         self.forked = False

@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+from aioais.emulator._settings import PER_DEVICE, Settings
 from aioais.emulator._state import state
 from aioais.emulator.death import kill
 from aioais.emulator.device import build_devices, redial
 from aioais.emulator.faults import fail, gate
 from aioais.emulator.memory import devices, hosts
-from aioais.emulator.settings import PER_DEVICE, Settings
 
 __all__ = [
     "configure",

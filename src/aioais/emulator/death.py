@@ -66,7 +66,8 @@ def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextM
     state.dead[device] = int(code)
     for stream in _streams(device):
         stream.halted = True
-        stream.fail(int(code), f"device {device} died")  # for a synchronise that comes when it is back
+        if stream.queue:  # for a synchronise that comes when it is back
+            stream.fail(int(code), f"device {device} died")
     state.armed[_MARK] = []
     return _Revive(device)
 

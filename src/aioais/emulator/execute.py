@@ -6,6 +6,7 @@ mixing of synchronous and asynchronous calls, contexts, empty output buffers.
 
 from __future__ import annotations
 
+import atexit
 from time import perf_counter, thread_time
 
 from aioais._acl.codes import AclCode
@@ -109,7 +110,9 @@ def execute_v2(model_id: int, inputs: int, outputs: int, stream: int, config: in
 
 def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
     _, submitted, fault, model, plan = operation
-    if not stream.halted:
+    if state.leaving:
+        stream.fail(AclCode.RT_STREAM_ABORT, "execute_async: the interpreter exits")
+    elif not stream.halted:
         device = stream.device
         if state.gates and not faults.pass_gates("execute", device.index, deadline):
             return False
@@ -119,10 +122,13 @@ def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
             virtual, profiler = device.virtual, state.profiler
             worked = thread_time() if virtual else 0.0
             began = 0.0 if profiler is None else perf_counter()
+            stream.stop = model.engine.stop
             try:
                 plan.run()
             except DeviceError as exc:
                 stream.fail(exc.code, f"execute_async: {exc.text}")
+            finally:
+                stream.stop = None
             if virtual:
                 ready = submitted if submitted > stream.tail else stream.tail
                 worked = thread_time() - worked
@@ -160,6 +166,16 @@ def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle:
     submitted = perf_counter() if stream.device.virtual else 0.0
     stream.queue.append((_run_execute, submitted, fault, model, plan))
     return 0
+
+
+@atexit.register
+def _leave() -> None:
+    """Stop what runs and drop what is queued: nobody is left to wait for it, and it would hold up the exit."""
+    if state.forked:
+        return
+    state.leaving = True
+    for model in list(state.models.values()):
+        model.engine.stop()
 
 
 class ExecConfig:

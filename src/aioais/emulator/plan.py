@@ -150,10 +150,7 @@ class Plan:
     def _run_fixed(self) -> None:
         binding = self.binding
         assert binding is not None
-        try:
-            binding.run()
-        except Exception as exc:  # the classes of its errors are made at run time
-            raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
+        binding.run()
         if self.scratch:
             specs = self.model.info.outputs
             for (shape, source), slot, spec in zip(binding.results(), self.outputs, specs, strict=True):
@@ -202,9 +199,9 @@ class Plan:
         out = [Bound(spec.name, spec.element, (), 0, 0) for spec in info.outputs]
         try:
             binding = Binding(self.model.engine, into, out)
-            binding.run()
         except Exception as exc:  # the classes of its errors are made at run time
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
+        binding.run()
         results = binding.results()
         for spec, slot, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize

@@ -8,6 +8,7 @@ synchronise always shows, and threads that wait for different streams work in pa
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ class Stream:
         "queue",
         "reporter",
         "sleepers",
+        "stop",
         "tail",
     )
 
@@ -102,6 +104,8 @@ class Stream:
         """Queued callbacks that the stream waits for."""
         self.halt_on_failure = False
         self.halted = False
+        self.stop: Callable[[], None] | None = None
+        """Ends the running model early, while one runs."""
         self.alive = True
         self.index = next(context.device.stream_ids)
         self.handle = next(state.handles) if registered else 0
@@ -300,7 +304,13 @@ def stream_abort(handle: int) -> int:
 
 
 def drop(stream: Stream) -> None:
-    """Throw queued work away; what waits for it goes on."""
+    """Throw queued work away; what waits for it goes on.
+
+    A model that runs ends at its next operator, and its stream fails with 107023: its outputs are not complete.
+    """
+    stop = stream.stop
+    if stop is not None:
+        stop()
     with stream.lock:
         halt, stream.halted = stream.halted, True
         queue = stream.queue

@@ -52,10 +52,10 @@ class Settings:
     devices: int = field(default_factory=lambda: visible_devices(_from_environment("AIOAIS_CPU_DEVICES", 4)))
     """Number of devices (``AIOAIS_CPU_DEVICES``, reduced by ``ASCEND_RT_VISIBLE_DEVICES``)."""
     threads: int = field(default_factory=lambda: _from_environment("AIOAIS_CPU_THREADS", 0))
-    """Intra-op threads of each loaded model (``AIOAIS_CPU_THREADS``); 0 = all cores."""
+    """Intra-op threads of each loaded model (``AIOAIS_CPU_THREADS``); 0 = all cores, but one for small models."""
     spin: bool = False
-    """Let ONNX Runtime's threads spin between operators: a little faster for one model alone, much slower
-    for several that share the cores."""
+    """Let ONNX Runtime's threads spin between operators: up to 2 % faster for one model alone on an idle machine,
+    much slower for several that share the cores."""
     memory_mb: int = 65536
     """Memory of a device; ``malloc`` beyond it gives 207001."""
     run_mode: int = 1
