@@ -63,6 +63,14 @@ def tests(session: nox.Session, loop: str) -> None:
     session.run("pytest", f"--loop={loop}", *session.posargs)
 
 
+@nox.session(python=PYTHONS[0], default=False)
+def stress(session: nox.Session) -> None:
+    """Fail each call of ACL at every place with each family of codes, and run the storms."""
+    session.install("-e", f".[{EXTRAS}]", *group("test"))
+    tests = ("tests/unit/test_faults_everywhere.py", "tests/stress")
+    session.run("pytest", "--timeout=3600", *tests, *session.posargs, env={"AIOAIS_TEST_LONG": "1"})
+
+
 @nox.session(python=PYTHONS[0])
 def tests_oldest(session: nox.Session) -> None:
     """Run the suite with the lowest versions that pyproject.toml allows."""

@@ -92,8 +92,11 @@ def public(protocol: type) -> set[str]:
     return {name for name in vars(protocol) if not name.startswith("_")} - {"rt", "mdl"}
 
 
-CALLS = {f"acl.{name}" for name in public(Acl)} | {f"acl.rt.{name}" for name in public(Rt)}
-CALLS |= {f"acl.mdl.{name}" for name in public(Mdl)}
+CALLS = {
+    f"{prefix}.{name}"
+    for prefix, protocol in (("acl", Acl), ("acl.rt", Rt), ("acl.mdl", Mdl))
+    for name in public(protocol)
+}
 
 
 @dataclass(frozen=True)
@@ -296,18 +299,21 @@ async def test_each_call_fails(
             errors = await live_through(path, variant)
             state.armed.clear()
             story = f"{call} number {place} gave {code}: {errors}"
+            has_told = bool(errors)
             if call not in CAN_DO_WITHOUT:
                 assert all(explains(error, call, code) for error in errors), story
-                # What the control thread does later, nobody waits for: its failures are in the log.
-                is_told = bool(errors) or f"{call} failed with {code}" in caplog.text
-                assert is_told or code != INTERNAL or variant.is_recorded, story
-            caplog.clear()
             errors.clear()
             after = await settled(other)
+            # What the control thread does later, nobody waits for: its failures are in the log.
+            has_told = has_told or f"{call} failed with {code}" in caplog.text
+            assert has_told or code != INTERNAL or variant.is_recorded or call in CAN_DO_WITHOUT, story
+            caplog.clear()
             left = {key: after[key] - before[key] for key in after if not key.endswith("_bytes")}
             left = {key: number for key, number in left.items() if number > 0}
             assert not left or (call in RELEASES and sum(left.values()) == 1), f"{story} left {left}"
-            if other is not None:
+            if other is None:
+                emulator.reset()  # ACL that could not be finalised would pass for somebody else's the next time
+            else:
                 await infer(other, variant)
                 assert other.statistics().failed == 0
     if other is not None:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final
+from typing import Any, Final
 
 from .._bridge.delivery import Delivery
 from ..errors import AclError, BrokenSessionError, DeviceHangError
@@ -86,7 +86,7 @@ class Breakage:
         self._lock = threading.Lock()  # guards who ends the session: the regular way, or this one
         self._has_ended = False
         self._is_wanted = threading.Event()
-        self._requests: list[Request] = []
+        self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
     def judge(self, error: BaseException) -> None:
         """Break the session if it cannot go on after an error."""
@@ -99,7 +99,10 @@ class Breakage:
             if self._has_ended or self.cause is not None:
                 return
             self.cause = cause
-        requests = self._requests = self._admission.break_off(self.refusal)
+        if isinstance(cause, AclError):
+            cause.__traceback__ = None  # frames of a stage thread: they say nothing, and hold its requests
+        requests = self._admission.break_off(self.refusal)
+        self._blocks = [request.blocks for request in requests]
         device, path = self._holdings.device, self._holdings.model.path
         _log.error(
             "the session of %s on device %d broke with %d requests under way; close it and open another: %s",
@@ -150,17 +153,15 @@ class Breakage:
 
     def free_again(self) -> bool:
         """Free what an earlier attempt had to leave, if the device is through now; ``False`` if it is not."""
-        requests, holdings = self._requests, self._holdings
+        holdings = self._holdings
         try:
             if not self._join(self._patience):
                 return False
             holdings.device.enter()
             if not holdings.wait_idle(self._patience):
                 return False
-            for request in requests:
-                request.slot = None
-                request.blocks.clear()
-            requests.clear()
+            for blocks in self._blocks:
+                blocks.clear()
             holdings.free()
         except BaseException as exc:  # noqa: BLE001 - it is broken anyway; what could be freed was
             _log.warning("closing a broken session on device %d: %s", holdings.device.id, repr(exc))
