@@ -119,6 +119,7 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert "aioais/py.typed" in wanted
+    wanted.add("aioais_pytest.py")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == wanted, f"wheel: missing {wanted - names}, unexpected {names - wanted}"

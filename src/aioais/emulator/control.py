@@ -13,7 +13,7 @@ from typing import Any
 
 from aioais.emulator._state import state
 from aioais.emulator.device import build_devices, redial
-from aioais.emulator.faults import fail, gate
+from aioais.emulator.faults import disarm, fail, gate, pending
 from aioais.emulator.memory import devices, hosts
 from aioais.emulator.settings import PER_DEVICE, Settings
 
@@ -21,10 +21,12 @@ __all__ = [
     "configure",
     "copied",
     "counts",
+    "disarm",
     "fail",
     "gate",
     "leaks",
     "live",
+    "pending",
     "reset",
     "reset_counts",
     "settings",
