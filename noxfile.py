@@ -63,6 +63,13 @@ def tests(session: nox.Session, loop: str) -> None:
     session.run("pytest", f"--loop={loop}", *session.posargs)
 
 
+@nox.session(python="3.11")
+def stress(session: nox.Session) -> None:
+    """Run the long forms: the whole backend suite of onnx, and 20 000 cases of bad input."""
+    session.install("-e", f".[{EXTRAS}]", *group("test"))
+    session.run("pytest", "-m", "stress", "-rP", *session.posargs, env={"AIOAIS_TEST_LONG": "1"})
+
+
 @nox.session(python=PYTHONS[0])
 def tests_oldest(session: nox.Session) -> None:
     """Run the suite with the lowest versions that pyproject.toml allows."""

@@ -39,9 +39,8 @@ def count(kind: str) -> int:
 
 
 def tell(text: str) -> None:
-    """Write past pytest's capture what a long run found."""
-    if LONG and sys.__stderr__ is not None:
-        sys.__stderr__.write(f"\n{text}\n")
+    """Write how the cases ended; ``pytest -rP`` shows it."""
+    sys.stdout.write(f"{text}\n")
 
 
 def check(outcomes: fuzz.Outcomes) -> None:
