@@ -179,6 +179,8 @@ def _to_ort(value: Value) -> Any:
 
 def _from_ort(value: Any) -> Value:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.element_type())
+    if dtype == np.float32 and value.element_type() != onnx.TensorProto.FLOAT:
+        raise TypeError("this release of onnx has no arrays of the type")  # before 1.19: float32 in its place
     shape = tuple(value.shape())
     content = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize) if math.prod(shape) else b""
     return np.frombuffer(content, dtype).reshape(shape)

@@ -59,4 +59,5 @@ async def test_the_suite_of_onnx(tmp_path: Path) -> None:
     # `pytest -rP` shows it.
     sys.stdout.write(f"{passed} of {len(chosen)} cases pass; only on bare ONNX Runtime: {dict(differences)}\n")
     assert not wrong, "\n".join(wrong)
-    assert passed > 0.75 * len(chosen)
+    # The older ONNX Runtime is, the more of the suite is newer than it.
+    assert passed > 0.7 * len(chosen)

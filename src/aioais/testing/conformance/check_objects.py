@@ -55,9 +55,13 @@ def dataset(bench: Bench) -> None:
         bench.later("destroy_data_buffer", partial(acl.destroy_data_buffer, buffer))
     dataset = acl.mdl.create_dataset()
     bench.true(f"create_dataset: came {dataset!r}, wanted a bare handle", type(dataset) is int and dataset != 0)
+    bench.later("destroy_dataset", partial(acl.mdl.destroy_dataset, dataset))
     for buffer in buffers:
         bench.same("add_dataset_buffer", acl.mdl.add_dataset_buffer(dataset, buffer), (dataset, 0))
-    bench.ok("destroy_dataset", acl.mdl.destroy_dataset(dataset))
+    other = acl.mdl.create_dataset()
+    answer = acl.mdl.add_dataset_buffer(other, buffers[0])
+    bench.ok("destroy_dataset", acl.mdl.destroy_dataset(other))
+    bench.same("add_dataset_buffer", answer, (other, 0))
     bench.same("address of a buffer, its dataset destroyed", acl.get_data_buffer_addr(buffers[0]), address)
 
 
