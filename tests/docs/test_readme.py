@@ -1,4 +1,4 @@
-"""Every Python block of README.md and docs/*.md runs.
+"""Every Python block of README.md and docs/*.md runs, by pytest where it defines tests.
 
 A block is left out by an HTML comment right before it that says why::
 
@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^(?P<indent> *)```python[^\n]*\n(?P<code>.*?)^(?P=indent)```\s*$", re.MULTILINE | re.DOTALL)
+TESTS = re.compile(r"^(async )?def test_", re.MULTILINE)
 NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*\Z", re.DOTALL)
 
 
@@ -57,17 +58,18 @@ def test_block(block: Block, tmp_path: Path) -> None:
     compile(code, str(block.path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if block.not_run:
         pytest.skip(block.not_run)
-    script = tmp_path / f"{block.path.stem}_{block.line}.py"
+    script = tmp_path / f"test_{block.path.stem}_{block.line}.py"
     script.write_text(code, "utf-8")
+    runner = ["-m", "pytest", "-q", "-p", "aioais_pytest"] if TESTS.search(code) else []
     done = subprocess.run(
-        [sys.executable, "-W", "default::ResourceWarning", str(script)],
+        [sys.executable, "-W", "default::ResourceWarning", *runner, str(script)],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=100,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "ResourceWarning" not in done.stderr
 
 

@@ -23,6 +23,7 @@ from aioais import (
     Tensor,
     TensorDesc,
 )
+from aioais.testing import EmulatedDevices, Fault, LoopLag, Report, check_acl, check_leaks, leaks
 
 if sys.version_info >= (3, 11):
     from typing import assert_type
@@ -150,3 +151,18 @@ async def mistakes(session: InferSession, x: Array) -> None:
     # mypy's strict mode reports an ignore that is not needed: these lines must not type-check.
     await session.infer([x], mode="fast")  # type: ignore[call-overload]
     InferSession(0, "model.onnx", platform="gpu")  # type: ignore[arg-type]
+
+
+async def testing(devices: EmulatedDevices, acl: object) -> None:
+    devices.configure(device=1, execute_ms=2)
+    devices.script(Fault("acl.rt.malloc", 207001, after=1))
+    assert_type(devices.pending(), list[Fault])
+    with devices.gate("execute") as gate:
+        assert_type(gate.wait_reached(), bool)
+    async with LoopLag(limit_ms=20) as lag:
+        assert_type(lag.p99_ms, float)
+    assert_type(leaks(), dict[str, int])
+    check_leaks(leaks())
+    report = check_acl(acl, Path("model.onnx"), device_id=1)
+    assert_type(report, Report)
+    assert_type(report.failed[0].status, Literal["passed", "failed", "skipped"])

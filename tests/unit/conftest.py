@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,45 +10,20 @@ import numpy as np
 import pytest
 
 import aioais
+from aioais.testing import LeakError, check_leaks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Dims = Sequence[int | str]
-
-HANDLES = (
-    "contexts",
-    "streams",
-    "events",
-    "models",
-    "descs",
-    "datasets",
-    "data_buffers",
-    "tensor_descs",
-    "device_blocks",
-    "host_blocks",
-)
-
-
-def _left() -> dict[str, int]:
-    from aioais import emulator
-
-    live = emulator.live()
-    return {name: live[name] for name in HANDLES if live[name]}
 
 
 @pytest.fixture(autouse=True)
 def no_handle_left() -> Iterator[None]:
     """Fail the test when anything on a device outlives the sessions, tensors and results of the test."""
     yield
-    if "aioais.emulator.control" not in sys.modules or not _left():
-        return
-    gc.collect()  # results and tensors that the test has dropped
-    for thread in threading.enumerate():
-        # A device's control thread ends once nothing needs the device any more.
-        if thread.name.startswith("aioais-ctl-"):
-            thread.join(10)
-    left = _left()
-    if left:
-        pytest.fail(f"alive on the device after the test: {left}", False)
+    try:
+        check_leaks()
+    except LeakError as error:
+        pytest.fail(str(error), False)
 
 
 class Models:

@@ -115,6 +115,13 @@ def _folder(models: Models) -> str:
     return str(path)
 
 
+def _name_no_text(models: Models) -> str:
+    """A flipped bit in the name of an input."""
+    path = Path(models.add([3]))
+    path.write_bytes(path.read_bytes().replace(b"input1", b"input\xb1"))
+    return str(path)
+
+
 def _unknown_operator(models: Models) -> str:
     import onnx
 
@@ -177,6 +184,7 @@ OPENING: dict[str, tuple[Callable[[Models], str], dict[str, Any], type[AioaisErr
         ("test_bad_input.py' is no JSON file",),
         False,
     ),
+    "name-no-text": (_name_no_text, {}, ModelError, ("add.onnx'", "no UTF-8 text", *NO_MODEL), True),
 }
 
 
@@ -211,6 +219,35 @@ async def test_opening(
     assert not {name: done[name] for name in WORK if name in done}
     if not asks:
         assert done == {}
+
+
+async def test_a_configuration_nested_deeper_than_the_parser_goes(models: Models) -> None:
+    nested = models.folder / "nested.json"
+    nested.write_text("[" * 100_000, encoding="utf-8")
+    await InferSession.finalize()
+    with pytest.raises(ArgumentError, match=r"nested\.json' is no JSON file"):
+        await InferSession(0, models.identity([3]), nested)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_stdout_alone(models: Models) -> None:
+    """ONNX Runtime's own class tries again with another provider, and prints that it does."""
+    path = Path(models.add([3]))
+    path.write_bytes(path.read_bytes().replace(b"Add", b"\xffdd"))
+    code = f"""
+import asyncio
+from aioais import InferSession, ModelError, convert
+async def main():
+    for use in (lambda: InferSession(0, {str(path)!r}).__aenter__(), lambda: asyncio.to_thread(
+            convert, {str(path)!r}, "out.onnx", input_shape="input1:3;input2:3")):
+        try:
+            await use()
+        except ModelError:
+            continue
+        raise AssertionError("it was loaded")
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done
 
 
 async def test_a_failed_open_leaves_nothing_behind(models: Models) -> None:

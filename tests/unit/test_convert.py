@@ -481,6 +481,33 @@ def test_models_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
         convert(model, tmp_path / "out.onnx")
 
 
+@pytest.mark.parametrize("place", ["input", "output", "symbol", "metadata"])
+def test_names_that_are_no_text(tmp_path: Path, place: str) -> None:
+    """A flipped bit: the parser takes any bytes for a text."""
+    model = onnx.load(str(add(tmp_path / "add.onnx", [3])))
+    if place == "input":
+        model.graph.input[0].name = "marked"
+    elif place == "output":
+        model.graph.output[0].name = "marked"
+    elif place == "symbol":
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "marked"
+    else:
+        model.metadata_props.add(key="marked", value="x")
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(model.SerializeToString().replace(b"marked", b"mark\xe5d"))
+    with pytest.raises(ModelError, match="no UTF-8 text"):
+        convert(path, tmp_path / "out.onnx")
+
+
+def test_an_element_type_that_nobody_knows(tmp_path: Path) -> None:
+    model = onnx.load(str(add(tmp_path / "add.onnx", [3])))
+    model.graph.input[0].type.tensor_type.elem_type = 99
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="a type 99"):
+        convert(path, tmp_path / "out.onnx")
+
+
 def test_a_model_that_onnx_runtime_refuses(tmp_path: Path) -> None:
     model = save(
         tmp_path / "m.onnx",

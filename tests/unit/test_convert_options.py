@@ -286,6 +286,14 @@ def test_the_flags_for_atc_are_the_options_again(shapes: dict[str, list[str]]) -
     assert parse_options(input_shape_range=ranged).atc_flags() == [f"--input_shape_range={ranged}"]
 
 
+@pytest.mark.parametrize("text", ["a:" + "1" * 5000, "a:1~" + "1" * 5000])
+def test_numbers_that_python_itself_does_not_read(text: str) -> None:
+    with pytest.raises(ConvertError):
+        parse_options(input_shape=text)
+    with pytest.raises(ConvertError):
+        parse_options(input_shape="a:-1,3", dynamic_batch_size=f"1,{text.partition(':')[2]}")
+
+
 @given(text=st.text(alphabet="a1,;:-~[] ", max_size=20))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for option in ("input_shape", "input_shape_range"):

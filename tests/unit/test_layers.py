@@ -37,6 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_path.streaming",
     },
     "_atc": {"errors", "emulator.metadata"},
+    # The checks of an `acl` know what the engine calls (its Protocols), and nothing of the engine; the rest of the kit
+    # steers the emulator. Only the command line looks for an installed `acl`.
+    "testing": {"_acl.api", "_acl.codes", "_acl.constants", "_acl.library", "types", "emulator"},
     "emulator": {"_acl.constants", "_acl.codes"},  # a fake must not be built from the code it checks
 }
 
@@ -84,10 +87,14 @@ ONLY_IN: dict[str, set[str]] = {
     "acl": {"_acl", "emulator"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "pytest": set(),  # the plugin stands outside of the package
 }
 
 ONLY_LAZILY = {"onnx", "onnxruntime", "torch"}
 """Optional or slow to import: inside a function or under TYPE_CHECKING only."""
+
+CONFORMANCE_MAY_IMPORT = {"_acl.api", "_acl.codes", "_acl.constants", "types"}
+"""What ``testing.conformance`` may import of ours: it must not know the emulator, which it checks like any other."""
 
 MAX_LINES = 400
 HARD_MAX_LINES = 500
@@ -225,6 +232,24 @@ def test_a_layer_imports_only_what_it_may() -> None:
             for found in module.imports
             if found.ours and root_of(found.target) not in allowed and found.target not in allowed
         ]
+    assert not wrong, report(wrong)
+
+
+def test_the_checks_of_an_acl_know_neither_engine_nor_emulator() -> None:
+    wrong = [
+        f"{module.where(found.line)} imports {found.target or 'aioais'}"
+        for module in MODULES
+        if module.name.startswith("testing.conformance")
+        for found in module.imports
+        if found.ours and found.target not in CONFORMANCE_MAY_IMPORT and root_of(found.target) != "testing"
+    ]
+    wrong += [
+        f"{module.where(found.line)} imports the library of the engine"
+        for module in MODULES
+        if module.layer == "testing" and module.name != "testing.__main__"
+        for found in module.imports
+        if found.ours and found.target == "_acl.library"
+    ]
     assert not wrong, report(wrong)
 
 

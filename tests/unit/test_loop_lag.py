@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aioais import InferSession, emulator
+from aioais.testing import LoopLag
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -21,35 +22,9 @@ LIMIT_MS = 5.0
 ROUNDS = 5
 
 
-class Ticker:
-    """Wakes up each millisecond and notes how late."""
-
-    def __init__(self) -> None:
-        self.late_ms: list[float] = []
-
-    async def __aenter__(self) -> Ticker:  # noqa: PYI034 - Self needs Python 3.11
-        self._task = asyncio.ensure_future(self._tick())
-        await asyncio.sleep(0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-    async def _tick(self) -> None:
-        while True:
-            start = time.perf_counter()
-            await asyncio.sleep(0.001)
-            self.late_ms.append((time.perf_counter() - start - 0.001) * 1e3)
-
-    @property
-    def p99_ms(self) -> float:
-        return float(np.percentile(self.late_ms, 99))
-
-
 async def idle_p99_ms() -> float:
     """Give the lateness of a ticker alone: what other work on the machine costs."""
-    async with Ticker() as ticker:
+    async with LoopLag() as ticker:
         await asyncio.sleep(0.3)
     return ticker.p99_ms
 
@@ -63,7 +38,7 @@ async def test_under_load(models: Models) -> None:
             await asyncio.gather(*(session.infer([array]) for _ in range(16)))
             for _ in range(ROUNDS):
                 idle = await idle_p99_ms()
-                async with Ticker() as ticker:
+                async with LoopLag() as ticker:
                     await asyncio.gather(*(session.infer([array]) for _ in range(64)))
                     for _ in range(3):
                         await asyncio.gather(*(session.infer([array]) for _ in range(64)))
@@ -86,7 +61,7 @@ async def test_while_a_large_model_loads(models: Models) -> None:
     best = float("inf")
     for _ in range(ROUNDS):
         idle = await idle_p99_ms()
-        async with Ticker() as ticker, InferSession(0, path) as session:
+        async with LoopLag() as ticker, InferSession(0, path) as session:
             await session.infer([np.zeros((1, 5000), np.float32)])
         best = min(best, ticker.p99_ms - 2 * idle)
         if best <= LIMIT_MS:

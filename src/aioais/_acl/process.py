@@ -170,7 +170,7 @@ def _read_config(path: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as exc:
         raise ArgumentError(f"acl_json_path={path!r} cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:  # nested too deep for the parser is no configuration either
         raise ArgumentError(f"acl_json_path={path!r} is no JSON file: {exc}") from exc
 
 

@@ -60,7 +60,21 @@ def load_model(path: Path) -> ModelProto:
     # Protobuf reads many foreign files as a message without fields.
     if not model.graph.output:
         raise ModelError(f"{str(path)!r} is not an ONNX model: it has no graph outputs; export it again")
+    if not _has_texts(model):
+        raise ModelError(f"{str(path)!r} is damaged: a name in it is no UTF-8 text; export it again")
     return model
+
+
+def _has_texts(model: ModelProto) -> bool:
+    """Whether the names that conversion reads are texts: the parser takes any bytes for one."""
+    values = (*model.graph.input, *model.graph.output)
+    try:
+        texts: list[object] = [value.name for value in (*values, *model.graph.initializer)]
+        texts += [dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim]
+        texts += [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+    except UnicodeDecodeError:
+        return False
+    return all(isinstance(text, str) for text in texts)
 
 
 class StagedModel:

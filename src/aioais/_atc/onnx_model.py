@@ -80,8 +80,10 @@ def element_bits(value: ValueInfoProto) -> int:
     from onnx import TensorProto
 
     code = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else TensorProto.UNDEFINED
-    if code in (TensorProto.UNDEFINED, TensorProto.STRING):
+    if code in (TensorProto.UNDEFINED, TensorProto.STRING) or code not in TensorProto.DataType.values():
         kind = "strings" if code == TensorProto.STRING else value.type.WhichOneof("value") or "no type"
+        if code not in TensorProto.DataType.values():
+            kind = f"elements of a type {code} that onnx does not know"
         raise ModelError(
             f"{value.name!r} of the model holds {kind}: a device takes tensors of numbers; "
             "cut that part off the model and do it on the host"

@@ -24,6 +24,7 @@ _FIVE_DIMS = ("NCDHW", "NDHWC")  # ATC knows these too; the CPU device has no us
 _MIN_GEARS, _MAX_GEARS = 2, 100
 _HEIGHT_WIDTH = {"NCHW": [2, 3], "NHWC": [1, 2]}
 _MAX_DIM = 2**63 - 1
+_NUMBER = r"\d{1,1000}"  # Python refuses to read numbers of more than 4300 digits
 _SAMPLE = {
     "input_format": "NCHW",
     "input_shape": "input1:1,3,224,224;input2:-1,4",
@@ -229,7 +230,7 @@ def _parse_dim(option: str, text: str, name: str, dim: str) -> Bounds:
     where = f"dim {dim!r} of {name}"
     if dim == "-1":
         return 1, -1
-    match = re.fullmatch(r"(\d+)(?:\s*~\s*(\d+))?", dim, re.ASCII)
+    match = re.fullmatch(rf"({_NUMBER})(?:\s*~\s*({_NUMBER}))?", dim, re.ASCII)
     if match is None:  # E10002, E10014, E10048
         wanted = f"{where}: want a number, a range low~high or -1"
         _refuse(option, text, wanted, f'such as "{_SAMPLE[option]}"')
@@ -334,7 +335,7 @@ def _groups(option: str, text: str) -> tuple[tuple[int, ...], ...]:
 def _numbers(option: str, text: str, group: str) -> tuple[int, ...]:
     values = [value.strip() for value in group.split(",")]
     for value in values:
-        if not re.fullmatch(r"\d+", value, re.ASCII) or not 0 < int(value) <= _MAX_DIM:  # E10003, E10038
+        if not re.fullmatch(_NUMBER, value, re.ASCII) or not 0 < int(value) <= _MAX_DIM:  # E10003, E10038
             _refuse(option, text, f"{value!r}: want a whole number above 0", f'such as "{_SAMPLE[option]}"')
     return tuple(map(int, values))
 

@@ -221,7 +221,7 @@ def _open(path: Path, ort: Any) -> _Runtime:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT  # it would write to stderr; its errors come as exceptions too
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as exc:  # its exception classes share no base but Exception
         raise ModelError(
             f"ONNX Runtime, which computes for the CPU device, refuses the model: {_one_line(exc)}; "

@@ -15,18 +15,20 @@ from aioais.emulator._settings import PER_DEVICE, Settings
 from aioais.emulator._state import state
 from aioais.emulator.death import kill
 from aioais.emulator.device import build_devices, redial
-from aioais.emulator.faults import fail, gate
+from aioais.emulator.faults import disarm, fail, gate, pending
 from aioais.emulator.memory import devices, hosts
 
 __all__ = [
     "configure",
     "copied",
     "counts",
+    "disarm",
     "fail",
     "gate",
     "kill",
     "leaks",
     "live",
+    "pending",
     "reset",
     "reset_counts",
     "settings",

@@ -12,7 +12,18 @@ from aioais._acl.codes import AclCode
 from aioais.emulator._state import local, report, state
 from aioais.emulator.timeline import FOREVER
 
-__all__ = ["STAGES", "Fault", "Gate", "fail", "gate", "intercept", "pass_gates", "take_device_fault"]
+__all__ = [
+    "STAGES",
+    "Fault",
+    "Gate",
+    "disarm",
+    "fail",
+    "gate",
+    "intercept",
+    "pass_gates",
+    "pending",
+    "take_device_fault",
+]
 
 STAGES = ("h2d", "d2h", "d2d", "execute", "load", "malloc", "init", "set_device")
 
@@ -103,6 +114,29 @@ def fail(call: str, code: int, *, after: int = 0, times: int = 1, device_side: b
         raise ValueError(f"{call} has no device side; these have: {', '.join(DEVICE_SIDE)}")
     table = state.device_faults if device_side else state.armed
     table.setdefault(call, []).append(Fault(code, after, times))
+
+
+def pending(*, device_side: bool = False) -> dict[str, list[Fault]]:
+    """Give the faults that have not struck in full, by call, as they are now.
+
+    Parameters
+    ----------
+    device_side : bool
+        Those of operations on the device, else those of calls.
+    """
+    with state.lock:
+        table: dict[str, list[Fault]] = state.device_faults if device_side else state.armed
+        return {
+            name: [Fault(fault.code, fault.after, fault.times) for fault in waiting] for name, waiting in table.items()
+        }
+
+
+def disarm() -> None:
+    """Forget all faults that have not struck."""
+    with state.lock:
+        for name in [name for name in state.armed if name]:  # "" keeps the check for forks awake
+            del state.armed[name]
+        state.device_faults.clear()
 
 
 def _take(table: dict[str, list[Any]], name: str) -> int:

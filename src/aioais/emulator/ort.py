@@ -39,6 +39,7 @@ _TYPES = {
     "tensor(bfloat16)": (27, 16, 2),
     "tensor(float8e5m2)": (35, 19, 1),
     "tensor(float8e4m3fn)": (36, 17, 1),
+    "tensor(float8e8m0)": (37, 24, 1),
 }
 
 OM_MAGIC = b"IMOD"
@@ -172,7 +173,8 @@ def start_session(
     if folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        # The fallback tries the same provider again, and says so on stdout.
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as exc:  # the classes of its errors are made at run time
         kind = type(exc).__name__
         no_model = kind == "InvalidProtobuf" or "No graph was found" in str(exc)
@@ -290,8 +292,15 @@ class OrtModel:
         check_magic(head, what)
         one = not threads and is_small_file(source)
         self.session: Any = start_session(source, what, 1 if one else threads, spin)
-        self.inputs = [self._tensor(node, "input") for node in self.session.get_inputs()]
-        self.outputs = [self._tensor(node, "output") for node in self.session.get_outputs()]
+        try:
+            self.inputs = [self._tensor(node, "input") for node in self.session.get_inputs()]
+            self.outputs = [self._tensor(node, "output") for node in self.session.get_outputs()]
+            about = self.session.get_modelmeta()
+            self.metadata: dict[str, str] = dict(about.custom_metadata_map)
+            self.title = str(about.graph_name)
+        except UnicodeDecodeError as exc:
+            text = f"{what} is damaged: a name in it is no UTF-8 text ({exc})"
+            raise LoadError(AclCode.GE_LOAD_MODEL, text) from exc
         if one and cores() > 1 and not self._has_small_tensors():
             self.session = start_session(source, what, 0, spin)
         self.options: Any = _import().RunOptions()
@@ -300,9 +309,6 @@ class OrtModel:
         self.options.add_run_config_entry("gpu_graph_id", "-1")
         self.lock = threading.Lock()
         self.is_running = False
-        about = self.session.get_modelmeta()
-        self.metadata: dict[str, str] = dict(about.custom_metadata_map)
-        self.title = str(about.graph_name)
 
     def stop(self) -> None:
         """End the run under way at the next operator; without one, do nothing."""

@@ -1,0 +1,102 @@
+"""Checks of models with gears: dynamic batch, image size and dims."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..._acl.codes import AclCode
+from .bench import Bench, Check, checks_of
+from .net import Net, Slot
+
+__all__ = ["CHECKS"]
+
+CHECKS: list[Check] = []
+
+check = checks_of("gears", CHECKS, model=True)
+
+_KINDS = ("batch", "hw", "dims")
+
+
+def _with_gears(bench: Bench) -> Net:
+    net = Net(bench)
+    net.needs(*_KINDS)
+    return net
+
+
+@check("a model without gears refuses all of them with 145013")
+def none(bench: Bench) -> None:
+    """Also an index that is no hidden input."""
+    net = Net(bench)
+    net.needs("static")
+    slot = Slot(net)
+    code = bench.acl.mdl.set_dynamic_batch_size(net.id, slot.in_data, 0, 1)
+    bench.one_of("set_dynamic_batch_size", code, AclCode.GE_DYNAMIC_BATCH_SIZE_INVALID)
+
+
+@check("the hidden input is counted, named and has a size; the gears are listed by the call for their kind")
+def listed(bench: Bench) -> None:
+    """``get_dynamic_batch``, ``get_dynamic_hw`` or ``get_input_dynamic_dims``."""
+    net = _with_gears(bench)
+    bench.true(f"the hidden input is {net.hidden} of {len(net.inputs)}", net.hidden >= len(net.visible))
+    bench.true("the hidden input has no size", net.inputs[net.hidden].size > 0)
+    gears = net.gears()
+    bench.true(f"gears: came {gears}", bool(gears) and all(type(value) is int for gear in gears for value in gear))
+    if net.kind == "dims":
+        rank = sum(len(net.inputs[index].dims) for index in net.visible)
+        bench.same("dims of each gear", {len(gear) for gear in gears}, {rank})
+
+
+@check("setting a gear is accepted, shows in the current output dims, and executes at these")
+def each(bench: Bench) -> None:
+    """Output bytes never exceed the size in the description; equal input gives equal output."""
+    net = _with_gears(bench)
+    stream = bench.stream()
+    slot = Slot(net)
+    for gear in net.gears():
+        bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
+        dims = net.output_dims()
+        for tensor, shape in zip(net.outputs, dims, strict=True):
+            nbytes = int(np.prod(shape)) * tensor.itemsize
+            bench.true(f"{tensor.name!r} at gear {gear}: {nbytes} bytes of {tensor.size}", 0 <= nbytes <= tensor.size)
+        first = slot.run(1, stream, dims)
+        bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
+        bench.true(f"two runs of gear {gear} differ", slot.run(1, stream, dims) == first)
+
+
+@check("a gear belongs to its dataset: another one set for another dataset does not change it")
+def by_dataset(bench: Bench) -> None:
+    """The engine sets the gear of a request and queues it while others are under way."""
+    net = _with_gears(bench)
+    stream = bench.stream()
+    gears = net.gears()
+    chosen = (gears[0], gears[-1])
+    slots = [Slot(net), Slot(net)]
+    shapes, wanted = [], []
+    for slot, gear in zip(slots, chosen, strict=True):
+        bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
+        shapes.append(net.output_dims())
+        wanted.append(slot.run(2, stream, shapes[-1]))
+    for slot, gear in zip(slots, chosen, strict=True):
+        slot.fill(2, stream)
+        bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
+    for slot in slots:
+        slot.submit(stream)
+    found = [slot.fetch(stream, dims) for slot, dims in zip(slots, shapes, strict=True)]
+    bench.wait(stream)
+    came = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+    bench.true("the results differ from those of requests one by one", came == wanted)
+
+
+@check("values that are no gear are refused with 145013 or 145012, and the gear set before stays")
+def refused(bench: Bench) -> None:
+    """As is a null dataset, with 100000."""
+    net = _with_gears(bench)
+    slot = Slot(net)
+    gears = net.gears()
+    bench.ok(f"gear {gears[0]}", net.set_gear(slot.in_data, gears[0]))
+    before = net.output_dims()
+    wrong = tuple(value + 977 for value in gears[0])
+    wanted = (AclCode.GE_DYNAMIC_BATCH_SIZE_INVALID, AclCode.GE_DYNAMIC_INPUT_LENGTH_INVALID)
+    bench.one_of(f"gear {wrong}", net.set_gear(slot.in_data, wrong), *wanted)
+    bench.same("gear for no dataset", net.set_gear(0, gears[0]), AclCode.INVALID_PARAM)
+    bench.same("get_cur_output_dims", net.output_dims(), before)

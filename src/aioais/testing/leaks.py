@@ -1,0 +1,93 @@
+"""What sessions, tensors and results have left on the CPU device."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+
+__all__ = ["LeakError", "check_leaks", "leaks"]
+
+_HANDLES = (
+    "contexts",
+    "streams",
+    "events",
+    "models",
+    "descs",
+    "datasets",
+    "data_buffers",
+    "tensor_descs",
+    "device_blocks",
+    "host_blocks",
+)
+"""Devices are not among them: they stay set until ACL is finalised."""
+
+_OF_SESSIONS = ("contexts", "models", "descs")
+"""What an open session has a fixed number of; buffers, streams and events it makes on demand and keeps."""
+
+_CONTROL_THREAD = "aioais-ctl-"
+
+
+class LeakError(AssertionError):
+    """Something is alive on the CPU device that should not be."""
+
+
+def leaks() -> dict[str, int]:
+    """Count what is alive on the CPU device now, by kind of handle.
+
+    Returns
+    -------
+    dict
+        Names as those of :func:`aioais.emulator.live`, kinds without any left out. Empty too where nothing has used
+        the CPU device yet; this function does not start it.
+    """
+    if "aioais.emulator.control" not in sys.modules:
+        return {}
+    from aioais import emulator
+
+    live = emulator.live()
+    return {name: live[name] for name in _HANDLES if live[name]}
+
+
+def check_leaks(before: dict[str, int] | None = None, *, timeout_s: float = 5.0) -> None:
+    """Raise if anything is alive on the CPU device.
+
+    Parameters
+    ----------
+    before
+        What :func:`leaks` gave at the start. Where it is empty (as without it), everything that is alive counts.
+        Where a session was open already, that one makes buffers on demand and keeps them, so only further sessions
+        count: contexts, models and their descriptions.
+    timeout_s
+        Seconds to wait for clean-up that is under way: what was dropped without being closed is freed by a thread of
+        the device. Nothing is waited for where nothing is left.
+
+    Raises
+    ------
+    LeakError
+        The message says what is left. Something still holds a session, a device tensor or a result array.
+    """
+    before = before or {}
+    left = _more(before)
+    if not left:
+        return
+    gc.collect()  # results and tensors that the test has dropped
+    deadline = time.monotonic() + timeout_s
+    if not before:
+        for thread in threading.enumerate():
+            # A device's control thread ends once nothing needs the device any more.
+            if thread.name.startswith(_CONTROL_THREAD):
+                thread.join(max(0.0, deadline - time.monotonic()))
+    left = _more(before)
+    if left:
+        raise LeakError(
+            f"alive on the CPU device: {left}; wanted nothing: close every session (async with), "
+            "and drop or close device tensors and results"
+        )
+
+
+def _more(before: dict[str, int]) -> dict[str, int]:
+    now = leaks()
+    kinds = _OF_SESSIONS if before else _HANDLES
+    return {kind: now[kind] - before.get(kind, 0) for kind in kinds if now.get(kind, 0) > before.get(kind, 0)}

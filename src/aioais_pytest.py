@@ -1,0 +1,58 @@
+"""The pytest plugin of aioais: fixtures for programs that use it.
+
+It stands outside of the package, and imports aioais inside the fixtures only: pytest loads every plugin that is
+installed, and one that nobody uses is to cost nothing. For the same reason aioais is not yet imported when a coverage
+measurement starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from aioais.testing import EmulatedDevices, LoopLag
+
+__all__ = ["aioais_devices", "aioais_loop_lag", "aioais_no_leaks"]
+
+
+@pytest.fixture
+def aioais_no_leaks() -> Iterator[None]:
+    """Fail the test when something on the CPU device outlives it: a session, a device tensor, a result array.
+
+    Where a session was open before the test (say, in a fixture of wider scope), only further sessions count. To have
+    it for all tests, put ``usefixtures = aioais_no_leaks`` into pytest's configuration.
+    """
+    from aioais.testing import LeakError, check_leaks, leaks
+
+    before = leaks()
+    yield
+    try:
+        check_leaks(before)
+    except LeakError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def aioais_devices() -> Iterator[EmulatedDevices]:
+    """Give the CPU devices: ``configure``, ``script``, ``gate``; all undone at the end of the test.
+
+    A fault of the script that has not struck by then fails the test.
+    """
+    from aioais.testing import EmulatedDevices
+
+    with EmulatedDevices() as devices:
+        yield devices
+        pending = devices.pending()
+    if pending:
+        pytest.fail(f"faults that never struck: {', '.join(map(str, pending))}", pytrace=False)
+
+
+@pytest.fixture
+def aioais_loop_lag() -> type[LoopLag]:
+    """Give :class:`aioais.testing.LoopLag`: ``async with aioais_loop_lag(limit_ms=20): ...`` fails beyond it."""
+    from aioais.testing import LoopLag
+
+    return LoopLag
