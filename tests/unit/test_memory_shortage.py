@@ -159,6 +159,10 @@ async def test_a_tensor_that_has_no_room(models: Models) -> None:
 async def test_depth_shrinks_and_everything_still_runs(models: Models) -> None:
     with emulator.configure(memory_mb=5):
         async with InferSession(0, models.identity((1, FLOATS)), depth=8) as session:
-            await asyncio.gather(*(run(session, 1) for _ in range(24)))
+            with emulator.gate("execute"):
+                tasks = [asyncio.ensure_future(run(session, 1)) for _ in range(24)]
+                while session.statistics().depth == 8:
+                    await asyncio.sleep(0.001)
+            await asyncio.gather(*tasks)
             now = session.statistics()
             assert (now.depth, now.slots, now.failed) == (2, 2, 0)
