@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import numpy as np
 
-from ..errors import ClosedError, FeedError
+from ..errors import BrokenSessionError, ClosedError, FeedError
 from ..session import InferSession
 from ..types import PipelineOutput
 from .failures import add_note, describe, is_fatal, root
@@ -45,8 +45,11 @@ class _Failures:
     lanes: list[tuple[Lane, Exception]] = field(default_factory=list)
 
     def first(self) -> Exception:
-        """The first error, with its lane and all the others in the notes."""
-        (lane, error), *others = self.lanes
+        """The first error, with its lane and all the others in the notes.
+
+        Lanes that only heard of a broken session come behind the one that broke it.
+        """
+        (lane, error), *others = sorted(self.lanes, key=lambda failed: isinstance(failed[1], BrokenSessionError))
         add_note(error, f"{lane}")
         for other, its_error in others:
             add_note(error, f"{other} failed too: {'the same' if its_error is error else describe(its_error)}")
