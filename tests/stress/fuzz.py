@@ -271,7 +271,7 @@ def mutate_json(rng: random.Random, value: Any, depth: int = 0) -> Any:
     """Change parts of a tree of JSON values."""
     if rng.random() < 0.12:
         odd: list[Any] = [
-            None, True, 0, -1, 1.5, 1 << 80, "", "on", "off", "\0", "x" * 5000, [], {}, [[]], {"": {}}, "../..",
+            None, True, 0, -1, 1.5, 1 << 80, "", "on", "off", "\0", "x" * 5000, [], {}, [[]], {"": {}}, "..",
             float("inf"),
         ]  # fmt: skip
         return rng.choice(odd)
@@ -317,7 +317,7 @@ def random_config(rng: random.Random, folder: Path) -> bytes:
 
 
 async def fuzz_config(path: str, folder: Path, first: int, last: int) -> Outcomes:
-    """Run cases of ``acl.json``; what is accepted runs a request."""
+    """Run cases of ``acl.json``; what is accepted runs a request, and may write below the current folder."""
     outcomes = Outcomes("config")
     config = folder / "acl.json"
     out = folder / "out"

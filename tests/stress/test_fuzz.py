@@ -67,7 +67,10 @@ async def test_constructor(models: dict[str, str], tmp_path: Path) -> None:
     check(await fuzz.fuzz_constructor(models, tmp_path, 0, count("constructor")))
 
 
-async def test_config(models: dict[str, str], tmp_path: Path) -> None:
+async def test_config(models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)  # relative paths of dumps and profiles, ".." included, end up in the test's own folder
     check(await fuzz.fuzz_config(models["static"], tmp_path, 0, count("config")))
 
 

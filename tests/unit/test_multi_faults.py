@@ -227,10 +227,16 @@ async def test_killing_a_device_in_the_middle(
     models: Models, dead: contextlib.ExitStack, caplog: pytest.LogCaptureFixture, ordered: bool
 ) -> None:
     count, seen = 10_000, [False] * 10_000
+
+    async def kill_while_it_works() -> None:
+        with emulator.gate("execute", device=2) as gate:
+            assert await asyncio.to_thread(gate.wait_reached)
+            dead.enter_context(emulator.kill(2))
+
     async with MultiDeviceSession(models.add(SHAPE)) as session:
         await session.infer({device: [pair(0)] for device in range(4)})
         expected = 0
-        gate = None
+        killing: asyncio.Future[None] | None = None
         async for one in session.stream((pair(k) for k in range(count)), ordered=ordered):
             assert right(one)
             assert not seen[one.index]
@@ -239,11 +245,9 @@ async def test_killing_a_device_in_the_middle(
                 assert one.index == expected
             expected += 1
             if expected == 4000:
-                gate = emulator.gate("execute", device=2)  # so that it has work when it dies
-            if gate is not None and gate.reached:
-                dead.enter_context(emulator.kill(2))
-                gate.open()
-                gate = None
+                killing = asyncio.ensure_future(kill_while_it_works())
+        assert killing is not None
+        await killing
         assert all(seen)
         statistics = session.statistics()
         assert not statistics[2].is_open
