@@ -25,9 +25,9 @@ def aioais_no_leaks() -> Iterator[None]:
     Where a session was open before the test (say, in a fixture of wider scope), only further sessions count. To have
     it for all tests, put ``usefixtures = aioais_no_leaks`` into pytest's configuration.
     """
-    from aioais.testing import LeakError, check_leaks, leaks
+    from aioais.testing.leaks import LeakError, check_leaks, settled
 
-    before = leaks()
+    before = settled()
     yield
     try:
         check_leaks(before)

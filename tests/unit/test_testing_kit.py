@@ -174,12 +174,12 @@ async def test_gates(aioais_devices, aioais_no_leaks):
 
 async def test_faults(aioais_devices):
     async with InferSession(0, DIGITS_MODEL) as session:
-        aioais_devices.script(Fault("acl.rt.malloc", 207001))
+        aioais_devices.script(Fault("acl.rt.malloc", 207001, times=2))
         with pytest.raises(AclMemoryError):
             await session.infer([IMAGE])
 
 async def test_a_fault_that_does_not_strike(aioais_devices):
-    aioais_devices.script(Fault("acl.rt.malloc", 207001))
+    aioais_devices.script(Fault("acl.rt.malloc", 207001, times=2))
 
 async def test_leak(aioais_no_leaks):
     async with InferSession(0, DIGITS_MODEL) as session:

@@ -200,7 +200,7 @@ async def test_cancelled_requests(models: Models, shape: tuple[int, ...]) -> Non
 
 async def test_a_request_without_buffers(models: Models) -> None:
     async with InferSession(0, models.identity(SMALL)) as session:
-        emulator.fail("acl.rt.malloc", 207001)
+        emulator.fail("acl.rt.malloc", 207001, times=2)
         with session.record() as timings, pytest.raises(MemoryError):
             await session.infer([ones(SMALL)])
     assert [(timing.outcome, timing.is_measured) for timing in timings] == [("failed", False)]
