@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,3 +187,20 @@ def show(found: list[dict[str, Any]]) -> None:
             f"{one['bare_efficiency']:.3f}   one by one {one['one_by_one_ms']:.0f} ms   "
             f"first result {one['first_over_one']:.2f} requests"
         )
+
+
+def main() -> None:
+    """Measure the emulator, or with ``--om MODEL`` a C stub of AscendCL that can be dialled."""
+    from .__main__ import find_acl
+    from .models import make_noop
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=main.__doc__)
+    parser.add_argument("--om")
+    om = parser.parse_args().om
+    with tempfile.TemporaryDirectory() as folder:
+        path = om or make_noop(Path(folder))
+        show(asyncio.run(measure(find_acl(path), path)))
+
+
+if __name__ == "__main__":
+    main()
