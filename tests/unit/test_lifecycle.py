@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -114,6 +115,19 @@ async def test_close_drains_what_was_submitted(models: Models, shape: tuple[int,
         await session.aclose()
     del tasks, task
     assert await comes(all_gone), (left(), threads())
+
+
+async def test_acl_that_refused_to_end_is_still_ours(models: Models) -> None:
+    path = models.add(SMALL)
+    async with InferSession(0, path):
+        emulator.fail("acl.finalize", 507899)
+    with contextlib.suppress(AclError):
+        await InferSession.finalize()
+    async with InferSession(0, path) as session:
+        np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
+    emulator.reset_counts()
+    await InferSession.finalize()
+    assert emulator.counts()["acl.finalize"] == 1
 
 
 async def test_a_device_that_starts_slowly_holds_up_no_other(models: Models) -> None:

@@ -39,6 +39,8 @@ class AclProcess:
         self._pid: int | None = None
         self._config: Any = None
         self._has_started = False
+        self._is_unfinished = False
+        """ACL refused to end."""
         self._devices: set[int] = set()
         self._setting: set[int] = set()
 
@@ -80,7 +82,9 @@ class AclProcess:
                     )
                 return
             code = self.library.slow.init(config_path or "")
-            if code == _REPEATED_INIT:
+            if code == _REPEATED_INIT and self._is_unfinished:
+                pass  # still the one that this library started
+            elif code == _REPEATED_INIT:
                 if config is not None:
                     raise ArgumentError(
                         f"acl_json_path={config_path!r} cannot take effect: ACL was initialised by other code of "
@@ -158,6 +162,7 @@ class AclProcess:
                 code = library.slow.finalize()
                 if code and failure is None:
                     failure = library.error("acl.finalize", code)
+                self._is_unfinished = bool(code)
             self._pid, self._config, self.adopted = None, None, False
             self.is_finalize_wanted = False
             if failure is not None:
