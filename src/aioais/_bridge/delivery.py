@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 __all__ = ["Deliverable", "Delivery"]
 
@@ -14,6 +13,9 @@ class Deliverable(Protocol):
     """What travels: it knows how to settle itself on the loop's thread."""
 
     def settle(self) -> None: ...
+
+
+_T = TypeVar("_T", bound=Deliverable)
 
 
 class Delivery:
@@ -30,9 +32,13 @@ class Delivery:
         self._ready: deque[Deliverable] = deque()
         self._armed = False
 
-    def post(self, items: Iterable[Deliverable]) -> None:
-        """Have items settled on the loop, in order; after the loop is closed they are dropped."""
+    def post(self, items: list[_T]) -> None:
+        """Have items settled on the loop, in order; after the loop is closed they are dropped.
+
+        They are taken out of the list: what a thread still holds, its caller may have dropped already.
+        """
         self._ready.extend(items)
+        items.clear()
         if self._ready and not self._armed:
             # Two threads may both come here: the second wake-up finds nothing, which is harmless.
             self._armed = True

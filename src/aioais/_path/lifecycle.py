@@ -13,7 +13,7 @@ from .._acl.process import live_processes
 from ..tensor import live_tensors
 from .breakage import free_what_was_left
 from .device import Device, live_devices
-from .pipeline import live_pipelines
+from .live import live_pipelines
 
 __all__ = ["finalize_all"]
 

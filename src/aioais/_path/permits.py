@@ -40,15 +40,12 @@ class Permits:
         """Return a permit that was not used; on the H2D thread."""
         self._free.put(None)
 
-    def give(self) -> None:
-        """Return the permit of an execution that is waited for from now on; on the execute thread."""
+    def give(self, count: int) -> None:
+        """Return the permits of executions that are waited for from now on; on the execute thread."""
         held = self._most - 1 if self._clock.is_long else 0
-        if self._held < held:
-            self._held += 1
-            return
-        self._free.put(None)
-        if self._held > held:
-            self._held -= 1
+        count += self._held
+        self._held = min(held, count)
+        for _ in range(count - self._held):
             self._free.put(None)
 
     def interrupt(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -12,6 +11,7 @@ from .._acl.model import LoadedModel
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
 from ..timing import Recording
+from . import live
 from .admission import Admission
 from .breakage import Breakage
 from .clock import SessionClock
@@ -31,7 +31,7 @@ from .slot import Slot
 from .slot_pool import SlotPool
 from .stage_threads import StageThreads
 
-__all__ = ["Pipeline", "live_pipelines"]
+__all__ = ["Pipeline"]
 
 _log = logging.getLogger("aioais")
 
@@ -115,7 +115,7 @@ class Pipeline:
             delivery,
             self._interrupt,
             lambda seconds: self._threads.join(seconds),
-            self._on_end,
+            lambda: live.end(self),
             hang_timeout,
         )
         self.closed = self.breakage.closed
@@ -129,8 +129,7 @@ class Pipeline:
             self.slots.close()
             self._executor.close()
             raise
-        with _pipelines_lock:
-            _pipelines.add(self)
+        live.begin(self)
 
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
@@ -163,10 +162,6 @@ class Pipeline:
         for inbox in (self._h2d_inbox, self._execute_inbox, self._d2h_inbox):
             inbox.put(None)
 
-    def _on_end(self) -> None:
-        with _pipelines_lock:
-            _pipelines.discard(self)
-
     def _fail(self, request: Request, error: BaseException) -> None:
         """Note the first failure of a request, and break the session where it cannot go on."""
         request.error = request.error or error
@@ -184,7 +179,7 @@ class Pipeline:
             except BaseException as exc:  # noqa: BLE001 - the caller gets it
                 self._fail(request, exc)
         if not self._start(request):
-            self._end(request)
+            self._end([request])
             return True
         # What the execute thread has to submit comes first, and one thread submits at a time.
         if request.is_dynamic or request.is_iteration or self._handed_over != self._taken_over:
@@ -246,38 +241,38 @@ class Pipeline:
 
     # -------------------------------------------------------------- execute thread
     def _execute_step(self) -> bool:
+        submitted, handed_over, has_ended = self._collect()
+        if self.breakage.cause is not None:
+            return False
+        express = self._submit_express(self._waiting)
+        if express:
+            if not self._await_executions(express):
+                return False
+            self._bring_home(express)
+            self._end(express)  # the loop is woken once for all that went together
+        if submitted:
+            self._permits.give(sum(request.is_submitted for request in submitted))
+            self._await_executions(submitted)
+            submitted.clear()
+        while handed_over:
+            self._take_over(handed_over.popleft())
+        if has_ended:
+            self._d2h_inbox.put(None)
+        return not has_ended
+
+    def _collect(self) -> tuple[list[Request], deque[Request], bool]:
+        """Empty the inbox: what is submitted already, what this thread has to submit, and whether that was the end."""
         inbox, waiting = self._execute_inbox, self._waiting
         submitted: list[Request] = []
-        handed_over: list[Request] = []
+        handed_over: deque[Request] = deque()
         try:
             item = inbox.get(block=not waiting)
             while item is not None:
                 (waiting if item.is_express else handed_over if item.is_handed_over else submitted).append(item)
                 item = inbox.get_nowait()
         except Empty:
-            has_ended = False
-        else:
-            has_ended = True
-        if self.breakage.cause is not None:
-            return False
-        express = self._submit_express(waiting)
-        if express:
-            if not self._await_executions(express):
-                return False
-            for request in express:
-                self._bring_home(request)
-                self._finish(request)
-            self._delivery.post(express)  # the loop is woken once for all that went together
-        if submitted:
-            for request in submitted:
-                if request.is_submitted:
-                    self._permits.give()
-            self._await_executions(submitted)
-        for request in handed_over:
-            self._take_over(request)
-        if has_ended:
-            self._d2h_inbox.put(None)
-        return not has_ended
+            return submitted, handed_over, False
+        return submitted, handed_over, True
 
     def _take_over(self, request: Request) -> None:
         """Submit what only this thread may, and wait for it."""
@@ -312,7 +307,7 @@ class Pipeline:
                 express.append(request)
             self.admission.express_submitted()
             if not has_started:
-                self._end(request)
+                self._end([request])
             elif request.is_dynamic:
                 break  # the next one's run would be told what became of this one's copies back
         return express
@@ -341,19 +336,27 @@ class Pipeline:
         if request is None:
             self.breakage.end()
             return False
-        self._bring_home(request)
-        self._end(request)
+        batch = [request]
+        del request  # a result that its caller drops must not live on in this frame
+        self._bring_home(batch)
+        self._end(batch)
         return True
 
-    def _end(self, request: Request) -> None:
-        self._finish(request)
-        self._delivery.post((request,))
+    def _end(self, requests: list[Request]) -> None:
+        """Return the slots and deliver; the list is empty afterwards."""
+        self._finish(requests)
+        self._delivery.post(requests)
 
     def _copy_stream(self, request: Request, slot: Slot) -> Stream:
         """A lonely request has nothing to overlap with: all its work goes to the execute stream."""
         return self._executor.stream if request.is_express else slot.stream
 
-    def _bring_home(self, request: Request) -> None:
+    def _bring_home(self, requests: list[Request]) -> None:
+        """Wait for copies back, and collect the results."""
+        for request in requests:
+            self._bring_one_home(request)
+
+    def _bring_one_home(self, request: Request) -> None:
         slot = request.slot
         assert slot is not None
         try:
@@ -376,23 +379,14 @@ class Pipeline:
         if self._debug:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
-    def _finish(self, request: Request) -> None:
-        """Return the slot and count the request; its delivery follows."""
+    def _finish(self, requests: list[Request]) -> None:
+        """Return the slots and count the requests; their delivery follows."""
         if self.breakage.cause is not None:
-            return  # the device may still use what it holds
-        slot, request.slot = request.slot, None
-        request.feeds = None
-        request.blocks.clear()
-        if slot is not None:
-            self.slots.give(slot)
-        self.admission.leave(request)
-
-
-_pipelines: set[Pipeline] = set()
-_pipelines_lock = threading.Lock()  # guards the set
-
-
-def live_pipelines() -> list[Pipeline]:
-    """List the pipelines whose threads run."""
-    with _pipelines_lock:
-        return list(_pipelines)
+            return  # the device may still use what they hold
+        for request in requests:
+            slot, request.slot = request.slot, None
+            request.feeds = None
+            request.blocks.clear()
+            if slot is not None:
+                self.slots.give(slot)
+            self.admission.leave(request)
