@@ -83,12 +83,15 @@ def test_bandwidth(ready: Any, pinned: Make) -> None:
     host = pinned(1 << 20)
     block, _ = ready.rt.malloc(1 << 20, 2)
     start, end = ready.rt.create_event()[0], ready.rt.create_event()[0]
+    taken = []
     with emulator.configure(h2d_gbps=0.1):
-        ready.rt.record_event(start, 0)
-        ready.rt.memcpy_async(block, 1 << 20, host.pointer, 1 << 20, 1, 0)
-        ready.rt.record_event(end, 0)
-        ready.rt.synchronize_event(end)
-        assert ready.rt.event_elapsed_time(start, end)[0] == pytest.approx(10.5, abs=1)
+        for _ in range(5):  # this thread may be held up between the first two calls
+            ready.rt.record_event(start, 0)
+            ready.rt.memcpy_async(block, 1 << 20, host.pointer, 1 << 20, 1, 0)
+            ready.rt.record_event(end, 0)
+            ready.rt.synchronize_event(end)
+            taken.append(ready.rt.event_elapsed_time(start, end)[0])
+    assert min(taken) == pytest.approx(10.5, abs=1)
 
 
 def test_engines_overlap(ready: Any, net: Make, models: Any, pinned: Make) -> None:

@@ -136,7 +136,8 @@ async def test_a_slow_consumer_stops_the_source(models: Models, kind: str, order
         for taken in range(1, 30):
             await anext(stream)
             await warm(session, [0, 1])  # time goes by, everywhere
-            assert source.taken <= taken + 4
+            # Those of both devices; in order, what waits for an earlier one comes on top.
+            assert source.taken <= taken + (16 if ordered else 4)
         await stream.aclose()
 
 
