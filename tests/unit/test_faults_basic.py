@@ -140,6 +140,19 @@ async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple
         assert (now.depth, now.slots, now.failed) == (1, 1, 0)
 
 
+async def test_spare_buffers_are_kept_when_others_cannot_be_made(models: Models) -> None:
+    async with InferSession(0, models.add(LARGE), depth=4) as session:
+        check(LARGE, 0, await session.infer(feeds(LARGE, 0)))
+        emulator.fail("acl.rt.malloc", 207001, after=1, times=2)
+        with emulator.gate("malloc") as gate:
+            first, second = (asyncio.create_task(session.infer(feeds(LARGE, seed))) for seed in (1, 2))
+            assert await asyncio.to_thread(gate.wait_reached, 60)
+            check(LARGE, 1, await first)  # its buffers are free now, while others are being made
+        check(LARGE, 2, await second)
+        now = session.statistics()
+        assert (now.depth, now.slots, now.failed) == (1, 1, 0)
+
+
 async def test_no_memory_at_all(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         emulator.fail("acl.rt.malloc", 207001, times=2)  # once more when idle memory was given back

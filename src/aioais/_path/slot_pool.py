@@ -22,7 +22,7 @@ class SlotPool:
     """Takes and makes slots for one thread at a time; slots come back from any thread.
 
     Slots that nobody uses may be given back to the device, by a thread of another session even, when
-    memory runs short there; never while somebody waits for one.
+    memory runs short there; never while somebody waits for one, or makes another of the same session.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class SlotPool:
         self._all: list[Slot] = []
         self._free: SimpleQueue[Slot | None] = SimpleQueue()
         self._lock = threading.Lock()  # guards the list, and that no slot is given back that somebody waits for
-        self._is_awaited = False
+        self._claims = 0
         self._is_interrupted = False
         device.shortage.enter(self)
 
@@ -98,6 +98,7 @@ class SlotPool:
                     return self._checked(self._free.get_nowait())
                 except Empty:
                     return None
+            self._claims += 1  # one that comes back meanwhile is better than one that might be made of its memory
         try:
             slot = Slot(self._device, self._info, self._loop, self._hang_timeout)
         except AclMemoryError:
@@ -114,6 +115,8 @@ class SlotPool:
             )
             self.depth = made
             return None
+        finally:
+            self._claims -= 1
         with self._lock:
             self._all.append(slot)
         return slot
@@ -127,12 +130,12 @@ class SlotPool:
             As :meth:`take`.
         """
         with self._lock:
-            self._is_awaited = True
+            self._claims += 1
         try:
             # Since the caller has looked, slots may have come back, or been taken away to make room.
             return self.take() or self._checked(self._free.get())
         finally:
-            self._is_awaited = False
+            self._claims -= 1
 
     def give(self, slot: Slot) -> None:
         """Give a slot back; nothing on the device uses it any more."""
@@ -142,7 +145,7 @@ class SlotPool:
         """Free the slots that nobody uses; in any thread that has the device's context."""
         spare: list[Slot] = []
         with self._lock:
-            while not self._is_awaited and not self._is_interrupted:
+            while not self._claims and not self._is_interrupted:
                 try:
                     slot = self._free.get_nowait()
                 except Empty:
