@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from ..summary import MemorySummary, Timeline
 from ..types import StageTime
 from .request import Request
@@ -14,6 +16,8 @@ STAGES = ("queue", "h2d", "execute", "d2h")
 _LIGHT_MS = 0.12
 _HEAVY_MS = 0.16
 """Two hops from thread to thread; below, what time stamps measure is mostly the submission itself."""
+_BRIEF_MS = 0.4
+"""Waiting for the copies back takes no longer than passing a request to the thread that would do it meanwhile."""
 _LONG_MS = 0.8
 """Several hops; executions as long as this leave Python the time to queue the next one."""
 _WEIGHT = 0.2
@@ -21,7 +25,7 @@ _WEIGHT = 0.2
 
 
 class SessionClock:
-    """Times of one session, added by the thread that completes its requests.
+    """Times of one session, added by the threads that complete its requests.
 
     Times on the device come from event time stamps in its own streams, so they hold what the
     device did and not how long threads took to notice.
@@ -29,8 +33,11 @@ class SessionClock:
 
     def __init__(self) -> None:
         self.executions = Timeline()
+        self._lock = threading.Lock()  # guards totals and means
         self.is_light = False
         """The device needs less time for a request than it takes to pass one from thread to thread."""
+        self.is_brief = False
+        """The device needs little time for a request, so each hop from thread to thread counts."""
         self.is_long = False
         """The device needs so long for an execution that results need not come home in halves."""
         self._device_ms = self._execute_ms = 1.0
@@ -38,7 +45,6 @@ class SessionClock:
 
     def add(self, request: Request, slot: Slot) -> None:
         """Read the time stamps of a request that is complete on the device."""
-        self._queue.add((request.started_at - request.queued_at) * 1e3)
         # On one stream the end of a stage is the start of the next, and has one mark only.
         is_joined = request.is_express and not request.is_dynamic
         h2d, start = 0.0, slot.h2d_marks[0]
@@ -49,27 +55,32 @@ class SessionClock:
             MemorySummary.record_h2d(elapsed)
             h2d += elapsed
             start = mark
-        self._h2d.add(h2d)
         execute, start = 0.0, start if is_joined else slot.execute_marks[0]
         for mark in slot.execute_marks[1:]:
             elapsed = mark.elapsed_ms(start)
             self.executions.add(elapsed)
             execute += elapsed
             start = mark
-        self._execute.add(request.earlier_ms + execute)
         d2h = 0.0
-        if request.to_host and not slot.device.is_shared:
+        is_copied_back = request.to_host and not slot.device.is_shared
+        if is_copied_back:
             start = start if request.is_express else slot.d2h_marks[0]
             for mark in slot.d2h_marks[1:]:
                 elapsed = mark.elapsed_ms(start)
                 MemorySummary.record_d2h(elapsed)
                 d2h += elapsed
                 start = mark
-            self._d2h.add(d2h)
-        self._device_ms += (h2d + execute + d2h - self._device_ms) * _WEIGHT
-        self._execute_ms += (execute - self._execute_ms) * _WEIGHT
-        self.is_long = self._execute_ms > _LONG_MS
-        self.is_light = self._device_ms < (_HEAVY_MS if self.is_light else _LIGHT_MS)
+        with self._lock:
+            self._queue.add((request.started_at - request.queued_at) * 1e3)
+            self._h2d.add(h2d)
+            self._execute.add(request.earlier_ms + execute)
+            if is_copied_back:
+                self._d2h.add(d2h)
+            self._device_ms += (h2d + execute + d2h - self._device_ms) * _WEIGHT
+            self._execute_ms += (execute - self._execute_ms) * _WEIGHT
+            self.is_long = self._execute_ms > _LONG_MS
+            self.is_brief = self._device_ms < _BRIEF_MS
+            self.is_light = self._device_ms < (_HEAVY_MS if self.is_light else _LIGHT_MS)
 
     def add_step(self, request: Request, slot: Slot) -> None:
         """Read the time stamps of a step that others follow; on the execute thread."""

@@ -46,9 +46,11 @@ class Pipeline:
                   execution, copies back    and learns of failures   back, slot returned
 
     The H2D thread queues all work of a request at once, chained by events, so the device needs no
-    thread of the host between the steps. The other two wait. Runs of dynamic shape and the steps of
-    iterations are submitted by the execute thread instead, as each must be waited for before it goes on;
-    while it has such work it submits for all (``_handed_over``).
+    thread of the host between the steps. The other two wait; where the device needs little time for
+    a request the execute thread waits for its copies back too, as that takes less than the hop to the
+    D2H thread (``SessionClock.is_brief``). Runs of dynamic shape and the steps of iterations are
+    submitted by the execute thread instead, as each must be waited for before it goes on; while it has
+    such work it submits for all (``_handed_over``).
 
     *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits
     for an event (published runtime source: ``Event::Synchronize`` does not read the stream's error).
@@ -245,15 +247,11 @@ class Pipeline:
         if self.breakage.cause is not None:
             return False
         express = self._submit_express(self._waiting)
-        if express:
-            if not self._await_executions(express):
-                return False
-            self._bring_home(express)
-            self._end(express)  # the loop is woken once for all that went together
+        if express and not self._await_executions(express, is_home_here=True):
+            return False
         if submitted:
             self._permits.give(sum(request.is_submitted for request in submitted))
-            self._await_executions(submitted)
-            submitted.clear()
+            self._await_executions(submitted, is_home_here=self.clock.is_brief)
         while handed_over:
             self._take_over(handed_over.popleft())
         if has_ended:
@@ -282,7 +280,7 @@ class Pipeline:
         self._start_back(request)
         self._taken_over += 1
         if self.breakage.cause is None:
-            self._await_executions([request])
+            self._await_executions([request], is_home_here=False)
 
     def _submit_express(self, waiting: deque[Request]) -> list[Request]:
         """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
@@ -312,8 +310,8 @@ class Pipeline:
                 break  # the next one's run would be told what became of this one's copies back
         return express
 
-    def _await_executions(self, requests: list[Request]) -> bool:
-        """Wait for executions, tell each request that may have failed, pass staged ones on; ``False`` once broken."""
+    def _await_executions(self, requests: list[Request], is_home_here: bool) -> bool:
+        """Wait for executions, tell each request that may have failed, and see them home; ``False`` once broken."""
         failure = self._executor.failure
         # A run of dynamic shape was waited for where it was submitted, unless that failed.
         # An express request has its copies on the stream too.
@@ -324,9 +322,15 @@ class Pipeline:
         for request in requests:
             if request.error is None and (request.is_express or request.is_submitted):
                 request.error = failure_of(request, failure)
-            if not request.is_express:
+            if not is_home_here:
                 self._d2h_inbox.put(request)
-        return self.breakage.cause is None
+        if self.breakage.cause is not None:
+            return False
+        if is_home_here:
+            self._bring_home(requests)
+            self._end(requests)  # the loop is woken once for all that went together
+        requests.clear()
+        return True
 
     # ------------------------------------------------------------------ D2H thread
     def _d2h_step(self) -> bool:
