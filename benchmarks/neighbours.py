@@ -1,0 +1,68 @@
+"""Two models on one device, each asked one request at a time: alone they leave engines idle, together not."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aioais import InferSession, emulator
+
+from .models import make_echo
+from .pipeline import dialled
+
+STAGES_MS = (1.0, 2.0, 1.0)
+
+
+async def rate(sessions: list[InferSession], array: np.ndarray, count: int) -> float:
+    """Give the requests per second of all sessions together, each awaited one by one."""
+
+    async def work(session: InferSession) -> None:
+        for _ in range(count):
+            await session.infer([array])
+
+    start = time.perf_counter()
+    await asyncio.gather(*map(work, sessions))
+    return count * len(sessions) / (time.perf_counter() - start)
+
+
+async def measure(folder: Path, rounds: int = 5, count: int = 80) -> dict[str, Any]:
+    """Measure one and both in turns; medians of the ratios of the rounds."""
+    paths = []
+    for name in ("first", "second"):
+        (folder / name).mkdir()
+        paths.append(make_echo(folder / name, 256))
+    array = np.ones((1, 256), np.float32)
+    times_one = []
+    async with InferSession(0, paths[0]) as first, InferSession(0, paths[1]) as second:
+        with dialled(emulator.acl, STAGES_MS):
+            await rate([first, second], array, count)
+            for _ in range(rounds):
+                alone = await rate([first], array, count)
+                times_one.append(await rate([first, second], array, count) / alone)
+    return {
+        "stages_ms": list(STAGES_MS),
+        "times_one": statistics.median(times_one),
+        "times_one_rounds": times_one,
+        "bound": sum(STAGES_MS) / max(STAGES_MS),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print one line."""
+    stages = "/".join(f"{ms:g}" for ms in found["stages_ms"])
+    rounds = found["times_one_rounds"]
+    print(
+        f"two models on one device, one request each at a time, {stages} ms: {found['times_one']:.2f} x one model "
+        f"({min(rounds):.2f} to {max(rounds):.2f}); the engines allow {found['bound']:.2f} x"
+    )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        show(asyncio.run(measure(Path(temporary))))
