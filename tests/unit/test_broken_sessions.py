@@ -312,7 +312,7 @@ async def test_a_stage_thread_dies(models: Models, thread: str, monkeypatch: pyt
     pipeline = session._pipeline
     assert pipeline is not None
 
-    def broken(*_: object, **__: object) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
     method = {"h2d": "_start", "exec": "_await_executions", "d2h": "_bring_home"}[thread]

@@ -72,11 +72,7 @@ class Pipeline:
         The model's planner.
     delivery
         The way back to the session's loop.
-    depth, loop
-        As in ``InferSession``.
-    debug
-        Log each stage of each request.
-    hang_timeout
+    depth, loop, debug, hang_timeout
         As in ``InferSession``.
     """
 
@@ -106,6 +102,7 @@ class Pipeline:
         self._d2h_inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._permits = Permits(depth, self.clock)
         self._waiting: deque[Request] = deque()  # express requests without a slot; execute thread only
+        self._complete: list[Request] = []  # express requests to be delivered; execute thread only
         self.admission = Admission(
             self.clock, self._execute_inbox.put, self._h2d_inbox.put, lambda: self._h2d_inbox.put(None)
         )
@@ -244,14 +241,27 @@ class Pipeline:
     # -------------------------------------------------------------- execute thread
     def _execute_step(self) -> bool:
         submitted, handed_over, has_ended = self._collect()
-        if self.breakage.cause is not None:
-            return False
-        express = self._submit_express(self._waiting)
-        if express and not self._await_executions(express, is_home_here=True):
-            return False
+        try:
+            if self.breakage.cause is not None:
+                return False
+            express = self._submit_express(self._waiting)
+        finally:
+            self._delivery.post(self._complete)  # the loop takes these while the device works on those
+        if express:
+            if not self._await_executions(express):
+                return False
+            self._bring_home(express)
+            self._finish(express)
+            self._complete, express = express, self._complete
+            if not self._waiting and self._execute_inbox.empty():
+                self._delivery.post(self._complete)
         if submitted:
             self._permits.give(sum(request.is_submitted for request in submitted))
-            self._await_executions(submitted, is_home_here=self.clock.is_brief)
+            if self._await_executions(submitted) and self.clock.is_brief:
+                self._bring_home(submitted)
+                self._end(submitted)
+            while submitted:
+                self._d2h_inbox.put(submitted.pop(0))
         while handed_over:
             self._take_over(handed_over.popleft())
         if has_ended:
@@ -280,7 +290,8 @@ class Pipeline:
         self._start_back(request)
         self._taken_over += 1
         if self.breakage.cause is None:
-            self._await_executions([request], is_home_here=False)
+            self._await_executions([request])
+            self._d2h_inbox.put(request)
 
     def _submit_express(self, waiting: deque[Request]) -> list[Request]:
         """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
@@ -310,8 +321,8 @@ class Pipeline:
                 break  # the next one's run would be told what became of this one's copies back
         return express
 
-    def _await_executions(self, requests: list[Request], is_home_here: bool) -> bool:
-        """Wait for executions, tell each request that may have failed, and see them home; ``False`` once broken."""
+    def _await_executions(self, requests: list[Request]) -> bool:
+        """Wait for executions, and tell each request that may have failed; ``False`` once broken."""
         failure = self._executor.failure
         # A run of dynamic shape was waited for where it was submitted, unless that failed.
         # An express request has its copies on the stream too.
@@ -322,15 +333,7 @@ class Pipeline:
         for request in requests:
             if request.error is None and (request.is_express or request.is_submitted):
                 request.error = failure_of(request, failure)
-            if not is_home_here:
-                self._d2h_inbox.put(request)
-        if self.breakage.cause is not None:
-            return False
-        if is_home_here:
-            self._bring_home(requests)
-            self._end(requests)  # the loop is woken once for all that went together
-        requests.clear()
-        return True
+        return self.breakage.cause is None
 
     # ------------------------------------------------------------------ D2H thread
     def _d2h_step(self) -> bool:
