@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 import aioais
+from aioais import emulator
+from aioais._path.lifecycle import finalize_all
+from aioais.emulator._state import state
 from aioais.testing import LeakError, check_leaks
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -24,6 +28,16 @@ def no_handle_left() -> Iterator[None]:
         check_leaks()
     except LeakError as error:
         pytest.fail(str(error), False)
+
+
+@pytest.fixture
+def clean_slate() -> Iterator[None]:
+    """Disarm what a failed test has armed."""
+    yield
+    state.armed.clear()
+    gc.collect()
+    finalize_all()
+    emulator.reset()
 
 
 class Models:

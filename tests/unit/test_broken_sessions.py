@@ -22,10 +22,11 @@ from aioais import (
     emulator,
 )
 from aioais._acl.library import find_library
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
+
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,15 +37,6 @@ BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"
 MODES = pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
 STAGES = pytest.mark.parametrize("stage", ["h2d", "execute", "d2h"])
 LOST = [507010, 507053, 507054, 507901]
-
-
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
 
 
 def model(models: Models, mode: str, shape: tuple[int, ...]) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from aioais import AclError, AclMemoryError, InferSession, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
+
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,15 +21,6 @@ SMALL = (1, 8)
 LARGE = (1, 1 << 17)
 BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
 CODE = 507899
-
-
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
 
 
 def feeds(shape: tuple[int, ...], seed: int) -> list[Array]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from aioais import AclError, InferSession, Mode, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
+
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Same = Callable[[Sequence[Array], Sequence[Array]], None]
@@ -24,15 +24,6 @@ SMALL = (2, 8)
 LARGE = (2, 1 << 17)
 WAYS = pytest.mark.parametrize("mem_copy", [True, False], ids=["copy", "exchange"])
 MODES = pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
-
-
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
 
 
 def model(models: Models, mode: str, shape: tuple[int, ...] = SMALL) -> str:

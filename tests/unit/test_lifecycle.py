@@ -8,7 +8,7 @@ import gc
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,25 +24,17 @@ from aioais import (
     WrongLoopError,
     emulator,
 )
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
+
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SMALL = (1, 8)
 LARGE = (1, 1 << 17)
 BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
-
-
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
 
 
 def feeds(shape: tuple[int, ...], seed: int) -> list[Array]:
