@@ -84,6 +84,16 @@ class Models:
             {"output": (kind, dims)},
         )
 
+    def add_in(self, mode: str, shape: tuple[int, ...]) -> str:
+        """``output = input1 + input2`` for a mode: its rows are fixed, a gear of 1, 2 and 4, or open."""
+        if mode == "static":
+            return self.add(shape)
+        path = self.add(["n", shape[1]])
+        if mode == "dymshape":
+            return path
+        spec = f"input1:-1,{shape[1]};input2:-1,{shape[1]}"
+        return self.convert(path, "batch", input_shape=spec, dynamic_batch_size="1,2,4")
+
     def subtract(self, first: Dims, second: Dims, result: Dims, name: str = "subtract") -> str:
         """``c = a - b``: which feed is which matters."""
         return self.write(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+from tests.unit.sums import check, feeds
 
 from aioais import AclError, AclMemoryError, InferSession, emulator
 
@@ -15,22 +15,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("clean_slate")
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 SMALL = (1, 8)
 LARGE = (1, 1 << 17)
 BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
 CODE = 507899
-
-
-def feeds(shape: tuple[int, ...], seed: int) -> list[Array]:
-    base = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    return [base + seed, np.full(shape, 2.0 * seed, np.float32)]
-
-
-def check(shape: tuple[int, ...], seed: int, outputs: list[Array]) -> None:
-    first, second = feeds(shape, seed)
-    np.testing.assert_array_equal(outputs[0], first + second)
 
 
 async def burst(session: InferSession, shape: tuple[int, ...], count: int) -> list[AclError]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.unit.sums import feeds, wanted
 
 from aioais import (
     AclError,
@@ -30,21 +31,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("clean_slate")
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 SMALL = (1, 8)
 LARGE = (1, 1 << 17)
 BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
-
-
-def feeds(shape: tuple[int, ...], seed: int) -> list[Array]:
-    base = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    return [base + seed, np.full(shape, 2.0 * seed, np.float32)]
-
-
-def wanted(shape: tuple[int, ...], seed: int) -> Array:
-    first, second = feeds(shape, seed)
-    return first + second
 
 
 def left() -> dict[str, int]:
