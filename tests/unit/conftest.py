@@ -148,6 +148,12 @@ def models(tmp_path: Path) -> Models:
     return Models(tmp_path)
 
 
+@pytest.fixture
+def path(models: Models) -> str:
+    """A model for the programs of ``tests.unit.programs``."""
+    return models.identity((1, 8))
+
+
 def assert_same(got: Sequence[Array], wanted: Sequence[Array]) -> None:
     """Check that results are the same bits, of the same type and shape."""
     assert [(a.dtype, a.shape) for a in got] == [(a.dtype, a.shape) for a in wanted]
