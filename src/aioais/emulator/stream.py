@@ -23,7 +23,7 @@ from aioais.emulator.timeline import FOREVER, sleep_until
 if TYPE_CHECKING:
     from aioais.emulator.device import Device
 
-__all__ = ["Failure", "Operation", "Record", "Stream", "resolve", "run"]
+__all__ = ["Failure", "Operation", "Record", "Stream", "resolve", "run", "streams_of"]
 
 Operation = tuple[Any, ...]
 """First item: ``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
@@ -198,6 +198,12 @@ def resolve(handle: int, context: Context) -> Stream:
             return context.default_stream
         raise EmulatorError(f"{handle:#x} is no stream: destroyed, lost by a device reset, or never created")
     return stream
+
+
+def streams_of(device: Device) -> list[Stream]:
+    """Give the streams of a device, then the default streams of its contexts; others may come and go meanwhile."""
+    streams = [stream for stream in list(state.streams.values()) if stream.device is device]
+    return streams + [c.default_stream for c in list(state.contexts.values()) if c.device is device]
 
 
 def foreign(call: str) -> int:
