@@ -40,6 +40,13 @@ def clean_slate() -> Iterator[None]:
     emulator.reset()
 
 
+@pytest.fixture
+def dialled() -> Iterator[None]:
+    """Stages that take 1, 2 and 1 ms on the device."""
+    with emulator.configure(h2d_ms=1, execute_ms=2, d2h_ms=1):
+        yield
+
+
 class Models:
     """Writes small ONNX models and runs them on bare ONNX Runtime."""
 
