@@ -25,24 +25,62 @@ def value(answer: tuple[Any, ...]) -> Any:
     return answer[0]
 
 
-class Slot:
-    """Device buffers, datasets and pinned host memory for one request."""
+class Buffers:
+    """Device buffers, datasets and pinned host memory for one request of a model with one input and one output."""
 
-    def __init__(self, acl: Any, model: int, stream: int, nbytes_in: int, nbytes_out: int) -> None:
-        self.acl, self.model, self.stream = acl, model, stream
-        self.nbytes = nbytes_in, nbytes_out
-        self.device = [value(acl.rt.malloc(n, 0)) for n in self.nbytes]
-        self.host = [value(acl.rt.malloc_host(n)) for n in self.nbytes]
+    def __init__(self, acl: Any, nbytes: tuple[int, int]) -> None:
+        self.acl, self.nbytes = acl, nbytes
+        self.device = [value(acl.rt.malloc(n, 0)) for n in nbytes]
+        self.host = [value(acl.rt.malloc_host(n)) for n in nbytes]
+        self.datasets: list[int] = []
+        self.buffers: list[int] = []
+        for address, n in zip(self.device, nbytes, strict=True):
+            dataset = acl.mdl.create_dataset()
+            self.buffers.append(acl.create_data_buffer(address, n))
+            value(acl.mdl.add_dataset_buffer(dataset, self.buffers[-1]))
+            self.datasets.append(dataset)
+
+    def close(self) -> None:
+        """Free it all."""
+        for dataset, buffer in zip(self.datasets, self.buffers, strict=True):
+            ok(self.acl.destroy_data_buffer(buffer))
+            ok(self.acl.mdl.destroy_dataset(dataset))
+        for device, host in zip(self.device, self.host, strict=True):
+            ok(self.acl.rt.free(device))
+            ok(self.acl.rt.free_host(host))
+
+
+class Program:
+    """A model with a context and a stream of its own; a session that is open beside it has started ACL."""
+
+    def __init__(self, acl: Any, path: str) -> None:
+        self.acl = acl
+        ok(acl.rt.set_device(0))
+        self.context = value(acl.rt.create_context(0))
+        self.model = value(acl.mdl.load_from_file(path))
+        desc = acl.mdl.create_desc()
+        ok(acl.mdl.get_desc(desc, self.model))
+        self.nbytes = acl.mdl.get_input_size_by_index(desc, 0), acl.mdl.get_output_size_by_index(desc, 0)
+        ok(acl.mdl.destroy_desc(desc))
+        self.stream = value(acl.rt.create_stream())
+
+    def close(self) -> None:
+        """Give everything back; in the thread that made it."""
+        ok(self.acl.rt.destroy_stream(self.stream))
+        ok(self.acl.mdl.unload(self.model))
+        ok(self.acl.rt.destroy_context(self.context))
+        ok(self.acl.rt.reset_device(0))
+
+
+class Slot(Buffers):
+    """What a request in a thread needs."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.acl, program.nbytes)
+        self.model, self.stream = program.model, program.stream
         self.areas: list[Any] = [
             (ctypes.c_char * n).from_address(p) for n, p in zip(self.nbytes, self.host, strict=True)
         ]
-        self.datasets: list[int] = []
-        self.buffers: list[int] = []
-        for address, nbytes in zip(self.device, self.nbytes, strict=True):
-            dataset = acl.mdl.create_dataset()
-            self.buffers.append(acl.create_data_buffer(address, nbytes))
-            value(acl.mdl.add_dataset_buffer(dataset, self.buffers[-1]))
-            self.datasets.append(dataset)
 
     def run(self, array: np.ndarray, submitting: threading.Lock) -> np.ndarray:
         """Copy in, execute, copy out, wait."""
@@ -56,32 +94,14 @@ class Slot:
         result: np.ndarray = np.frombuffer(self.areas[1], np.float32).copy()
         return result
 
-    def close(self) -> None:
-        """Free it all."""
-        for dataset, buffer in zip(self.datasets, self.buffers, strict=True):
-            ok(self.acl.destroy_data_buffer(buffer))
-            ok(self.acl.mdl.destroy_dataset(dataset))
-        for device, host in zip(self.device, self.host, strict=True):
-            ok(self.acl.rt.free(device))
-            ok(self.acl.rt.free_host(host))
 
-
-class ToThread:
+class ToThread(Program):
     """The model behind ``asyncio.to_thread``, ``depth`` requests at once."""
 
     def __init__(self, acl: Any, path: str, depth: int = 4) -> None:
-        self.acl = acl
-        acl.init()
-        ok(acl.rt.set_device(0))
-        self.context = value(acl.rt.create_context(0))
-        self.model = value(acl.mdl.load_from_file(path))
-        desc = acl.mdl.create_desc()
-        ok(acl.mdl.get_desc(desc, self.model))
-        sizes = acl.mdl.get_input_size_by_index(desc, 0), acl.mdl.get_output_size_by_index(desc, 0)
-        acl.mdl.destroy_desc(desc)
-        self.stream = value(acl.rt.create_stream())
+        super().__init__(acl, path)
         self.submitting = threading.Lock()
-        self.slots = [Slot(acl, self.model, self.stream, *sizes) for _ in range(depth)]
+        self.slots = [Slot(self) for _ in range(depth)]
         self.free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in self.slots:
             self.free.put(slot)
@@ -103,7 +123,4 @@ class ToThread:
         """Give everything back; in the thread that made it."""
         for slot in self.slots:
             slot.close()
-        ok(self.acl.rt.destroy_stream(self.stream))
-        ok(self.acl.mdl.unload(self.model))
-        ok(self.acl.rt.destroy_context(self.context))
-        ok(self.acl.rt.reset_device(0))
+        super().close()

@@ -14,7 +14,7 @@ import numpy as np
 
 from aioais import MultiDeviceSession, emulator
 
-from .pipeline import dialled
+from .pipeline import dialled, label
 
 DEVICES = (0, 1, 2, 3)
 SLOW = DEVICES[-1]
@@ -82,9 +82,8 @@ def show(found: list[dict[str, Any]]) -> None:
     """Print one line for each dialling."""
     print(f"stream over {len(DEVICES)} devices on the emulator, in order; mixed: one is {TIMES_SLOWER:g} x slower")
     for one in found:
-        stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])
         print(
-            f"  {stages + ' ms':16} one {one['one_per_s']:5.0f}/s   all {one['all_per_s']:5.0f}/s: "
+            f"  {label(one['stages_ms'])} one {one['one_per_s']:5.0f}/s   all {one['all_per_s']:5.0f}/s: "
             f"{one['times_one']:.2f} x ({min(one['times_one_rounds']):.2f} to {max(one['times_one_rounds']):.2f})   "
             f"mixed {one['mixed_per_s']:5.0f}/s: {one['of_sum']:.3f} of the sum "
             f"({min(one['of_sum_rounds']):.3f} to {max(one['of_sum_rounds']):.3f})"

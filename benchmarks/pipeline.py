@@ -16,7 +16,7 @@ import numpy as np
 
 from aioais import InferSession, emulator
 
-from .baseline import D2H, H2D, ok, value
+from .baseline import D2H, H2D, Buffers, Program, ok, value
 
 STAGES_MS = ((1.0, 2.0, 1.0), (0.2, 0.4, 0.2), (0.05, 0.1, 0.05))
 """H2D, execute and D2H of one item, dialled on the emulator."""
@@ -59,7 +59,23 @@ async def run_one_by_one(session: InferSession, array: np.ndarray, count: int) -
     return (time.perf_counter() - start) / count * 1e3
 
 
-class Bare:
+class AheadSlot(Buffers):
+    """What a request that is submitted ahead needs: a stream for its copies, and an event behind each step."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.acl, program.nbytes)
+        self.stream = value(self.acl.rt.create_stream())
+        self.copied, self.executed = (value(self.acl.rt.create_event()) for _ in range(2))
+
+    def close(self) -> None:
+        """Free it all."""
+        super().close()
+        for event in (self.copied, self.executed):
+            ok(self.acl.rt.destroy_event(event))
+        ok(self.acl.rt.destroy_stream(self.stream))
+
+
+class Bare(Program):
     """The same work in one thread without this library: submits ``depth`` ahead, waits for the oldest.
 
     What the device gives to the simplest of all programs on this machine at this moment; a copy stream
@@ -67,45 +83,19 @@ class Bare:
     """
 
     def __init__(self, acl: Any, path: str, depth: int = 4) -> None:
-        self.acl = acl
-        ok(acl.rt.set_device(0))
-        self.context = value(acl.rt.create_context(0))
-        self.model = value(acl.mdl.load_from_file(path))
-        desc = acl.mdl.create_desc()
-        ok(acl.mdl.get_desc(desc, self.model))
-        self.sizes = acl.mdl.get_input_size_by_index(desc, 0), acl.mdl.get_output_size_by_index(desc, 0)
-        ok(acl.mdl.destroy_desc(desc))
-        self.stream = value(acl.rt.create_stream())
-        self.slots = [self._slot() for _ in range(depth)]
+        super().__init__(acl, path)
+        self.slots = [AheadSlot(self) for _ in range(depth)]
 
-    def _slot(self) -> dict[str, Any]:
-        acl = self.acl
-        slot: dict[str, Any] = {
-            "device": [value(acl.rt.malloc(n, 0)) for n in self.sizes],
-            "host": [value(acl.rt.malloc_host(n)) for n in self.sizes],
-            "stream": value(acl.rt.create_stream()),
-            "events": [value(acl.rt.create_event()) for _ in range(2)],
-            "buffers": [],
-            "datasets": [],
-        }
-        for address, nbytes in zip(slot["device"], self.sizes, strict=True):
-            dataset, buffer = acl.mdl.create_dataset(), acl.create_data_buffer(address, nbytes)
-            value(acl.mdl.add_dataset_buffer(dataset, buffer))
-            slot["buffers"].append(buffer)
-            slot["datasets"].append(dataset)
-        return slot
-
-    def submit(self, slot: dict[str, Any]) -> None:
+    def submit(self, slot: AheadSlot) -> None:
         """Queue one item."""
-        rt, (n_in, n_out) = self.acl.rt, self.sizes
-        stream, (copied, executed) = slot["stream"], slot["events"]
-        ok(rt.memcpy_async(slot["device"][0], n_in, slot["host"][0], n_in, H2D, stream))
-        ok(rt.record_event(copied, stream))
-        ok(rt.stream_wait_event(self.stream, copied))
-        ok(self.acl.mdl.execute_async(self.model, *slot["datasets"], self.stream))
-        ok(rt.record_event(executed, self.stream))
-        ok(rt.stream_wait_event(stream, executed))
-        ok(rt.memcpy_async(slot["host"][1], n_out, slot["device"][1], n_out, D2H, stream))
+        rt, (n_in, n_out) = self.acl.rt, self.nbytes
+        ok(rt.memcpy_async(slot.device[0], n_in, slot.host[0], n_in, H2D, slot.stream))
+        ok(rt.record_event(slot.copied, slot.stream))
+        ok(rt.stream_wait_event(self.stream, slot.copied))
+        ok(self.acl.mdl.execute_async(self.model, *slot.datasets, self.stream))
+        ok(rt.record_event(slot.executed, self.stream))
+        ok(rt.stream_wait_event(slot.stream, slot.executed))
+        ok(rt.memcpy_async(slot.host[1], n_out, slot.device[1], n_out, D2H, slot.stream))
 
     def run(self, count: int) -> float:
         """Give the milliseconds of all."""
@@ -115,28 +105,16 @@ class Bare:
         for k in range(count + depth):
             slot = self.slots[k % depth]
             if k >= depth:
-                ok(self.acl.rt.synchronize_stream(slot["stream"]))
+                ok(self.acl.rt.synchronize_stream(slot.stream))
             if k < count:
                 self.submit(slot)
         return (time.perf_counter() - start) * 1e3
 
     def close(self) -> None:
         """Give everything back."""
-        rt = self.acl.rt
         for slot in self.slots:
-            for buffer, dataset in zip(slot["buffers"], slot["datasets"], strict=True):
-                ok(self.acl.destroy_data_buffer(buffer))
-                ok(self.acl.mdl.destroy_dataset(dataset))
-            for device, host in zip(slot["device"], slot["host"], strict=True):
-                ok(rt.free(device))
-                ok(rt.free_host(host))
-            for event in slot["events"]:
-                ok(rt.destroy_event(event))
-            ok(rt.destroy_stream(slot["stream"]))
-        ok(rt.destroy_stream(self.stream))
-        ok(self.acl.mdl.unload(self.model))
-        ok(rt.destroy_context(self.context))
-        ok(rt.reset_device(0))
+            slot.close()
+        super().close()
 
 
 async def measure(acl: Any, path: str, rounds: int = 5, count: int = 500, depth: int = 4) -> list[dict[str, Any]]:
@@ -176,13 +154,17 @@ async def measure(acl: Any, path: str, rounds: int = 5, count: int = 500, depth:
     return found
 
 
+def label(stages_ms: list[float]) -> str:
+    """Name a dialling at the head of its line."""
+    return f"{'/'.join(f'{ms:g}' for ms in stages_ms) + ' ms':16}"
+
+
 def show(found: list[dict[str, Any]]) -> None:
     """Print one line for each dialling."""
     print(f"infer_pipeline, {found[0]['items']} items, depth {found[0]['depth']}; H2D/execute/D2H:")
     for one in found:
-        stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])
         print(
-            f"  {stages + ' ms':16} {one['pipeline_ms']:7.0f} ms   of the bound {one['efficiency']:.3f} "
+            f"  {label(one['stages_ms'])} {one['pipeline_ms']:7.0f} ms   of the bound {one['efficiency']:.3f} "
             f"({min(one['efficiency_rounds']):.3f} to {max(one['efficiency_rounds']):.3f})   one thread, no library "
             f"{one['bare_efficiency']:.3f}   one by one {one['one_by_one_ms']:.0f} ms   "
             f"first result {one['first_over_one']:.2f} requests"

@@ -16,7 +16,7 @@ from ._multi.pool import SessionPool
 from ._multi.scheduler import stream_items
 from ._path.opening import check_options
 from ._path.request import Request
-from .session import Feeds, InferSession
+from .session import Feeds, InferSession, Sizes
 from .types import DEFAULT_OUTPUT_BYTES, Check, DeviceStatistics, Mode, StreamOutput
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiDeviceSession"]
 
-_Sizes = int | Sequence[int] | None
 _FeedsList = Iterable[Feeds] | AsyncIterable[Feeds]
 _Outputs = list[np.ndarray]
 
@@ -110,7 +109,7 @@ class MultiDeviceSession:
         self,
         devices_feeds: Mapping[int, Iterable[Feeds]] | None = None,
         mode: Mode = "static",
-        custom_sizes: _Sizes = DEFAULT_OUTPUT_BYTES,
+        custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
         *,
         device_feeds: Mapping[int, Iterable[Feeds]] | None = None,
     ) -> dict[int, list[_Outputs]]:
@@ -160,7 +159,7 @@ class MultiDeviceSession:
         self,
         devices_feeds_list: Mapping[int, Iterable[_FeedsList]] | None = None,
         mode: Mode = "static",
-        custom_sizes: _Sizes = DEFAULT_OUTPUT_BYTES,
+        custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
         *,
         device_feeds_list: Mapping[int, Iterable[_FeedsList]] | None = None,
     ) -> PipelineRun:
@@ -203,7 +202,7 @@ class MultiDeviceSession:
         in_out_list: Sequence[int] | None = None,
         iteration_times: int = 1,
         mode: Mode = "static",
-        custom_sizes: _Sizes = DEFAULT_OUTPUT_BYTES,
+        custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
         mem_copy: bool = True,
         *,
         device_feeds: Mapping[int, Iterable[Feeds]] | None = None,
@@ -244,7 +243,7 @@ class MultiDeviceSession:
         feeds: _FeedsList,
         device_ids: Iterable[int] | Literal["all"] | None = None,
         mode: Mode = "static",
-        custom_sizes: _Sizes = DEFAULT_OUTPUT_BYTES,
+        custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
         ordered: bool = True,
     ) -> AsyncGenerator[StreamOutput, None]:
         """Spread one source of feeds over the devices; each item goes to the device with most room.

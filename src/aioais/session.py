@@ -28,12 +28,13 @@ from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, TensorDesc
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Feeds", "InferSession"]
+__all__ = ["Feeds", "InferSession", "Sizes"]
 
 Feeds = Sequence[Any] | Mapping[str, Any]
 """One feed per model input, in model order or by name."""
 
-_Sizes = int | Sequence[int] | None
+Sizes = int | Sequence[int] | None
+"""Bytes that are preallocated for the outputs of a model of dynamic shape: for each, or one for all."""
 
 
 class InferSession(Measures):
@@ -176,7 +177,7 @@ class InferSession(Measures):
         self,
         feeds: Feeds,
         mode: Mode = ...,
-        custom_sizes: int | Sequence[int] | None = ...,
+        custom_sizes: Sizes = ...,
         out_array: Literal[True] = ...,
     ) -> list[np.ndarray]: ...
     @overload
@@ -184,23 +185,21 @@ class InferSession(Measures):
         self,
         feeds: Feeds,
         mode: Mode = ...,
-        custom_sizes: int | Sequence[int] | None = ...,
+        custom_sizes: Sizes = ...,
         *,
         out_array: Literal[False],
     ) -> list[Tensor]: ...
     @overload
-    async def infer(
-        self, feeds: Feeds, mode: Mode, custom_sizes: int | Sequence[int] | None, out_array: Literal[False]
-    ) -> list[Tensor]: ...
+    async def infer(self, feeds: Feeds, mode: Mode, custom_sizes: Sizes, out_array: Literal[False]) -> list[Tensor]: ...
     @overload
     async def infer(
-        self, feeds: Feeds, mode: Mode = ..., custom_sizes: int | Sequence[int] | None = ..., out_array: bool = ...
+        self, feeds: Feeds, mode: Mode = ..., custom_sizes: Sizes = ..., out_array: bool = ...
     ) -> list[np.ndarray] | list[Tensor]: ...
     async def infer(
         self,
         feeds: Feeds,
         mode: Mode = "static",
-        custom_sizes: int | Sequence[int] | None = DEFAULT_OUTPUT_BYTES,
+        custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
         out_array: bool = True,
     ) -> list[np.ndarray] | list[Tensor]:
         """Run one request.
@@ -257,7 +256,7 @@ class InferSession(Measures):
         self,
         feeds_list: Iterable[Feeds] | AsyncIterable[Feeds],
         mode: Mode = "static",
-        custom_sizes: int | Sequence[int] | None = DEFAULT_OUTPUT_BYTES,
+        custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
     ) -> AsyncGenerator[list[np.ndarray], None]:
         """Run many requests, overlapping copies and executions, and yield their results in order.
 
@@ -301,7 +300,7 @@ class InferSession(Measures):
         in_out_list: Sequence[int] | None = None,
         iteration_times: int = 1,
         mode: Mode = "static",
-        custom_sizes: int | Sequence[int] | None = DEFAULT_OUTPUT_BYTES,
+        custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
         mem_copy: bool = True,
     ) -> list[np.ndarray]:
         """Run the model several times, feeding outputs of each step to the next on the device.
@@ -344,7 +343,7 @@ class InferSession(Measures):
             request.abandon()
 
     def _request(
-        self, feeds: Feeds, mode: Mode, custom_sizes: _Sizes, to_host: bool, iteration: Iteration | None = None
+        self, feeds: Feeds, mode: Mode, custom_sizes: Sizes, to_host: bool, iteration: Iteration | None = None
     ) -> Request | Awaitable[Request]:
         """Check feeds and submit them; to be awaited where seeing them as arrays may take long."""
         pipeline = self._opened()
@@ -354,7 +353,7 @@ class InferSession(Measures):
         return self._submit(pipeline, planner.arrays(feeds), mode, custom_sizes, to_host, iteration)
 
     async def _convert_and_request(
-        self, feeds: Feeds, mode: Mode, custom_sizes: _Sizes, to_host: bool, iteration: Iteration | None
+        self, feeds: Feeds, mode: Mode, custom_sizes: Sizes, to_host: bool, iteration: Iteration | None
     ) -> Request:
         planner = self._opened().planner
         arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
@@ -365,7 +364,7 @@ class InferSession(Measures):
         pipeline: Pipeline,
         arrays: list[np.ndarray | Tensor],
         mode: Mode,
-        custom_sizes: _Sizes,
+        custom_sizes: Sizes,
         to_host: bool,
         iteration: Iteration | None,
     ) -> Request:

@@ -24,7 +24,6 @@ from aioais.emulator.metadata import (  # noqa: E402
 )
 
 H2D, D2H, D2D = 1, 2, 3
-ITEM = {np.dtype("float32"): 0, np.dtype("float16"): 1, np.dtype("int32"): 3, np.dtype("int64"): 9}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -180,3 +181,31 @@ def test_priorities(ready: Any) -> None:
     assert ready.rt.device_get_stream_priority_range() == (7, 0, 0)
     assert ready.rt.create_stream_with_config(3, 1)[1] == 0
     assert ready.rt.create_stream_with_config(8, 0) == (0, 107000)
+
+
+def test_threads_with_a_device_each_do_not_disturb_one_another(ready: Any) -> None:
+    wrong: list[str] = []
+
+    def work(index: int) -> None:
+        try:
+            for _ in range(40):
+                codes = [ready.rt.set_device(index)]
+                streams, made = zip(*(ready.rt.create_stream() for _ in range(20)), strict=True)
+                _, recorded = zip(*(ready.rt.create_event() for _ in range(20)), strict=True)
+                codes += [ready.rt.synchronize_device(), *(ready.rt.destroy_stream(stream) for stream in streams[:10])]
+                codes.append(ready.rt.reset_device(index))  # takes the rest away
+                wrong.extend(f"device {index}: {code}" for code in (*codes, *made, *recorded) if code)
+        except RuntimeError as exc:
+            wrong.append(repr(exc))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(index,)) for index in (1, 2, 3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 import aioais
+from aioais import emulator
+from aioais._path.lifecycle import finalize_all
+from aioais.emulator._state import state
 from aioais.testing import LeakError, check_leaks
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -24,6 +28,23 @@ def no_handle_left() -> Iterator[None]:
         check_leaks()
     except LeakError as error:
         pytest.fail(str(error), False)
+
+
+@pytest.fixture
+def clean_slate() -> Iterator[None]:
+    """Disarm what a failed test has armed."""
+    yield
+    state.armed.clear()
+    gc.collect()
+    finalize_all()
+    emulator.reset()
+
+
+@pytest.fixture
+def dialled() -> Iterator[None]:
+    """Stages that take 1, 2 and 1 ms on the device."""
+    with emulator.configure(h2d_ms=1, execute_ms=2, d2h_ms=1):
+        yield
 
 
 class Models:
@@ -69,6 +90,16 @@ class Models:
             {"input1": (kind, dims), "input2": (kind, dims)},
             {"output": (kind, dims)},
         )
+
+    def add_in(self, mode: str, shape: tuple[int, ...]) -> str:
+        """``output = input1 + input2`` for a mode: its rows are fixed, a gear of 1, 2 and 4, or open."""
+        if mode == "static":
+            return self.add(shape)
+        path = self.add(["n", shape[1]])
+        if mode == "dymshape":
+            return path
+        spec = f"input1:-1,{shape[1]};input2:-1,{shape[1]}"
+        return self.convert(path, "batch", input_shape=spec, dynamic_batch_size="1,2,4")
 
     def subtract(self, first: Dims, second: Dims, result: Dims, name: str = "subtract") -> str:
         """``c = a - b``: which feed is which matters."""
@@ -122,6 +153,12 @@ def models(tmp_path: Path) -> Models:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     return Models(tmp_path)
+
+
+@pytest.fixture
+def path(models: Models) -> str:
+    """A model for the programs of ``tests.unit.programs``."""
+    return models.identity((1, 8))
 
 
 def assert_same(got: Sequence[Array], wanted: Sequence[Array]) -> None:

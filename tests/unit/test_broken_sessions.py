@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.unit.sums import check, feeds
 
 from aioais import (
     AclError,
@@ -22,10 +23,11 @@ from aioais import (
     emulator,
 )
 from aioais._acl.library import find_library
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
+
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -38,34 +40,8 @@ STAGES = pytest.mark.parametrize("stage", ["h2d", "execute", "d2h"])
 LOST = [507010, 507053, 507054, 507901]
 
 
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
-
-
-def model(models: Models, mode: str, shape: tuple[int, ...]) -> str:
-    if mode == "static":
-        return models.add(shape)
-    path = models.add(["n", shape[1]])
-    if mode == "dymshape":
-        return path
-    spec = f"input1:-1,{shape[1]};input2:-1,{shape[1]}"
-    return models.convert(path, "batch", input_shape=spec, dynamic_batch_size="1,2,4")
-
-
-def feeds(shape: tuple[int, ...], seed: int = 0) -> list[Array]:
-    base = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) % 1000
-    return [base + seed, np.full(shape, 1.0 + seed, np.float32)]
-
-
 async def works(session: InferSession, shape: tuple[int, ...], mode: Mode = "static") -> None:
-    (got,) = await session.infer(feeds(shape, 3), mode)
-    first, second = feeds(shape, 3)
-    np.testing.assert_array_equal(got, first + second)
+    check(shape, 3, await session.infer(feeds(shape, 3), mode))
 
 
 async def refuses(session: InferSession, cause: type[BaseException], shape: tuple[int, ...] = SMALL) -> None:
@@ -104,7 +80,7 @@ def live() -> dict[str, int]:
 @MODES
 @BOTH
 async def test_a_stage_hangs(models: Models, stage: str, mode: Mode, shape: tuple[int, ...]) -> None:
-    path = model(models, mode, shape)
+    path = models.add_in(mode, shape)
     async with InferSession(1, path) as other:
         await works(other, shape, mode)
         before = live()
@@ -135,7 +111,7 @@ async def test_a_stage_hangs(models: Models, stage: str, mode: Mode, shape: tupl
 @pytest.mark.parametrize("mode", ["static", "dymshape"])
 @pytest.mark.parametrize("mem_copy", [True, False])
 async def test_an_iteration_hangs(models: Models, mode: Mode, mem_copy: bool) -> None:
-    session = await InferSession(0, model(models, mode, SMALL), hang_timeout=LIMIT)
+    session = await InferSession(0, models.add_in(mode, SMALL), hang_timeout=LIMIT)
     with emulator.gate("execute"):
         with pytest.raises(DeviceHangError):
             await session.infer_iteration(feeds(SMALL), [0, -1], 5, mode, mem_copy=mem_copy)

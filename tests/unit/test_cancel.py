@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import numpy as np
 import pytest
+from tests.unit.sums import feeds, wanted
 
 from aioais import InferSession, emulator
 from aioais.types import SessionStatistics
@@ -26,16 +27,6 @@ LARGE = (1, 1 << 17)
 """Always goes by the stages, and its result leases pinned memory."""
 WAYS = ["task", "wait_for", "anyio", *(["timeout"] if sys.version_info >= (3, 11) else [])]
 STAGES = ["h2d", "execute", "d2h", "malloc"]
-
-
-def feeds(shape: tuple[int, ...], seed: int) -> list[Array]:
-    base = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    return [base + seed, np.full(shape, 2.0 * seed, np.float32)]
-
-
-def wanted(shape: tuple[int, ...], seed: int) -> Array:
-    first, second = feeds(shape, seed)
-    return first + second
 
 
 async def reaches(session: InferSession, condition: Callable[[SessionStatistics], bool]) -> None:

@@ -21,7 +21,7 @@ import aioais
 from aioais.cli import main
 from aioais.cli.console import format_bytes
 from aioais.cli.convert import convert
-from aioais.cli.load import LoopLag, run_tasks, watch_loop
+from aioais.cli.load import run_tasks
 from aioais.cli.picture import PICTURE_WIDTH, draw
 from aioais.demo_data import DIGITS_MODEL, load_digits
 
@@ -407,15 +407,3 @@ async def test_run_tasks_stops_at_the_first_error() -> None:
         await run_tasks(job, 10, tasks=3)
     assert started == [0, 1, 2]
     assert len(asyncio.all_tasks()) == 1
-
-
-async def test_loop_lag_sees_a_loop_that_is_held_up() -> None:
-    import time
-
-    async with watch_loop() as lag:
-        await asyncio.sleep(0.01)
-        time.sleep(0.03)
-        await asyncio.sleep(0.01)
-    assert lag.percentile(100) >= 20
-    assert lag.percentile(0) <= lag.percentile(50) <= lag.percentile(100)
-    assert LoopLag([]).percentile(50) == 0

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+from tests.unit.sums import check, feeds
 
 from aioais import AclError, AclMemoryError, InferSession, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
 
-Array = np.ndarray[Any, np.dtype[Any]]
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 SMALL = (1, 8)
 LARGE = (1, 1 << 17)
 BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
 CODE = 507899
-
-
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
-
-
-def feeds(shape: tuple[int, ...], seed: int) -> list[Array]:
-    base = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    return [base + seed, np.full(shape, 2.0 * seed, np.float32)]
-
-
-def check(shape: tuple[int, ...], seed: int, outputs: list[Array]) -> None:
-    first, second = feeds(shape, seed)
-    np.testing.assert_array_equal(outputs[0], first + second)
 
 
 async def burst(session: InferSession, shape: tuple[int, ...], count: int) -> list[AclError]:

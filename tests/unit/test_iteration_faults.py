@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.unit.sums import feeds, wanted
 
 from aioais import AclError, InferSession, Mode, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Same = Callable[[Sequence[Array], Sequence[Array]], None]
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 CODE = 507899
 SMALL = (2, 8)
@@ -26,43 +23,12 @@ WAYS = pytest.mark.parametrize("mem_copy", [True, False], ids=["copy", "exchange
 MODES = pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
 
 
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
-
-
-def model(models: Models, mode: str, shape: tuple[int, ...] = SMALL) -> str:
-    if mode == "static":
-        return models.add(shape)
-    path = models.add(["n", shape[1]])
-    if mode == "dymshape":
-        return path
-    spec = f"input1:-1,{shape[1]};input2:-1,{shape[1]}"
-    return models.convert(path, "batch", input_shape=spec, dynamic_batch_size="1,2,4")
-
-
-def feeds(shape: tuple[int, ...], seed: int = 0) -> list[Array]:
-    base = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) % 1000
-    return [base + seed, np.full(shape, 1.0 + seed, np.float32)]
-
-
-def after(shape: tuple[int, ...], steps: int, seed: int = 0) -> Array:
-    """``input1 + steps * input2``: exact in whole numbers."""
-    first, second = feeds(shape, seed)
-    total: Array = first + np.float32(steps) * second
-    return total
-
-
 @WAYS
 @MODES
 @pytest.mark.parametrize("device_side", [False, True])
 @pytest.mark.parametrize("step", [0, 1, 4, 9])
 async def test_a_step_fails(models: Models, mode: Mode, step: int, device_side: bool, mem_copy: bool) -> None:
-    path = model(models, mode)
+    path = models.add_in(mode, SMALL)
     async with InferSession(0, path, depth=2) as session, InferSession(0, path) as other:
         await session.infer_iteration(feeds(SMALL), [0, -1], 3, mode, mem_copy=mem_copy)
         session.reset_summaryinfo()
@@ -75,11 +41,11 @@ async def test_a_step_fails(models: Models, mode: Mode, step: int, device_side: 
         assert session.summary().count == step
         for steps in (1, 10):
             (got,) = await session.infer_iteration(feeds(SMALL), [0, -1], steps, mode, mem_copy=mem_copy)
-            np.testing.assert_array_equal(got, after(SMALL, steps))
+            np.testing.assert_array_equal(got, wanted(SMALL, steps=steps))
         (got,) = await session.infer(feeds(SMALL, 3), mode)
-        np.testing.assert_array_equal(got, after(SMALL, 1, 3))
+        np.testing.assert_array_equal(got, wanted(SMALL, 3))
         (got,) = await other.infer(feeds(SMALL, 3), mode)
-        np.testing.assert_array_equal(got, after(SMALL, 1, 3))
+        np.testing.assert_array_equal(got, wanted(SMALL, 3))
         now = session.statistics()
         assert (now.in_flight, now.queued, now.failed) == (0, 0, 1)
         del caught
@@ -102,7 +68,7 @@ async def test_a_step_fails(models: Models, mode: Mode, step: int, device_side: 
     ],
 )
 async def test_a_call_is_refused(models: Models, mode: Mode, call: str, mem_copy: bool) -> None:
-    path = model(models, mode)
+    path = models.add_in(mode, SMALL)
     for nth in range(30):
         async with InferSession(0, path, depth=1) as session:
             emulator.fail(call, CODE, after=nth)
@@ -111,13 +77,13 @@ async def test_a_call_is_refused(models: Models, mode: Mode, call: str, mem_copy
             except AclError as exc:
                 assert exc.code == CODE  # noqa: PT017 - it may be called less often
             else:
-                np.testing.assert_array_equal(got, after(SMALL, 4))
+                np.testing.assert_array_equal(got, wanted(SMALL, steps=4))
                 break
             for steps in (4, 1):
                 (got,) = await session.infer_iteration(feeds(SMALL), [0, -1], steps, mode, mem_copy=mem_copy)
-                np.testing.assert_array_equal(got, after(SMALL, steps))
+                np.testing.assert_array_equal(got, wanted(SMALL, steps=steps))
             (got,) = await session.infer(feeds(SMALL, 3), mode)
-            np.testing.assert_array_equal(got, after(SMALL, 1, 3))
+            np.testing.assert_array_equal(got, wanted(SMALL, 3))
             now = session.statistics()
             assert (now.in_flight, now.queued, now.failed) == (0, 0, 1)
 
@@ -126,13 +92,13 @@ async def test_a_call_is_refused(models: Models, mode: Mode, call: str, mem_copy
 @MODES
 async def test_a_copy_fails_on_the_device(models: Models, mode: Mode, copy: int) -> None:
     """Two copies in, four between the steps, one out."""
-    async with InferSession(0, model(models, mode), depth=2) as session:
+    async with InferSession(0, models.add_in(mode, SMALL), depth=2) as session:
         emulator.fail("acl.rt.memcpy_async", CODE, after=copy, device_side=True)
         with pytest.raises(AclError) as caught:
             await session.infer_iteration(feeds(SMALL), [0, -1], 5, mode)
         assert caught.value.code == CODE
         (got,) = await session.infer_iteration(feeds(SMALL), [0, -1], 5, mode)
-        np.testing.assert_array_equal(got, after(SMALL, 5))
+        np.testing.assert_array_equal(got, wanted(SMALL, steps=5))
         del caught
 
 
@@ -144,7 +110,7 @@ async def test_a_failure_amid_many_is_told_to_those_concerned(
     models: Models, call: str, mode: Mode, shape: tuple[int, ...], mem_copy: bool
 ) -> None:
     """The step that waits may be told of what an earlier request of another has done, and the other way round."""
-    async with InferSession(0, model(models, mode, shape), depth=4) as session:
+    async with InferSession(0, models.add_in(mode, shape), depth=4) as session:
         await session.infer(feeds(shape), mode)
         for nth in range(14):
             emulator.fail(call, CODE, after=nth, device_side=True)
@@ -161,9 +127,9 @@ async def test_a_failure_amid_many_is_told_to_those_concerned(
             assert len({id(error) for error in errors}) == len(errors), "each waiter has an error of its own"
             for seed, result in enumerate(results):
                 if isinstance(result, list):
-                    np.testing.assert_array_equal(result[0], after(shape, 4 if seed in (4, 9) else 1, seed))
+                    np.testing.assert_array_equal(result[0], wanted(shape, seed, 4 if seed in (4, 9) else 1))
             (got,) = await session.infer_iteration(feeds(shape), [0, -1], 3, mode, mem_copy=mem_copy)
-            np.testing.assert_array_equal(got, after(shape, 3))
+            np.testing.assert_array_equal(got, wanted(shape, steps=3))
             del errors, results, jobs, got
         now = session.statistics()
         assert (now.in_flight, now.queued) == (0, 0)
@@ -172,7 +138,7 @@ async def test_a_failure_amid_many_is_told_to_those_concerned(
 @WAYS
 async def test_a_neighbour_that_failed_before_is_told(models: Models, mem_copy: bool) -> None:
     """Its run fails while the first step is waited for; the step must not swallow that."""
-    async with InferSession(0, model(models, "static", LARGE), depth=4) as session:
+    async with InferSession(0, models.add(LARGE), depth=4) as session:
         await session.infer_iteration(feeds(LARGE), [0, -1], 3, mem_copy=mem_copy)
         for _ in range(20):
             with emulator.gate("execute") as gate:
@@ -184,5 +150,5 @@ async def test_a_neighbour_that_failed_before_is_told(models: Models, mem_copy: 
             results = await asyncio.gather(first, second, return_exceptions=True)
             assert isinstance(results[0], AclError), "the failed run was delivered as good"
             if isinstance(results[1], list):
-                np.testing.assert_array_equal(results[1][0], after(LARGE, 3))
+                np.testing.assert_array_equal(results[1][0], wanted(LARGE, steps=3))
             del first, second, results

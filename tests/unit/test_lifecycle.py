@@ -8,11 +8,12 @@ import gc
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.unit.sums import feeds, wanted
 
 from aioais import (
     AclError,
@@ -24,35 +25,15 @@ from aioais import (
     WrongLoopError,
     emulator,
 )
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
 
-Array = np.ndarray[Any, np.dtype[Any]]
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 SMALL = (1, 8)
 LARGE = (1, 1 << 17)
 BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
-
-
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    gc.collect()
-    finalize_all()
-    emulator.reset()
-
-
-def feeds(shape: tuple[int, ...], seed: int) -> list[Array]:
-    base = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    return [base + seed, np.full(shape, 2.0 * seed, np.float32)]
-
-
-def wanted(shape: tuple[int, ...], seed: int) -> Array:
-    first, second = feeds(shape, seed)
-    return first + second
 
 
 def left() -> dict[str, int]:

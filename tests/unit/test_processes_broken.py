@@ -5,59 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import textwrap
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Models
-
-TIMEOUT_S = 60
-
-PRELUDE = """
-import asyncio, gc, os, signal, sys, threading, warnings
-import numpy as np
-from aioais import AioaisError, BrokenSessionError, ClosedError, DeviceHangError, ForkError, InferSession, emulator
-PATH = sys.argv[1]
-X = np.arange(8, dtype=np.float32).reshape(1, 8)
-"""
-
-
-@pytest.fixture
-def path(models: Models) -> str:
-    return models.identity((1, 8))
-
-
-def start(path: str, body: str, *flags: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *flags, "-c", PRELUDE + textwrap.dedent(body), path],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-
-
-def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
-    """Wait for the end; gives stderr. Nothing hangs, crashes, or writes to stdout."""
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        pytest.fail(f"hung; stdout {out!r}, stderr {err!r}", False)
-    assert out == ""
-    assert code is None or process.returncode == code, err
-    assert process.returncode >= 0 or process.returncode == -signal.SIGINT, f"crashed: {process.returncode} {err}"
-    for text in ("Exception ignored", "please report", "exception calling callback", "Fatal"):
-        assert text not in err
-    return err
-
-
-def run(path: str, body: str, *flags: str, code: int | None = 0) -> str:
-    return finish(start(path, body, *flags), code)
+from tests.unit.programs import finish, run, start
 
 
 @pytest.mark.parametrize("stage", ["init", "set_device", "load", "malloc", "h2d", "execute", "d2h"])

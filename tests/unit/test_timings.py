@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -25,12 +24,6 @@ BOTH_WAYS = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "st
 
 def ones(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return np.ones(shape, np.float32)
-
-
-@pytest.fixture
-def dialled() -> Iterator[None]:
-    with emulator.configure(h2d_ms=1, execute_ms=2, d2h_ms=1):
-        yield
 
 
 def check_order(timing: RequestTiming) -> None:

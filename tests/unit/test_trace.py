@@ -7,7 +7,7 @@ import errno
 import json
 import os
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,6 @@ Event = dict[str, Any]
 
 def ones(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return np.ones(shape, np.float32)
-
-
-@pytest.fixture
-def dialled() -> Iterator[None]:
-    with emulator.configure(h2d_ms=1, execute_ms=2, d2h_ms=1):
-        yield
 
 
 class TraceFile:

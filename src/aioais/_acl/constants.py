@@ -12,12 +12,10 @@ __all__ = [
     "MAX_DIMS",
     "SUCCESS",
     "EventFlag",
-    "EventRecorded",
     "MallocPolicy",
     "MemAttr",
     "MemcpyKind",
     "RunMode",
-    "StreamStatus",
 ]
 
 SUCCESS = 0
@@ -64,21 +62,6 @@ class RunMode(IntEnum):
     """On the SoC itself (an RC board): host and device share their memory."""
     HOST = 1
     """On a host with an accelerator card (EP)."""
-
-
-class StreamStatus(IntEnum):
-    """``aclrtStreamStatus``."""
-
-    COMPLETE = 0
-    NOT_READY = 1
-    RESERVED = 0xFFFF
-
-
-class EventRecorded(IntEnum):
-    """``aclrtEventRecordedStatus``, the reverse of the older ``aclrtEventStatus``."""
-
-    NOT_READY = 0
-    COMPLETE = 1
 
 
 class EventFlag(IntFlag):

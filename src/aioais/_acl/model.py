@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from ..errors import AclError, AclMemoryError, ModelError
-from ..types import DataType, Format, TensorDesc
+from ..types import DataType, Format, Mode, TensorDesc
 from .constants import AIPP_INPUT_NAME, DYNAMIC_INPUT_NAME
 from .gears import Gears, read_gears
 from .library import Library
@@ -18,6 +18,13 @@ __all__ = ["LoadedModel", "ModelInfo", "TensorInfo", "nbytes_of"]
 
 ModelKind = Literal["static", "batch", "hw", "dims", "shape"]
 
+_MODES: Final[dict[ModelKind, Mode]] = {
+    "static": "static",
+    "batch": "dymbatch",
+    "hw": "dymhw",
+    "dims": "dymdims",
+    "shape": "dymshape",
+}
 _DEVICE_FAILED: Final = 507
 """First digits of the codes that blame the device."""
 
@@ -76,6 +83,11 @@ class ModelInfo:
     """``(absolute index, bytes)`` of every hidden input."""
     input_count: int
     """Inputs with the hidden ones."""
+
+    @property
+    def mode(self) -> Mode:
+        """The mode that reaches all its shapes; what ``auto`` stands for."""
+        return _MODES[self.kind]
 
 
 class LoadedModel:

@@ -43,11 +43,6 @@ class SlowCalls:
     ----------
     acl
         The module to use where the C library cannot be opened.
-
-    Attributes
-    ----------
-    releases_gil
-        Whether every call here gives up the GIL (the C library was opened).
     """
 
     def __init__(self, acl: Acl) -> None:
@@ -75,7 +70,6 @@ class SlowCalls:
         self.set_dynamic_batch_size: Callable[[int, int, int, int], int] = mdl.set_dynamic_batch_size
         self.set_dynamic_hw_size: Callable[[int, int, int, int, int], int] = mdl.set_dynamic_hw_size
         self.set_input_dynamic_dims: Callable[[int, int, int, dict[str, Any]], int] = mdl.set_input_dynamic_dims
-        self.releases_gil = False
         if not _is_extension(acl):
             return
         try:
@@ -89,7 +83,6 @@ class SlowCalls:
             )
             return
         self._use(library)
-        self.releases_gil = True
 
     def _use(self, lib: ctypes.CDLL) -> None:
         """Replace the calls by those of the C library (argument types: its public headers)."""

@@ -15,11 +15,11 @@ from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .arrays import as_feed, converts_slowly, describe
 from .plan import InputPlan, Plan, output_plans
 
-__all__ = ["MODES", "MODE_OF_KIND", "Planner"]
+__all__ = ["Planner"]
 
 Feed = np.ndarray | Tensor
 
-MODES: Final = {
+_MODES: Final = {
     "static": "static",
     "dymbatch": "batch",
     "dynbatch": "batch",
@@ -30,13 +30,6 @@ MODES: Final = {
     "dymshape": "shape",
     "dynshape": "shape",
     "auto": "auto",
-}
-MODE_OF_KIND: Final = {
-    "static": "static",
-    "batch": "dymbatch",
-    "hw": "dymhw",
-    "dims": "dymdims",
-    "shape": "dymshape",
 }
 _MOST_PLANS: Final = 256
 
@@ -144,7 +137,7 @@ class Planner:
             shapes = info.gears.shapes[found]
             legal = self._legal_gears()
             if kind == "static":
-                legal = f"{legal}, and mode='static' runs the largest: use mode='{MODE_OF_KIND[info.kind]}' or 'auto'"
+                legal = f"{legal}, and mode='static' runs the largest: use mode={info.mode!r} or 'auto'"
         real = []
         for k, (feed, tensor, shape) in enumerate(zip(feeds, info.inputs, shapes, strict=True)):
             real.append(self._check_feed(k, feed, tensor, shape, legal))
@@ -157,15 +150,15 @@ class Planner:
         return Plan(inputs, gear, outputs, tuple(real) if is_dynamic else None, sizes)
 
     def _kind(self, mode: str) -> str:
-        kind = MODES.get(mode) if isinstance(mode, str) else None
+        kind = _MODES.get(mode) if isinstance(mode, str) else None
         if kind is None:
-            raise ArgumentError(f"mode={mode!r} is unknown; wanted one of {', '.join(map(repr, MODES))}")
+            raise ArgumentError(f"mode={mode!r} is unknown; wanted one of {', '.join(map(repr, _MODES))}")
         mine = self._info.kind
         if kind in (mine, "auto"):
             return mine
         if kind == "static" and mine in ("batch", "hw", "dims"):
             return kind
-        right = MODE_OF_KIND[mine]
+        right = self._info.mode
         what = "static" if mine == "static" else f"{right} ({self._legal_gears()})"
         raise ArgumentError(
             f"mode={mode!r} does not fit {self._info.path!r}, whose shapes are {what}; use mode={right!r} or 'auto'"

@@ -19,7 +19,7 @@ from .d2h import submit_d2h
 from .device import Device
 from .draft import Draft
 from .execute import Executor, failure_of
-from .feeds import MODE_OF_KIND, Planner
+from .feeds import Planner
 from .h2d import submit_h2d
 from .holdings import Holdings
 from .iteration import IterationRequest
@@ -134,7 +134,7 @@ class Pipeline:
         """Take a request; never blocks."""
         if self.recordings:
             shapes = tuple(item.shape for item in request.plan.inputs)
-            request.draft = Draft(self.recordings, MODE_OF_KIND[self.info.kind], shapes)
+            request.draft = Draft(self.recordings, self.info.mode, shapes)
         self.admission.enter(request)
 
     def close(self) -> None:

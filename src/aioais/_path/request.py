@@ -44,7 +44,6 @@ class Request:
         "outputs",
         "plan",
         "queued_at",
-        "ready_at",
         "result",
         "slot",
         "started_at",
@@ -87,7 +86,6 @@ class Request:
         """Its times, if somebody records them."""
         self.queued_at = perf_counter()
         self.started_at = 0.0
-        self.ready_at = 0.0
 
     @property
     def is_dynamic(self) -> bool:

@@ -16,13 +16,14 @@ from rich.table import Table
 import aioais
 
 from .console import clear_errors, format_bytes, output_console, print_facts
-from .load import LoopLag, run_tasks, watch_loop
+from .load import run_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._acl.library import Platform
     from .._acl.model import ModelInfo, TensorInfo
+    from ..testing.lag import LoopLag
 
 __all__ = ["bench"]
 
@@ -81,6 +82,9 @@ async def _measure(
     shape: str | None,
     platform: str | None,
 ) -> _Result:
+    # Here, as its package costs all commands 20 ms to import.
+    from ..testing.lag import LoopLag
+
     session = aioais.InferSession(device, model, loop=loop, depth=depth, platform=cast("Platform | None", platform))
     async with session:
         feeds = _random_feeds(session._opened().info, shape)
@@ -93,7 +97,7 @@ async def _measure(
 
         await run_tasks(request, warmup, tasks)
         latency_ms.clear()
-        async with watch_loop() as lag:
+        async with LoopLag() as lag:
             start = time.perf_counter()
             await run_tasks(request, requests, tasks)
             seconds = time.perf_counter() - start

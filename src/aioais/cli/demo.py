@@ -18,11 +18,13 @@ import aioais
 
 from ..demo_data import DIGITS_MODEL, load_digits
 from .console import clear_errors, output_console, print_facts
-from .load import LoopLag, run_tasks, watch_loop
+from .load import run_tasks
 from .picture import PICTURE_WIDTH, draw
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ..testing.lag import LoopLag
 
 __all__ = ["demo"]
 
@@ -67,6 +69,9 @@ def demo(
 async def _read(
     console: Console, model: str, device: int, images: npt.NDArray[np.float32], tasks: int, rounds: int
 ) -> _Result:
+    # Here, as its package costs all commands 20 ms to import.
+    from ..testing.lag import LoopLag
+
     answers = np.full((rounds, len(images)), -1)
     done = 0
     async with aioais.InferSession(device, model) as session:
@@ -88,7 +93,7 @@ async def _read(
 
             drawing = asyncio.create_task(redraw())
             try:
-                async with watch_loop() as lag:
+                async with LoopLag() as lag:
                     start = time.perf_counter()
                     await run_tasks(read, answers.size, tasks)
                     seconds = time.perf_counter() - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
-_MODES: Final = {
-    "static": "static",
-    "batch": "dymbatch",
-    "hw": "dymhw",
-    "dims": "dymdims",
-    "shape": "dymshape",
-}
-
 
 def inspect(
     model: Annotated[str, typer.Argument(help="A .om or .onnx file.")],
@@ -37,7 +29,7 @@ def inspect(
     """Show the inputs, outputs and gears of a model."""
     with clear_errors("inspect"):
         info = aioais.run(_load, model, device, platform)
-    facts = {"model": info.path, "mode": _MODES[info.kind]}
+    facts = {"model": info.path, "mode": info.mode}
     if info.gears:
         facts["gears"] = "; ".join(",".join(map(str, gear)) for gear in info.gears.values)
 

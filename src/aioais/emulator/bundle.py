@@ -22,7 +22,7 @@ def unload_model(handle: int) -> int:
 
 
 def _bundles() -> dict[int, list[int]]:
-    return {handle: item for handle, item in state.others.items() if isinstance(item, list)}
+    return {handle: item for handle, item in list(state.others.items()) if isinstance(item, list)}
 
 
 def _bundle(loaded: tuple[int, int]) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from types import TracebackType
 
 from aioais._acl.codes import AclCode
 from aioais.emulator._state import state
-from aioais.emulator.stream import Stream
+from aioais.emulator.device import Device
+from aioais.emulator.stream import streams_of
 
 __all__ = ["kill"]
 
@@ -18,7 +19,7 @@ _MARK = "acl: a device is dead"
 class _Revive(AbstractContextManager[None]):
     """Brings the device back at the end of a ``with`` block."""
 
-    def __init__(self, device: int) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
 
     def __enter__(self) -> None:
@@ -27,10 +28,10 @@ class _Revive(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        state.dead.pop(self._device, None)
+        state.dead.pop(self._device.index, None)
         if not state.dead:
             state.armed.pop(_MARK, None)
-        for stream in _streams(self._device):
+        for stream in streams_of(self._device):
             stream.halted = False
 
 
@@ -64,15 +65,9 @@ def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextM
     if code == 0:
         raise ValueError("a dead device needs a code other than 0")
     state.dead[device] = int(code)
-    for stream in _streams(device):
+    for stream in streams_of(state.devices[device]):
         stream.halted = True
         if stream.queue:  # for a synchronise that comes when it is back
             stream.fail(int(code), f"device {device} died")
     state.armed[_MARK] = []
-    return _Revive(device)
-
-
-def _streams(device: int) -> list[Stream]:
-    streams = [stream for stream in list(state.streams.values()) if stream.device.index == device]
-    defaults = [c.default_stream for c in list(state.contexts.values()) if c.device.index == device]
-    return streams + defaults
+    return _Revive(state.devices[device])

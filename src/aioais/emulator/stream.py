@@ -23,7 +23,7 @@ from aioais.emulator.timeline import FOREVER, sleep_until
 if TYPE_CHECKING:
     from aioais.emulator.device import Device
 
-__all__ = ["Failure", "Operation", "Record", "Stream", "resolve", "run"]
+__all__ = ["Failure", "Operation", "Record", "Stream", "resolve", "run", "streams_of"]
 
 Operation = tuple[Any, ...]
 """First item: ``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
@@ -200,6 +200,12 @@ def resolve(handle: int, context: Context) -> Stream:
     return stream
 
 
+def streams_of(device: Device) -> list[Stream]:
+    """Give the streams of a device, then the default streams of its contexts; others may come and go meanwhile."""
+    streams = [stream for stream in list(state.streams.values()) if stream.device is device]
+    return streams + [c.default_stream for c in list(state.contexts.values()) if c.device is device]
+
+
 def foreign(call: str) -> int:
     """Report that a stream belongs to another context."""
     return report(AclCode.RT_STREAM_CONTEXT, f"{call}: the stream belongs to another context than the current one")
@@ -249,7 +255,7 @@ def _create(priority: int) -> tuple[int, int]:
     if context is None:
         return 0, AclCode.RT_CONTEXT_NULL
     device = context.device
-    if sum(stream.device is device for stream in state.streams.values()) >= _LIMIT:
+    if sum(stream.device is device for stream in list(state.streams.values())) >= _LIMIT:
         return 0, report(AclCode.RT_NO_STREAM_RESOURCE, f"device {device.index} has {_LIMIT} streams already")
     return Stream(context, priority).handle, 0
 
@@ -344,7 +350,7 @@ def set_stream_failure_mode(handle: int, mode: int) -> int:
 
 def drop_all(device: Device) -> int:
     """Take the streams of a device away; count them."""
-    gone = [stream for stream in state.streams.values() if stream.device is device]
+    gone = [stream for stream in list(state.streams.values()) if stream.device is device]
     for stream in gone:
         drop(stream)
         stream.alive = False

@@ -11,7 +11,7 @@ from aioais._acl.codes import AclCode
 from aioais.emulator._args import entry
 from aioais.emulator._state import report, state
 from aioais.emulator.context import current
-from aioais.emulator.stream import refuse_deadlock, resolve, run, synchronize, take_failure
+from aioais.emulator.stream import refuse_deadlock, resolve, run, streams_of, synchronize, take_failure
 from aioais.emulator.timeline import FOREVER
 
 __all__ = ["deadline_of"]
@@ -51,11 +51,8 @@ def _synchronize_device(call: str, deadline: float, held: bool, refuse: bool) ->
     context = current()
     if context is None:
         return AclCode.RT_CONTEXT_NULL
-    device = context.device
-    streams = [s for s in state.streams.values() if s.device is device]
-    streams += [c.default_stream for c in state.contexts.values() if c.device is device]
     result = 0
-    for stream in streams:
+    for stream in streams_of(context.device):
         if refuse:
             refuse_deadlock(stream, call)
         if not synchronize(stream, deadline, held):

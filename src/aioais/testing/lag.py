@@ -30,13 +30,14 @@ class LoopLag:
     Attributes
     ----------
     late_ms : list of float
-        Lateness of each wake-up in milliseconds, in order. A wake-up that is due when the block ends counts with
-        what it is late by then, so that a loop that was blocked to the end shows.
+        Lateness of each wake-up in milliseconds, at least 0, in order. A wake-up that is due when the block ends
+        counts with what it is late by then, so that a loop that was blocked to the end shows.
 
     Notes
     -----
-    Works on asyncio's own loop and on uvloop, under pytest-asyncio and anyio's plugin alike. An error that the block
-    itself raises goes first.
+    Works on asyncio's own loop and on uvloop, under pytest-asyncio and anyio's plugin alike. uvloop's clock ticks in
+    whole milliseconds: up to 1 ms of what is found there is its timers' resolution. An error that the block itself
+    raises goes first.
     """
 
     def __init__(self, limit_ms: float | None = None, *, period_s: float = 0.001) -> None:
@@ -90,4 +91,5 @@ class LoopLag:
         while True:
             self._due = time.perf_counter() + self.period_s
             await asyncio.sleep(self.period_s)
-            self.late_ms.append((time.perf_counter() - self._due) * 1e3)
+            # A coarse clock can also wake the task early.
+            self.late_ms.append(max(0.0, time.perf_counter() - self._due) * 1e3)
