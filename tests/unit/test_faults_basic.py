@@ -165,6 +165,36 @@ async def test_no_memory_at_all(models: Models) -> None:
         check(SMALL, 2, await session.infer(feeds(SMALL, 2)))
 
 
+@pytest.mark.parametrize("what", ["infer", "tensors", "exchange", "copy"])
+async def test_a_buffer_cannot_be_bound(models: Models, what: str) -> None:
+    """What the next request computes with must be the buffers that it reads its result from."""
+
+    async def step() -> None:
+        if what == "infer":
+            check(LARGE, 1, await session.infer(feeds(LARGE, 1)))
+        elif what == "tensors":
+            (tensor,) = await session.infer(feeds(LARGE, 1), out_array=False)
+            tensor.close()
+        else:
+            await session.infer_iteration(feeds(LARGE, 1), [0, -1], 3, mem_copy=what == "copy")
+
+    call = "acl.update_data_buffer"
+    async with InferSession(0, models.add(LARGE), depth=1) as session:
+        await step()
+        emulator.reset_counts()
+        await step()
+        for nth in range(emulator.counts().get(call, 0)):
+            emulator.fail(call, CODE, after=nth)
+            with pytest.raises(AclError) as caught:
+                await step()
+            assert caught.value.call == call
+            del caught
+            gc.collect()
+            for seed in range(3):
+                check(LARGE, seed, await session.infer(feeds(LARGE, seed)))
+            await step()
+
+
 # --- waits that are refused while the work goes on --------------------------------------------------
 
 
