@@ -65,9 +65,9 @@ def tests(session: nox.Session, loop: str) -> None:
 
 @nox.session(python="3.11", default=False)
 def stress(session: nox.Session) -> None:
-    """Run the long forms: each call of ACL fails at every place, onnx's own suite, fuzzers and storms."""
+    """Run the long forms: each call of ACL fails at many places, onnx's own suite, fuzzers and storms."""
     session.install("-e", f".[{EXTRAS}]", *group("test"))
-    tests = ("tests/unit/test_faults_everywhere.py", "tests/stress")
+    tests = ("tests/unit/test_faults_everywhere.py", "tests/unit/test_multi_faults_everywhere.py", "tests/stress")
     session.run("pytest", "--timeout=3600", "-rP", *tests, *session.posargs, env={"AIOAIS_TEST_LONG": "1"})
 
 

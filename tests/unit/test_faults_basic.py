@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.unit.sums import check, feeds
 
 from aioais import AclError, AclMemoryError, InferSession, emulator
+from aioais.testing import check_leaks
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -139,6 +142,97 @@ async def test_no_memory_at_all(models: Models) -> None:
         assert isinstance(caught.value, MemoryError)
         assert caught.value.name
         check(SMALL, 2, await session.infer(feeds(SMALL, 2)))
+
+
+@pytest.mark.parametrize("what", ["infer", "tensors", "exchange", "copy"])
+async def test_a_buffer_cannot_be_bound(models: Models, what: str) -> None:
+    """What the next request computes with must be the buffers that it reads its result from."""
+
+    async def step() -> None:
+        if what == "infer":
+            check(LARGE, 1, await session.infer(feeds(LARGE, 1)))
+        elif what == "tensors":
+            (tensor,) = await session.infer(feeds(LARGE, 1), out_array=False)
+            tensor.close()
+        else:
+            await session.infer_iteration(feeds(LARGE, 1), [0, -1], 3, mem_copy=what == "copy")
+
+    call = "acl.update_data_buffer"
+    async with InferSession(0, models.add(LARGE), depth=1) as session:
+        await step()
+        emulator.reset_counts()
+        await step()
+        for nth in range(emulator.counts().get(call, 0)):
+            emulator.fail(call, CODE, after=nth)
+            with pytest.raises(AclError) as caught:
+                await step()
+            assert caught.value.call == call
+            del caught
+            gc.collect()
+            for seed in range(3):
+                check(LARGE, seed, await session.infer(feeds(LARGE, seed)))
+            await step()
+
+
+# --- waits that are refused while the work goes on --------------------------------------------------
+
+
+@pytest.mark.parametrize("hang_timeout", [None, 60])
+@pytest.mark.parametrize(("shape", "stage", "nth"), [(SMALL, "execute", 0), (SMALL, "d2h", 0), (LARGE, "d2h", 1)])
+async def test_a_refused_wait_gives_nothing_away(
+    models: Models, shape: tuple[int, ...], stage: str, nth: int, hang_timeout: float | None
+) -> None:
+    """The device may still write to the buffers: the request ends when it is through, and not before."""
+    call = "acl.rt.synchronize_stream" + ("_with_timeout" if hang_timeout else "")
+    async with InferSession(0, models.add(shape), hang_timeout=hang_timeout) as session:
+        check(shape, 1, await session.infer(feeds(shape, 1)))
+        emulator.reset_counts()
+        with emulator.gate(stage):
+            emulator.fail(call, CODE, after=nth)
+            task = asyncio.ensure_future(session.infer(feeds(shape, 2)))
+            while emulator.counts().get(call, 0) < nth + 2 and not task.done():  # until it waits again
+                await asyncio.sleep(0.001)
+            assert not task.done()
+            assert session.statistics().in_flight == 1
+        with pytest.raises(AclError) as caught:
+            await task
+        assert (caught.value.call, caught.value.code) == (call, CODE)
+        check(shape, 3, await session.infer(feeds(shape, 3)))
+        del caught
+
+
+async def test_a_wait_that_fails_in_two_ways(models: Models, caplog: pytest.LogCaptureFixture) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        check(SMALL, 1, await session.infer(feeds(SMALL, 1)))
+        emulator.fail("acl.rt.synchronize_stream", CODE)
+        emulator.fail("acl.rt.synchronize_stream", 107003)
+        with pytest.raises(AclError) as caught:
+            await session.infer(feeds(SMALL, 2))
+        assert caught.value.code == CODE, "the first is the one to tell"
+        assert "waiting again failed too: acl.rt.synchronize_stream failed with 107003" in caplog.text
+        check(SMALL, 3, await session.infer(feeds(SMALL, 3)))
+        del caught
+
+
+@pytest.mark.parametrize("call", ["acl.rt.record_event", "acl.rt.synchronize_stream", "acl.update_data_buffer"])
+async def test_outputs_that_acl_allocated_are_freed_whatever_fails_next(models: Models, call: str) -> None:
+    path = models.convert(
+        models.add(["n", 8], name="open"), "ranges", input_shape_range="input1:[1~4,8];input2:[1~4,8]"
+    )
+
+    async def live_through() -> None:
+        async with InferSession(0, path) as session:
+            check(SMALL, 1, await session.infer(feeds(SMALL, 1), "dymshape", 1))
+
+    await live_through()
+    emulator.reset_counts()
+    await live_through()
+    assert emulator.counts()["acl.mdl.execute"] == 1, "ACL allocates in this run"
+    for nth in range(emulator.counts()[call]):
+        emulator.fail(call, CODE, after=nth)
+        with contextlib.suppress(AclError):
+            await live_through()
+        check_leaks()
 
 
 # --- work that fails on the device ------------------------------------------------------------------

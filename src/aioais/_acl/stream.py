@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
-from ..errors import DeviceHangError
+from ..errors import AclError, DeviceHangError
 from .constants import EventFlag
 from .library import Library
 
 __all__ = ["Event", "Stream"]
+
+_log = logging.getLogger("aioais")
 
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
@@ -103,31 +106,46 @@ class Stream:
         DeviceHangError
             It is not done within the stream's ``hang_timeout``, and may go on.
         AclError
-            Work of this stream failed; all of it is done.
+            Work of this stream failed, or ACL refused to wait; all of it is done.
         """
-        if self._timeout is not None:
-            self.synchronize_within(self._timeout)
-            return
-        code = self._library.slow.synchronize_stream(self.handle)
-        if code:
-            raise self._library.error("acl.rt.synchronize_stream", code)
+        self._settle(self._timeout)
 
     def synchronize_within(self, seconds: float) -> None:
         """Do as :meth:`synchronize`, for so many seconds at most."""
-        library = self._library
-        code = library.slow.synchronize_stream_with_timeout(self.handle, max(1, math.ceil(seconds * 1e3)))
-        if not code:
-            return
-        error = library.error("acl.rt.synchronize_stream_with_timeout", code)
-        if isinstance(error, DeviceHangError):
-            hint = (
-                f"not done within hang_timeout={seconds:g} s, and maybe never: reset the device, or give it more time"
-            )
-            error = DeviceHangError(error.call, error.code, error.name, hint, error.message)
-        raise error
+        self._settle(seconds)
 
     def close(self) -> None:
         """Destroy the stream, in the thread context that made it; idempotent."""
         handle, self.handle = self.handle, 0
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
+
+    def _settle(self, seconds: float | None) -> None:
+        error = self._wait_once(seconds)
+        if error is None:
+            return
+        if seconds is None or not isinstance(error, DeviceHangError):
+            # It may be the wait that failed and not the work, which then goes on. Whoever gets the error
+            # uses or frees the buffers next.
+            again = self._wait_once(seconds)
+            if isinstance(again, DeviceHangError):
+                raise again from error
+            if again is not None and again.code != error.code:
+                _log.warning("after %s: waiting again failed too: %s", error.name or error.code, again)
+        raise error
+
+    def _wait_once(self, seconds: float | None) -> AclError | None:
+        library = self._library
+        if seconds is None:
+            code = library.slow.synchronize_stream(self.handle)
+            return library.error("acl.rt.synchronize_stream", code) if code else None
+        code = library.slow.synchronize_stream_with_timeout(self.handle, max(1, math.ceil(seconds * 1e3)))
+        if not code:
+            return None
+        error = library.error("acl.rt.synchronize_stream_with_timeout", code)
+        if isinstance(error, DeviceHangError):
+            hint = (
+                f"not done within hang_timeout={seconds:g} s, and maybe never: reset the device, or give it more time"
+            )
+            error = DeviceHangError(error.call, error.code, error.name, hint, error.message)
+        return error

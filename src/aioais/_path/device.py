@@ -17,7 +17,6 @@ from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool, view
 from .._acl.process import AclProcess, process_of
 from .._acl.stream import Stream
 from .._bridge.worker import Worker
-from ..errors import AclError
 from ..summary import MemorySummary
 from .shortage import Shortage
 
@@ -149,13 +148,7 @@ class Device:
         assert self._stream is not None
         started = time.perf_counter()
         self._stream.copy(dst, nbytes, src, nbytes, kind)
-        try:
-            self._stream.synchronize()
-        except AclError:
-            # The wait itself may have been refused; the memory is given back next, so nothing may be queued.
-            with contextlib.suppress(AclError):
-                self._stream.synchronize()
-            raise
+        self._stream.synchronize()
         record = MemorySummary.record_h2d if kind is MemcpyKind.HOST_TO_DEVICE else MemorySummary.record_d2h
         record((time.perf_counter() - started) * 1e3)
 

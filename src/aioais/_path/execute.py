@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from .._acl.library import Library
 from .._acl.model import LoadedModel
+from .._acl.release import run_all
 from .._acl.stream import Stream
 from ..errors import AclError, AclMemoryError, AclUsageError, DeviceHangError, ModelError
 from .plan import OutputPlan, output_plans
@@ -224,28 +227,20 @@ class Executor:
         The memory is the caller's afterwards and becomes the slot's (pyACL reference, outputs of
         unknown size).
         """
-        slow, outputs, memory = self._library.slow, slot.out_data, slot.device.memory
-        count = len(self._model.info.outputs)
-        for k in range(count):
+        outputs = slot.out_data
+        for k in range(len(slot.outputs)):
             outputs.bind(k, 0, 0)
         stream, marks = self.stream, slot.execute_marks
         stream.record(marks[0])
-        code = slow.execute(self._model.id, slot.in_data.handle, outputs.handle)
+        code = self._library.slow.execute(self._model.id, slot.in_data.handle, outputs.handle)
         if code:
             self._library.acl.get_recent_err_msg()  # the first failure is the one to tell
+        _take_allocated(slot)  # at once: whatever fails next, nobody else knows of this memory
         for mark in marks[1:]:
             stream.record(mark)
         if slot.execute_done is not None:
             stream.record(slot.execute_done)
         stream.synchronize()
-        for k in range(count):
-            address, nbytes = outputs.allocated(k)
-            block = slot.outputs[k]
-            if address and block is not None:
-                slot.outputs[k] = memory.adopt(address, nbytes)
-                block.close()
-            elif block is not None:
-                outputs.bind(k, block.address, block.nbytes)
         return code
 
     def _grow_blindly(self, slot: Slot) -> bool:
@@ -282,6 +277,20 @@ def failure_of(request: Request, failure: Failure | None) -> BaseException | Non
     if failure is None or request.submission > failure.last:
         return None
     return copy.copy(failure.error) if isinstance(failure.error, AclError) else failure.error
+
+
+def _take_allocated(slot: Slot) -> None:
+    """Own the outputs that ACL allocated; those that it did not get their buffers back."""
+    steps: list[Callable[[], None]] = []
+    for k, block in enumerate(slot.outputs):
+        address, nbytes = slot.out_data.allocated(k)
+        assert block is not None
+        if address:
+            slot.outputs[k] = slot.device.memory.adopt(address, nbytes)
+            steps.append(block.close)
+        else:
+            steps.append(partial(slot.out_data.bind, k, block.address, block.nbytes))
+    run_all(steps)
 
 
 def _capacity(slot: Slot, k: int) -> int:

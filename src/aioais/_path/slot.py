@@ -103,15 +103,11 @@ class Slot:
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Give input ``k`` its own buffer of at least ``nbytes``, growing it by doubling."""
-        block = self._grown(self.inputs, k, nbytes)
-        self.in_data.bind(self.info.inputs[k].index, block.address, block.nbytes)
-        return block
+        return self._grown(self.inputs, k, nbytes, self.in_data, self.info.inputs[k].index)
 
     def output_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Give output ``k`` a buffer of at least ``nbytes``, growing it by doubling."""
-        block = self._grown(self.outputs, k, nbytes)
-        self.out_data.bind(k, block.address, block.nbytes)
-        return block
+        return self._grown(self.outputs, k, nbytes, self.out_data, k)
 
     def describe(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Set the shapes of a dynamic-shape model's inputs, unless they are set already."""
@@ -130,17 +126,19 @@ class Slot:
         """
         given, taken = self.outputs[source], self.inputs[k]
         assert given is not None
+        if self.device.is_shared:
+            self._views.clear()  # they look at the input's buffer
         if taken is None or taken.nbytes < given.nbytes:
             # Not by doubling: the two would outgrow each other without end.
             small, taken = taken, self.device.alloc(given.nbytes)
             self.inputs[k] = taken
             if small is not None:
                 small.close()
-        if self.device.is_shared:
-            self._views.clear()  # they look at the input's buffer
-        self.inputs[k], self.outputs[source] = given, taken
+        # The owners change last. Where a call fails before, the output is still bound to its own buffer, and an
+        # input is bound anew by each request.
         self.in_data.bind(self.info.inputs[k].index, given.address, given.nbytes)
         self.out_data.bind(source, taken.address, taken.nbytes)
+        self.inputs[k], self.outputs[source] = given, taken
 
     def take_output(self, k: int) -> DeviceBlock:
         """Take the buffer of output ``k`` out of the slot and put a fresh one in its place."""
@@ -224,8 +222,8 @@ class Slot:
         return block.nbytes if block is not None else 0
 
     def _put_output(self, k: int, block: DeviceBlock) -> None:
+        self.out_data.bind(k, block.address, block.nbytes)  # first: where that fails the slot stays as it is
         self.outputs[k] = block
-        self.out_data.bind(k, block.address, block.nbytes)
 
     def _stage(self, k: int, item: InputPlan) -> np.ndarray:
         if self.device.is_shared:
@@ -239,20 +237,26 @@ class Slot:
             address = self._staging[k][0]
         return view(address, item.shape, item.dtype)
 
-    def _grown(self, blocks: list[DeviceBlock | None], k: int, nbytes: int) -> DeviceBlock:
-        block = blocks[k]
+    def _grown(
+        self, blocks: list[DeviceBlock | None], k: int, nbytes: int, dataset: Dataset, index: int
+    ) -> DeviceBlock:
+        small = block = blocks[k]
         if block is None or block.nbytes < nbytes:
-            small = block
-            try:
-                block = self.device.alloc(max(nbytes, 2 * small.nbytes if small else 0))
-            except AclMemoryError:
-                if small is None or 2 * small.nbytes <= nbytes:
-                    raise
-                block = self.device.alloc(nbytes)  # no room to grow ahead
+            block = self._larger(small, nbytes)
+        dataset.bind(index, block.address, block.nbytes)  # first: where that fails the slot stays as it is
+        if block is not small:
             blocks[k] = block
             if small is not None:
                 small.close()
         return block
+
+    def _larger(self, small: DeviceBlock | None, nbytes: int) -> DeviceBlock:
+        try:
+            return self.device.alloc(max(nbytes, 2 * small.nbytes if small else 0))
+        except AclMemoryError:
+            if small is None or 2 * small.nbytes <= nbytes:
+                raise
+            return self.device.alloc(nbytes)  # no room to grow ahead
 
     def _event(self) -> Event:
         event = Event(self.device.library)
