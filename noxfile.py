@@ -65,10 +65,37 @@ def tests(session: nox.Session, loop: str) -> None:
 
 @nox.session(python="3.11", default=False)
 def stress(session: nox.Session) -> None:
-    """Run the long forms: each call of ACL fails at many places, onnx's own suite, fuzzers and storms."""
+    """Run the long forms: each call of ACL fails at many places, onnx's own suite, fuzzers, storms, made-up lives."""
     session.install("-e", f".[{EXTRAS}]", *group("test"))
-    tests = ("tests/unit/test_faults_everywhere.py", "tests/unit/test_multi_faults_everywhere.py", "tests/stress")
+    units = ("faults_everywhere", "multi_faults_everywhere", "session_machine")
+    tests = (*(f"tests/unit/test_{name}.py" for name in units), "tests/stress")
     session.run("pytest", "--timeout=3600", "-rP", *tests, *session.posargs, env={"AIOAIS_TEST_LONG": "1"})
+
+
+@nox.session(python="3.11")
+def coverage(session: nox.Session) -> None:
+    """Run the suite and see that it goes through nearly all branches; the programs that it starts count too."""
+    session.install("-e", f".[{EXTRAS}]", *group("test"))
+    data = Path(session.create_tmp()).resolve()
+    env = {"COVERAGE_FILE": str(data / ".coverage")}
+    session.run("coverage", "erase", env=env)
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+    session.run("coverage", "combine", env=env)
+    session.run("coverage", "report", env=env)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look for known weaknesses in the newest versions of what users install: dependencies and extras."""
+    session.install(*group("audit"))
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        wanted += extra
+    listed = Path(session.create_tmp()) / "requirements.txt"
+    listed.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+    # Strict: what could not be looked up is no good news.
+    session.run("pip-audit", "--strict", "--progress-spinner", "off", "--requirement", str(listed))
 
 
 @nox.session(python=PYTHONS[0])

@@ -66,7 +66,10 @@ class InferSession(Measures):
     hang_timeout
         Most seconds to wait for the device at one time, ``None`` for ever. One wait covers the requests
         that are queued on the device together and, on a shared device, what others have queued before: be
-        generous. Needs a release of ACL that has ``acl.rt.synchronize_stream_with_timeout``.
+        generous. It bounds executions and copies, those of :meth:`to_device` and of ``to_host`` of the tensors
+        that this session makes included; not opening (the device's start, the load), allocating, nor the turn
+        that such a copy waits behind those of other sessions, as ACL bounds none of these. Needs a release of
+        ACL that has ``acl.rt.synchronize_stream_with_timeout``.
 
     Raises
     ------
@@ -395,17 +398,14 @@ class InferSession(Measures):
             It is no array.
         AclError
             The device has no room, or the copy failed.
-        BrokenSessionError
-            The session is broken.
+        DeviceHangError, BrokenSessionError
+            The copy was not done within ``hang_timeout``; the session is broken, now or since earlier.
 
         Notes
         -----
         Cancelled: the copy ends unseen and its memory is freed.
         """
-        pipeline = self._opened()
-        if pipeline.breakage.cause is not None:
-            raise pipeline.breakage.refusal()
-        return await upload(pipeline.device, array)
+        return await upload(self._opened(), array)
 
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent.

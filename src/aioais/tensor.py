@@ -25,13 +25,21 @@ class Tensor:
     flight that use it keep it until they are done.
     """
 
-    __slots__ = ("__weakref__", "_block", "_device", "_dtype", "_shape")
+    __slots__ = ("__weakref__", "_block", "_device", "_dtype", "_hang_timeout", "_shape")
 
-    def __init__(self, device: Device, block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        block: DeviceBlock,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        hang_timeout: float | None,
+    ) -> None:
         self._device = device
         self._block: DeviceBlock | None = block
         self._shape = shape
         self._dtype = dtype
+        self._hang_timeout = hang_timeout
         live_tensors.add(self)
 
     @property
@@ -73,10 +81,16 @@ class Tensor:
             The tensor is closed.
         AclError
             The copy failed.
+        DeviceHangError
+            It was not done within the ``hang_timeout`` of the session that made the tensor. No session breaks of it.
         """
         device, block = self._device, self.block
         device.process.check_fork()
-        return await wait_future(device.worker.submit(lambda: device.download(block, self._shape, self._dtype)))
+
+        def copy() -> np.ndarray:
+            return device.copies.download(block, self._shape, self._dtype, self._hang_timeout)
+
+        return await wait_future(device.worker.submit(copy))
 
     def close(self) -> None:
         """Give the memory up; idempotent, never blocks."""

@@ -19,9 +19,15 @@ from aioais import AclInternalError, BrokenSessionError, FeedError, InferSession
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-pytestmark = pytest.mark.stress
-EXAMPLES = int(os.environ.get("AIOAIS_TEST_STORM_EXAMPLES", "15"))
-STORM = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
+
+LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
+STORM = settings(
+    max_examples=150 if LONG else 15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=not LONG,
+)
 
 
 @pytest.fixture(scope="module")

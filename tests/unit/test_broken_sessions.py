@@ -175,6 +175,47 @@ async def test_closed_while_the_device_hangs(
     assert emulator.leaks() == {}
 
 
+@pytest.mark.parametrize("is_through", [True, False], ids=["through", "working"])
+async def test_leaked(models: Models, is_through: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken session that nobody closes warns as a whole one does, and frees what the device lets go of."""
+    session = await InferSession(0, models.add(SMALL), hang_timeout=LIMIT)
+    with emulator.gate("execute") as gate:
+        with pytest.raises(DeviceHangError):
+            await session.infer(feeds(SMALL))
+        held = live()["device_blocks"]
+        if is_through:
+            gate.open()
+        else:
+            caplog.set_level(logging.ERROR, "aioais")
+        with pytest.warns(ResourceWarning, match="broken> was never closed") as warned:  # noqa: PT031
+            del session
+            while not warned.list:  # the stage threads, and this step of the loop, hold it for a moment
+                await asyncio.sleep(0.001)
+                gc.collect()
+        if not is_through:
+            while "stay set aside" not in caplog.text:  # the suite's timeout ends it
+                await asyncio.sleep(0.001)
+            assert live()["device_blocks"] == held
+    if not is_through:
+        await InferSession.finalize()
+    while any(live().values()):
+        await asyncio.sleep(0.001)
+
+
+async def test_finalised_while_it_is_broken(models: Models) -> None:
+    """It goes on to say why, and its counters stay true."""
+    session = await InferSession(0, models.add(SMALL), depth=2)
+    await works(session, SMALL)
+    emulator.fail("acl.mdl.execute_async", LOST[0], device_side=True)
+    with pytest.raises(AclError):
+        await session.infer(feeds(SMALL))
+    await InferSession.finalize()
+    seen = session.statistics()
+    assert (seen.in_flight, seen.queued, seen.slots, seen.done, seen.failed) == (0, 0, 0, 1, 1)
+    await refuses(session, AclError)
+    await session.aclose()
+
+
 async def test_hangs_while_it_is_being_closed(models: Models) -> None:
     session = await InferSession(0, models.add(SMALL), hang_timeout=LIMIT)
     with emulator.gate("execute") as gate:

@@ -50,6 +50,7 @@ PATH_SHARED: dict[str, str] = {
     "plan": "a record: what a kind of request will do",
     "slot": "a record: the buffers of one request in flight",
     "device": "what all stages and sessions of a device share",
+    "copies": "moves what belongs to no request: part of the device",
     "clock": "what a session has measured; stages do not import it, the admission does",
     "slot_pool": "the slots of a session",
     "shortage": "what a device does when its memory ends: part of the device",

@@ -16,6 +16,7 @@ from aioais import (
     AclInternalError,
     BrokenSessionError,
     FeedError,
+    InferSession,
     ModelError,
     MultiDeviceSession,
     PipelineOutput,
@@ -192,6 +193,23 @@ async def test_a_stream_goes_on_without_a_device_that_hangs(models: Models, capl
             assert "DeviceHangError" in (session.statistics()[1].failure or "")
         assert "device 1 is taken out of service" in caplog.text
         assert ((await session.infer({1: [pair(2)]}))[1][0][0] == total(2)).all(), "it is opened anew"
+    await InferSession.finalize()  # what the hung device held, if the gate was closed for longer than a close waits
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_a_stream_begins_on_a_device_that_broke_since(models: Models, count: int) -> None:
+    """The first item is refused with nothing under way anywhere; it runs on the other device."""
+    async with MultiDeviceSession(models.add(SHAPE)) as session:
+        await session.infer({0: [pair(0)], 1: [pair(0)]})
+        warm = session._pool.state(0).session
+        assert warm is not None
+        emulator.fail("acl.mdl.execute_async", 507010, device_side=True)
+        with pytest.raises(AclError):
+            await warm.infer(pair(0))
+        got = [one async for one in session.stream((pair(k) for k in range(count)), [0, 1])]
+        assert [(one.index, one.device_id) for one in got] == [(k, 1) for k in range(count)]
+        assert all((one.outputs[0] == total(k)).all() for k, one in enumerate(got))
+        assert session.statistics()[1].streamed == count
 
 
 async def test_what_fails_without_being_fatal_keeps_the_session(models: Models) -> None:

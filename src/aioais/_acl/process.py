@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ __all__ = ["AclProcess", "live_processes", "process_of"]
 
 _INVALID_PARAM: Final = 100000
 _REPEATED_INIT: Final = 100002
+_LARGEST_CONFIG: Final = 10 << 20
 
 
 class AclProcess:
@@ -172,6 +174,9 @@ class AclProcess:
 def _read_config(path: str) -> Any:
     """Parse ``acl.json``, to refuse what ACL would refuse less clearly."""
     try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_CONFIG:
+            raise ArgumentError(f"acl_json_path={path!r}: wanted a regular file of at most {_LARGEST_CONFIG} bytes")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as exc:
         raise ArgumentError(f"acl_json_path={path!r} cannot be read: {exc.strerror}") from exc

@@ -298,6 +298,7 @@ class Scheduler:
         self._again.append(item)
         self._lose(device, root(error))
         self._fail_without_devices()
+        self.wake()  # the other devices may be idle: nothing else would have the item run
 
     def _done(self, item: _Item, outputs: list[np.ndarray] | None, error: BaseException | None) -> None:
         item.outputs, item.error = outputs, error

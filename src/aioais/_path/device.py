@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from .._acl.constants import MemcpyKind, RunMode
+from .._acl.constants import RunMode
 from .._acl.library import Library
-from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool, view
+from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool
 from .._acl.process import AclProcess, process_of
-from .._acl.stream import Stream
 from .._bridge.worker import Worker
-from ..summary import MemorySummary
+from .copies import Copies
 from .shortage import Shortage
 
 __all__ = ["Device", "acquire_device", "live_devices"]
@@ -49,7 +45,7 @@ class Device:
         self.memory = DeviceMemory(self.library, self.post, spare)
         self.pinned = PinnedPool(self.library, self.post, spare)
         self.shortage.watch(self.memory, self.pinned)
-        self._stream: Stream | None = None
+        self.copies = Copies(self.library, self.alloc, self.pinned)
         self._is_open = False
         self._is_retired = False
 
@@ -79,7 +75,7 @@ class Device:
         self.is_shared = self.pinned.is_shared = self.process.run_mode() is RunMode.DEVICE
         if not self.context:  # made by an open that failed after it
             self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
-        self._stream = Stream(library)
+        self.copies.open()
         self._is_open = True
 
     def enter(self) -> None:
@@ -97,40 +93,6 @@ class Device:
         assert block is not None
         return block
 
-    def upload(self, array: np.ndarray) -> DeviceBlock:
-        """Copy a C-contiguous array to fresh device memory; on the control thread."""
-        block = self.alloc(array.nbytes)
-        if not array.nbytes:
-            return block
-        if self.is_shared:
-            np.copyto(view(block.address, array.shape, array.dtype), array)
-            return block
-        address = self.pinned.acquire(array.nbytes, force=True)
-        assert address is not None
-        try:
-            np.copyto(view(address, array.shape, array.dtype), array)
-            self._transfer(block.address, address, array.nbytes, MemcpyKind.HOST_TO_DEVICE)
-        finally:
-            self.pinned.release(address, array.nbytes)
-        return block
-
-    def download(self, block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """Copy device memory to a fresh array; on the control thread."""
-        array = np.empty(shape, dtype)
-        if not array.nbytes:
-            return array
-        if self.is_shared:
-            np.copyto(array, view(block.address, shape, dtype))
-            return array
-        address = self.pinned.acquire(array.nbytes, force=True)
-        assert address is not None
-        try:
-            self._transfer(address, block.address, array.nbytes, MemcpyKind.DEVICE_TO_HOST)
-            np.copyto(array, view(address, shape, dtype))
-        finally:
-            self.pinned.release(address, array.nbytes)
-        return array
-
     def release_session(self) -> None:
         """Tell that a session of this device has freed all it had; from any thread."""
         with _lock:
@@ -144,16 +106,11 @@ class Device:
             with contextlib.suppress(FutureTimeoutError):
                 self.worker.submit(_nothing).result(_PATIENCE_S)
 
-    def _transfer(self, dst: int, src: int, nbytes: int, kind: MemcpyKind) -> None:
-        assert self._stream is not None
-        started = time.perf_counter()
-        self._stream.copy(dst, nbytes, src, nbytes, kind)
-        self._stream.synchronize()
-        record = MemorySummary.record_h2d if kind is MemcpyKind.HOST_TO_DEVICE else MemorySummary.record_d2h
-        record((time.perf_counter() - started) * 1e3)
-
     def _close_if_unused(self) -> None:
-        if self._is_retired or self.sessions or self.memory.blocks:
+        if self._is_retired:
+            return
+        self.copies.reap()
+        if self.sessions or self.memory.blocks:
             return
         is_last = False
         while not self._is_retired:
@@ -169,8 +126,7 @@ class Device:
                 is_last = not any(key[0] == self.library.platform for key in _devices)
         try:
             try:
-                if self._stream is not None:
-                    self._stream.close()
+                self.copies.close()
             finally:
                 if self.context:
                     self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import operator
 import os
+import stat
 from dataclasses import dataclass
 from typing import Final
 
@@ -144,12 +145,14 @@ def _platform(platform: object, path: str) -> Platform:
 def _check_file(options: Options) -> None:
     path = options.model_path
     try:
-        size = os.stat(path).st_size
+        status = os.stat(path)
     except OSError as exc:
         raise ModelError(f"{path!r} cannot be read: {exc.strerror}; give the path of a model file") from exc
-    if os.path.isdir(path):
+    if stat.S_ISDIR(status.st_mode):
         raise ModelError(f"{path!r} is a folder; give the path of a model file")
-    if not size:
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path!r} is a device, a pipe or a socket; give the path of a model file")
+    if not status.st_size:
         raise ModelError(f"{path!r} is empty (0 bytes); convert or copy the model again")
     if options.platform == "cpu" and path.lower().endswith(".om"):
         raise ModelError(

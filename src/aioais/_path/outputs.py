@@ -51,8 +51,8 @@ def _collect_shared(item: OutputPlan, slot: Slot) -> np.ndarray:
     return copied
 
 
-def collect_tensors(request: Request, device: Device, slot: Slot) -> list[Tensor]:
+def collect_tensors(request: Request, device: Device, slot: Slot, hang_timeout: float | None) -> list[Tensor]:
     """Hand the slot's output buffers over to device tensors; the slot gets fresh ones."""
     outputs = request.outputs
     assert outputs is not None
-    return [Tensor(device, slot.take_output(item.position), item.shape, item.dtype) for item in outputs]
+    return [Tensor(device, slot.take_output(item.position), item.shape, item.dtype, hang_timeout) for item in outputs]

@@ -90,6 +90,7 @@ class Pipeline:
         self.device = device
         self.info = model.info
         self.planner = planner
+        self.hang_timeout = hang_timeout
         self.clock = SessionClock()
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
         self._recorder = Recorder(device.library)
@@ -374,7 +375,7 @@ class Pipeline:
                 if request.to_host:
                     request.result = collect_arrays(request, self.device, slot)
                 else:
-                    request.result = collect_tensors(request, self.device, slot)
+                    request.result = collect_tensors(request, self.device, slot, self.hang_timeout)
                 self.clock.add(request, slot)
         except BaseException as exc:  # noqa: BLE001 - the caller gets it
             self._fail(request, exc)

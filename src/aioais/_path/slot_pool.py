@@ -65,7 +65,8 @@ class SlotPool:
     @property
     def in_use(self) -> int:
         """Slots that requests own."""
-        return len(self._all) - self._free.qsize() + self._is_interrupted
+        made = len(self._all)  # none once they are freed, while the queue still has those that were free then
+        return made - self._free.qsize() + self._is_interrupted if made else 0
 
     @property
     def nbytes(self) -> int:

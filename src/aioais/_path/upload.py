@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from .._bridge.offload import run_in_thread, wait_future
-from ..errors import FeedError
+from ..errors import DeviceHangError, FeedError
 from ..tensor import Tensor
 from .arrays import as_feed, converts_slowly
-from .device import Device
+from .pipeline import Pipeline
 
 __all__ = ["upload"]
 
 
-async def upload(device: Device, array: Any) -> Tensor:
-    """Copy anything that is a feed to a device; a tensor of that device is returned as it is.
+async def upload(pipeline: Pipeline, array: Any) -> Tensor:
+    """Copy anything that is a feed to a session's device; a tensor of that device is returned as it is.
 
     Raises
     ------
@@ -22,7 +23,14 @@ async def upload(device: Device, array: Any) -> Tensor:
         It is no array, is closed, or is on another device.
     AclError
         The device has no room, or the copy failed.
+    DeviceHangError
+        The copy was not done within ``hang_timeout``; the session is broken now.
+    BrokenSessionError
+        The session was broken before.
     """
+    device, hang_timeout = pipeline.device, pipeline.hang_timeout
+    if pipeline.breakage.cause is not None:
+        raise pipeline.breakage.refusal()
     if converts_slowly(array):
         feed = await run_in_thread("aioais-feeds", lambda: as_feed(array, "to_device"))
     else:
@@ -36,7 +44,11 @@ async def upload(device: Device, array: Any) -> Tensor:
     if feed.dtype.hasobject:
         raise FeedError(f"to_device: an array of {feed.dtype} has no bytes to copy; convert it to a numeric type")
 
-    def copy() -> Tensor:
-        return Tensor(device, device.upload(feed), feed.shape, feed.dtype)
+    def copy_there() -> Tensor:
+        return Tensor(device, device.copies.upload(feed, hang_timeout), feed.shape, feed.dtype, hang_timeout)
 
-    return await wait_future(device.worker.submit(copy))
+    try:
+        return await wait_future(device.worker.submit(copy_there))
+    except DeviceHangError as error:
+        pipeline.breakage.strike(copy.copy(error))  # without the frames, which hold the session
+        raise
