@@ -248,6 +248,7 @@ def test_two_ctrl_c_while_the_device_hangs(path: str) -> None:
             task = asyncio.ensure_future(session.infer([X]))
             await asyncio.sleep(0)
             assert gate.wait_reached()
+            keep_awake()
             os.write(2, b"ready\\n")
             try:
                 await task

@@ -18,6 +18,7 @@ def test_ctrl_c_in_each_stage(path: str, stage: str, limit: str) -> None:
     lifecycle._PATIENCE_S = 0.3
     gate = emulator.gate({stage!r})
     async def main():
+        keep_awake()
         async with InferSession(0, PATH, hang_timeout={limit}) as session:
             if not gate.reached:
                 await session.infer([X])
