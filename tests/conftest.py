@@ -17,7 +17,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+import hypothesis
 import pytest
+
+# A slow or busy machine is no failure, and everyday runs are all the same.
+hypothesis.settings.register_profile(
+    "aioais",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=os.environ.get("AIOAIS_TEST_LONG") != "1",
+)
+hypothesis.settings.load_profile("aioais")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

@@ -62,9 +62,8 @@ def test_kept_result_does_not_delay_the_exit(models: Models) -> None:
             return await session.infer([X])
     results = asyncio.run(main())
     from aioais._path import lifecycle
-    start = time.perf_counter()
+    lifecycle._PATIENCE_S = 1000
     lifecycle._at_exit()
-    assert time.perf_counter() - start < 0.5, time.perf_counter() - start
     assert (results[0] == 0).all()
     """
     run(models.identity((1, 1 << 17)), body)
