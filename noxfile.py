@@ -98,6 +98,13 @@ def audit(session: nox.Session) -> None:
     session.run("pip-audit", "--strict", "--progress-spinner", "off", "--requirement", str(listed))
 
 
+@nox.session(python="3.11", default=False)
+def bench(session: nox.Session) -> None:
+    """Measure; arguments go to ``python -m benchmarks``."""
+    session.install("-e", f".[{EXTRAS}]", *group("test"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
 @nox.session(python=PYTHONS[0])
 def tests_oldest(session: nox.Session) -> None:
     """Run the suite with the lowest versions that pyproject.toml allows."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import resource
 import statistics
 import tempfile
@@ -26,6 +24,7 @@ from aioais import InferSession, emulator
 from aioais.emulator.ort import OrtModel
 
 from .models import make_echo, make_mnist, make_resnet50
+from .report import Row, show, write
 
 LARGE = 19 << 20
 """Bytes of the large input and output."""
@@ -181,28 +180,33 @@ async def measure(
     return found
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the figures."""
+def rows(found: dict[str, Any]) -> list[Row]:
+    """Give the table's lines."""
 
-    def text(figure: dict[str, float], digits: int = 3) -> str:
-        return f"{figure['median']:.{digits}f} ({figure['least']:.{digits}f} to {figure['most']:.{digits}f})"
+    def row(figure: str, values: dict[str, float], digits: int, beside: str = "") -> Row:
+        least, most = values["least"], values["most"]
+        return Row(figure, f"{values['median']:.{digits}f}", f"{least:.{digits}f} to {most:.{digits}f}", beside)
 
-    print(f"the CPU device, {found['threads']} threads, beside bare ONNX Runtime:")
-    for name in ("resnet50", "mnist"):
-        if name in found:
-            for rival, one in found[name].items():
-                print(
-                    f"  {name:9} {rival} {text(one['ms'])} ms   latency {text(one['latency_ratio'])}   "
-                    f"{text(one['extra_us'], 0)} us above   throughput {text(one['throughput_ratio'])}"
-                )
+    lines = []
+    for name, label, digits in (("resnet50", "ResNet-50", 1), ("mnist", "MNIST size", 3)):
+        for rival, one in found.get(name, {}).items():
+            beside = f"bare ONNX Runtime{', same options' if rival == 'same' else ''}"
+            lines.append(row(f"{label}, {beside}, ms", one["ms"], digits, f"{found['threads']} threads"))
+            lines.append(row("  one await, times that", one["latency_ratio"], 3))
+            lines.append(row("  one await, us above it", one["extra_us"], 0))
+            lines.append(row("  throughput of infer_pipeline, times its", one["throughput_ratio"], 3))
     if "large" in found:
         one = found["large"]
-        print(
-            f"  {one['nbytes'] >> 20} MiB in and out: {one['ms']:.1f} ms, {one['minor_faults_per_request']:.1f} page "
-            f"faults a request (of {one['pages_per_request']} pages), {one['allocations']} allocations"
+        beside = (
+            f"{one['minor_faults_per_request']:.1f} page faults a request of {one['pages_per_request']} pages, "
+            f"{one['allocations']} allocations"
         )
-    for one in found.get("devices", []):
-        print(f"  {one['devices']} devices at once: {one['rate']:.1f} requests/s, {text(one['ratio'])} of one device")
+        lines.append(Row(f"{one['nbytes'] >> 20} MiB in and out, ms", f"{one['ms']:.1f}", "", beside))
+    lines += [
+        row(f"{one['devices']} CPU devices at once, times the rate of one", one["ratio"], 2)
+        for one in found.get("devices", [])
+    ]
+    return lines
 
 
 def main() -> None:
@@ -216,10 +220,8 @@ def main() -> None:
     run = aioais.run if arguments.loop == "uvloop" else asyncio.run
     which = tuple(arguments.only or ("resnet50", "mnist", "large", "devices"))
     found = run(measure(arguments.rounds, which))
-    print(f"{platform.platform()}, Python {platform.python_version()}, {arguments.loop}")
-    show(found)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    show(rows(found), arguments.loop)
+    write(arguments.json, {"cpu_device": found}, arguments.loop)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ import numpy as np
 
 from aioais import MultiDeviceSession, emulator
 
-from .pipeline import dialled, label
+from .pipeline import dialled
+from .report import Row, rounds, show
 
 DEVICES = (0, 1, 2, 3)
 SLOW = DEVICES[-1]
@@ -44,7 +44,7 @@ async def rate(session: MultiDeviceSession, array: np.ndarray, devices: tuple[in
     return (after - before) / (last - first)
 
 
-async def measure(path: str, rounds: int = 5, seconds: float = 0.8) -> list[dict[str, Any]]:
+async def measure(path: str, turns: int = 5, seconds: float = 0.8) -> list[dict[str, Any]]:
     """Measure each dialling in turns; medians of the ratios of the rounds."""
     found = []
     async with MultiDeviceSession(path) as session:
@@ -54,44 +54,37 @@ async def measure(path: str, rounds: int = 5, seconds: float = 0.8) -> list[dict
             one, four, mixed, single_slow = [], [], [], []
             with dialled(emulator.acl, stages):
                 await rate(session, array, DEVICES, seconds)  # opens, and learns how long the model takes
-                for _ in range(rounds):
+                for _ in range(turns):
                     one.append(await rate(session, array, DEVICES[:1], seconds))
                     four.append(await rate(session, array, DEVICES, seconds))
                     with emulator.configure(device=SLOW, **slow):
                         single_slow.append(await rate(session, array, (SLOW,), seconds))
                         mixed.append(await rate(session, array, DEVICES, seconds))
             quick = len(DEVICES) - 1
+            sums = [quick * o + s for o, s in zip(one, single_slow, strict=True)]
             found.append(
                 {
                     "stages_ms": list(stages),
-                    "one_per_s": statistics.median(one),
-                    "all_per_s": statistics.median(four),
-                    "times_one": statistics.median(f / o for f, o in zip(four, one, strict=True)),
-                    "times_one_rounds": [f / o for f, o in zip(four, one, strict=True)],
-                    "mixed_per_s": statistics.median(mixed),
-                    "of_sum": statistics.median(
-                        m / (quick * o + s) for m, o, s in zip(mixed, one, single_slow, strict=True)
-                    ),
-                    "of_sum_rounds": [m / (quick * o + s) for m, o, s in zip(mixed, one, single_slow, strict=True)],
+                    "times_one": [f / o for f, o in zip(four, one, strict=True)],
+                    "of_sum": [m / s for m, s in zip(mixed, sums, strict=True)],
                 }
             )
     return found
 
 
-def show(found: list[dict[str, Any]]) -> None:
-    """Print one line for each dialling."""
-    print(f"stream over {len(DEVICES)} devices on the emulator, in order; mixed: one is {TIMES_SLOWER:g} x slower")
+def rows(found: list[dict[str, Any]]) -> list[Row]:
+    """Give the table's lines."""
+    lines = []
     for one in found:
-        print(
-            f"  {label(one['stages_ms'])} one {one['one_per_s']:5.0f}/s   all {one['all_per_s']:5.0f}/s: "
-            f"{one['times_one']:.2f} x ({min(one['times_one_rounds']):.2f} to {max(one['times_one_rounds']):.2f})   "
-            f"mixed {one['mixed_per_s']:5.0f}/s: {one['of_sum']:.3f} of the sum "
-            f"({min(one['of_sum_rounds']):.3f} to {max(one['of_sum_rounds']):.3f})"
-        )
+        stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])
+        lines.append(Row(f"stream over {len(DEVICES)} devices of {stages} ms, times one", *rounds(one["times_one"])))
+        text, spread = rounds(one["of_sum"], 3)
+        lines.append(Row(f"  one of them {TIMES_SLOWER:g} x slower, share of the sum of rates", text, spread))
+    return lines
 
 
 if __name__ == "__main__":
     from .models import make_noop
 
     with tempfile.TemporaryDirectory() as folder:
-        show(asyncio.run(measure(make_noop(Path(folder)))))
+        show(rows(asyncio.run(measure(make_noop(Path(folder))))))

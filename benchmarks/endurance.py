@@ -14,12 +14,13 @@ import psutil
 from aioais import InferSession
 
 from .models import make_noop
+from .report import Row, show
 
 WARM = 10_000
 AT_ONCE = 64
 
 
-async def measure(path: str, count: int) -> tuple[int, int]:
+async def measure(path: str, count: int) -> dict[str, int]:
     """Give the resident bytes after ``WARM`` requests and after ``count``."""
     process = psutil.Process()
     array = np.ones((1, 256), np.float32)
@@ -35,19 +36,17 @@ async def measure(path: str, count: int) -> tuple[int, int]:
             resident: int = process.memory_info().rss
             return resident
 
-        return await run(WARM), await run(count - WARM)
+        return {"requests": count, "before": await run(WARM), "after": await run(count - WARM)}
 
 
-def main() -> None:
-    """Measure and print."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = asyncio.run(measure(make_noop(Path(folder)), count))
-    print(
-        f"resident after {WARM:,} requests {before / 2**20:.1f} MiB, after {count:,} {after / 2**20:.1f} MiB: "
-        f"{after / before:.4f}"
-    )
+def rows(found: dict[str, int]) -> list[Row]:
+    """Give the table's lines."""
+    count, before, after = found["requests"], found["before"], found["after"]
+    beside = f"{before / 2**20:.1f} and {after / 2**20:.1f} MiB; goal: 1.01"
+    return [Row(f"resident after {count:,} requests, times that after {WARM:,}", f"{after / before:.4f}", "", beside)]
 
 
 if __name__ == "__main__":
-    main()
+    requests = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        show(rows(asyncio.run(measure(make_noop(Path(folder)), requests))))

@@ -115,3 +115,10 @@ def make_echo(folder: Path, count: int) -> str:
 def make_noop(folder: Path) -> str:
     """Write the model that does next to nothing: 1 KiB in, 1 KiB out."""
     return make_echo(folder, 256)
+
+
+def make_heavy(folder: Path) -> str:
+    """Write a model with 100 MB of weights."""
+    graph = Graph()
+    x = graph.node("Gemm", ["x", graph.random(25_000, 1000)], transB=1)
+    return graph.save(folder / "heavy.onnx", [1, 1000], [1, 25_000], x)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from aioais import InferSession, emulator
 
 from .models import make_echo
 from .pipeline import dialled
+from .report import Row, rounds, show
 
 STAGES_MS = (1.0, 2.0, 1.0)
 
@@ -31,8 +31,8 @@ async def rate(sessions: list[InferSession], array: np.ndarray, count: int) -> f
     return count * len(sessions) / (time.perf_counter() - start)
 
 
-async def measure(folder: Path, rounds: int = 5, count: int = 80) -> dict[str, Any]:
-    """Measure one and both in turns; medians of the ratios of the rounds."""
+async def measure(folder: Path, turns: int = 5, count: int = 80) -> dict[str, Any]:
+    """Measure one and both in turns; the ratio of each."""
     paths = []
     for name in ("first", "second"):
         (folder / name).mkdir()
@@ -42,27 +42,20 @@ async def measure(folder: Path, rounds: int = 5, count: int = 80) -> dict[str, A
     async with InferSession(0, paths[0]) as first, InferSession(0, paths[1]) as second:
         with dialled(emulator.acl, STAGES_MS):
             await rate([first, second], array, count)
-            for _ in range(rounds):
+            for _ in range(turns):
                 alone = await rate([first], array, count)
                 times_one.append(await rate([first, second], array, count) / alone)
-    return {
-        "stages_ms": list(STAGES_MS),
-        "times_one": statistics.median(times_one),
-        "times_one_rounds": times_one,
-        "bound": sum(STAGES_MS) / max(STAGES_MS),
-    }
+    return {"stages_ms": list(STAGES_MS), "times_one": times_one}
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print one line."""
-    stages = "/".join(f"{ms:g}" for ms in found["stages_ms"])
-    rounds = found["times_one_rounds"]
-    print(
-        f"two models on one device, one request each at a time, {stages} ms: {found['times_one']:.2f} x one model "
-        f"({min(rounds):.2f} to {max(rounds):.2f}); the engines allow {found['bound']:.2f} x"
-    )
+def rows(found: dict[str, Any]) -> list[Row]:
+    """Give the table's lines."""
+    stages = found["stages_ms"]
+    text, spread = rounds(found["times_one"])
+    beside = f"the engines allow {sum(stages) / max(stages):.2f} x; {'/'.join(f'{ms:g}' for ms in stages)} ms"
+    return [Row("two models on one device, one request each at a time, times one model", text, spread, beside)]
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        show(asyncio.run(measure(Path(temporary))))
+        show(rows(asyncio.run(measure(Path(temporary)))))

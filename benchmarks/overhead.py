@@ -13,6 +13,7 @@ import numpy as np
 from aioais import InferSession
 
 from .baseline import ToThread
+from .report import Row, rounds
 
 Infer = Callable[[np.ndarray], Awaitable[Any]]
 
@@ -37,8 +38,8 @@ async def at_once(infer: Infer, array: np.ndarray, count: int, tasks: int = 64) 
     return (time.perf_counter() - start) / (count // tasks * tasks) * 1e6
 
 
-async def measure(path: str, acl: Any, rounds: int = 5, count: int = 640) -> dict[str, Any]:
-    """Compare with the same ACL calls in ``asyncio.to_thread``, in turns; medians of the rounds."""
+async def measure(path: str, acl: Any, turns: int = 5, count: int = 640) -> dict[str, list[float]]:
+    """Compare with the same ACL calls in ``asyncio.to_thread``, in turns; microseconds of each."""
     figures: dict[str, list[float]] = {"one": [], "one_to_thread": [], "64": [], "64_to_thread": []}
     async with InferSession(0, path) as session:
         array = np.ones(session.get_inputs()[0].shape, np.float32)
@@ -51,19 +52,30 @@ async def measure(path: str, acl: Any, rounds: int = 5, count: int = 640) -> dic
         for infer in (ours, theirs):
             await one_by_one(infer, array, 50)
             await at_once(infer, array, 320)
-        for _ in range(rounds):
+        for _ in range(turns):
             figures["one"].append(await one_by_one(ours, array, count // 2))
             figures["one_to_thread"].append(await one_by_one(theirs, array, count // 2))
             figures["64"].append(await at_once(ours, array, 2 * count))
             figures["64_to_thread"].append(await at_once(theirs, array, 2 * count))
         baseline.close()
-    medians = {name: statistics.median(values) for name, values in figures.items()}
-    return {
-        "us_per_await": medians["one"],
-        "us_per_await_to_thread": medians["one_to_thread"],
-        "await_ratio": medians["one"] / medians["one_to_thread"],
-        "requests_per_s_at_64": 1e6 / medians["64"],
-        "requests_per_s_at_64_to_thread": 1e6 / medians["64_to_thread"],
-        "rate_ratio_at_64": medians["64_to_thread"] / medians["64"],
-        "spread_us": {name: [min(values), max(values)] for name, values in figures.items()},
-    }
+    return figures
+
+
+def rows(figures: dict[str, list[float]]) -> list[Row]:
+    """Give the table's lines."""
+    one, at_64 = statistics.median(figures["one"]), statistics.median(figures["64"])
+    their_one, their_64 = statistics.median(figures["one_to_thread"]), statistics.median(figures["64_to_thread"])
+    return [
+        Row("one await of a model that does nothing, us", *rounds(figures["one"], 0), "goal: 1.1 x asyncio.to_thread"),
+        Row(
+            "  the same ACL calls in asyncio.to_thread",
+            *rounds(figures["one_to_thread"], 0),
+            f"{one / their_one:.2f} x",
+        ),
+        Row("64 awaits at once, us a request", *rounds(figures["64"], 0), "goal: 30 us, twice the rate of to_thread"),
+        Row(
+            "  the same ACL calls in asyncio.to_thread",
+            *rounds(figures["64_to_thread"], 0),
+            f"{their_64 / at_64:.2f} x its rate",
+        ),
+    ]

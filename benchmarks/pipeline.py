@@ -17,6 +17,7 @@ import numpy as np
 from aioais import InferSession, emulator
 
 from .baseline import D2H, H2D, Buffers, Program, ok, value
+from .report import Row, rounds, show
 
 STAGES_MS = ((1.0, 2.0, 1.0), (0.2, 0.4, 0.2), (0.05, 0.1, 0.05))
 """H2D, execute and D2H of one item, dialled on the emulator."""
@@ -117,8 +118,8 @@ class Bare(Program):
         super().close()
 
 
-async def measure(acl: Any, path: str, rounds: int = 5, count: int = 500, depth: int = 4) -> list[dict[str, Any]]:
-    """Measure each dialling in turns; medians of the rounds."""
+async def measure(acl: Any, path: str, turns: int = 5, count: int = 500, depth: int = 4) -> list[dict[str, Any]]:
+    """Measure each dialling in turns; shares of the bound in each, and the first result in times of one request."""
     found = []
     async with InferSession(0, path, depth=depth) as session:
         array = np.ones(session.get_inputs()[0].shape, np.float32)
@@ -127,48 +128,40 @@ async def measure(acl: Any, path: str, rounds: int = 5, count: int = 500, depth:
             figures: dict[str, list[float]] = {"pipeline": [], "first": [], "one": [], "bare": []}
             with dialled(acl, stages):
                 await run_pipeline(session, array, 60)  # the session learns how long the model takes
-                for _ in range(rounds):
+                for _ in range(turns):
                     elapsed, first = await run_pipeline(session, array, count)
                     figures["pipeline"].append(elapsed)
                     figures["first"].append(first)
                     figures["one"].append(await run_one_by_one(session, array, count // 5))
                     figures["bare"].append(bare.run(count))
-            medians = {name: statistics.median(values) for name, values in figures.items()}
             bound = bound_ms(stages, count)
             found.append(
                 {
                     "stages_ms": list(stages),
                     "items": count,
                     "depth": depth,
-                    "bound_ms": bound,
-                    "pipeline_ms": medians["pipeline"],
-                    "one_by_one_ms": medians["one"] * count,
-                    "bare_ms": medians["bare"],
-                    "efficiency": bound / medians["pipeline"],
-                    "efficiency_rounds": [bound / elapsed for elapsed in figures["pipeline"]],
-                    "bare_efficiency": bound / medians["bare"],
-                    "first_over_one": medians["first"] / medians["one"],
+                    "efficiency": [bound / ms for ms in figures["pipeline"]],
+                    "bare_efficiency": [bound / ms for ms in figures["bare"]],
+                    "one_efficiency": [bound / (ms * count) for ms in figures["one"]],
+                    "first": [first / one for first, one in zip(figures["first"], figures["one"], strict=True)],
                 }
             )
         bare.close()
     return found
 
 
-def label(stages_ms: list[float]) -> str:
-    """Name a dialling at the head of its line."""
-    return f"{'/'.join(f'{ms:g}' for ms in stages_ms) + ' ms':16}"
-
-
-def show(found: list[dict[str, Any]]) -> None:
-    """Print one line for each dialling."""
-    print(f"infer_pipeline, {found[0]['items']} items, depth {found[0]['depth']}; H2D/execute/D2H:")
+def rows(found: list[dict[str, Any]]) -> list[Row]:
+    """Give the table's lines."""
+    lines = []
     for one in found:
-        print(
-            f"  {label(one['stages_ms'])} {one['pipeline_ms']:7.0f} ms   of the bound {one['efficiency']:.3f} "
-            f"({min(one['efficiency_rounds']):.3f} to {max(one['efficiency_rounds']):.3f})   one thread, no library "
-            f"{one['bare_efficiency']:.3f}   one by one {one['one_by_one_ms']:.0f} ms   "
-            f"first result {one['first_over_one']:.2f} requests"
+        text, spread = rounds(one["efficiency"], 3)
+        stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])
+        beside = (
+            f"one thread, no library {statistics.median(one['bare_efficiency']):.3f}; one by one "
+            f"{statistics.median(one['one_efficiency']):.2f}; first result {statistics.median(one['first']):.2f} of one"
         )
+        lines.append(Row(f"infer_pipeline over {stages} ms, share of the bound", text, spread, beside))
+    return lines
 
 
 def main() -> None:
@@ -181,7 +174,7 @@ def main() -> None:
     om = parser.parse_args().om
     with tempfile.TemporaryDirectory() as folder:
         path = om or make_noop(Path(folder))
-        show(asyncio.run(measure(find_acl(path), path)))
+        show(rows(asyncio.run(measure(find_acl(path), path))))
 
 
 if __name__ == "__main__":
