@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aioais
+from aioais import emulator
 
 from . import cpu_device, devices, endurance, lag, neighbours, overhead, pipeline, report, start
 from .models import make_noop
@@ -24,9 +25,7 @@ def find_acl(path: str) -> Any:
         import acl
 
         return acl
-    import aioais.emulator
-
-    return aioais.emulator.acl
+    return emulator.acl
 
 
 @contextlib.contextmanager
@@ -34,8 +33,8 @@ def gil_mode(acl: Any, mode: str | None) -> Iterator[None]:
     """Have a stub of ``acl``, or the emulator, keep or release the GIL in its calls."""
     if mode is None:
         yield
-    elif acl is aioais.emulator.acl:
-        with aioais.emulator.configure(gil=mode):
+    elif acl is emulator.acl:
+        with emulator.configure(gil=mode):
             yield
     else:
         acl.stub.gil(mode)
