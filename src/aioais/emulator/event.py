@@ -314,7 +314,7 @@ def event_get_timestamp(handle: int) -> tuple[int, int]:
 
 def drop_all(device: Device) -> int:
     """Take the events of a device away; count them."""
-    gone = [handle for handle, event in state.events.items() if event.device is device]
+    gone = [handle for handle, event in list(state.events.items()) if event.device is device]
     for handle in gone:
         state.events.pop(handle, None)
     return len(gone)

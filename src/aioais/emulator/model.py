@@ -386,7 +386,7 @@ def unload(handle: int) -> int:
 
 def drop_all(device: Device) -> int:
     """Take the models of a device away; count them."""
-    gone = [handle for handle, model in state.models.items() if model.device is device]
+    gone = [handle for handle, model in list(state.models.items()) if model.device is device]
     for handle in gone:
         del state.models[handle]
     return len(gone)

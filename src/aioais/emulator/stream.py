@@ -249,7 +249,8 @@ def _create(priority: int) -> tuple[int, int]:
     if context is None:
         return 0, AclCode.RT_CONTEXT_NULL
     device = context.device
-    if sum(stream.device is device for stream in state.streams.values()) >= _LIMIT:
+    # A list is copied in one step under the GIL: other threads make streams meanwhile.
+    if sum(stream.device is device for stream in list(state.streams.values())) >= _LIMIT:
         return 0, report(AclCode.RT_NO_STREAM_RESOURCE, f"device {device.index} has {_LIMIT} streams already")
     return Stream(context, priority).handle, 0
 
@@ -344,7 +345,7 @@ def set_stream_failure_mode(handle: int, mode: int) -> int:
 
 def drop_all(device: Device) -> int:
     """Take the streams of a device away; count them."""
-    gone = [stream for stream in state.streams.values() if stream.device is device]
+    gone = [stream for stream in list(state.streams.values()) if stream.device is device]
     for stream in gone:
         drop(stream)
         stream.alive = False

@@ -52,8 +52,8 @@ def _synchronize_device(call: str, deadline: float, held: bool, refuse: bool) ->
     if context is None:
         return AclCode.RT_CONTEXT_NULL
     device = context.device
-    streams = [s for s in state.streams.values() if s.device is device]
-    streams += [c.default_stream for c in state.contexts.values() if c.device is device]
+    streams = [s for s in list(state.streams.values()) if s.device is device]
+    streams += [c.default_stream for c in list(state.contexts.values()) if c.device is device]
     result = 0
     for stream in streams:
         if refuse:
