@@ -32,12 +32,12 @@ LARGE = (2, 1 << 15)
 @pytest.fixture(autouse=True)
 def two_devices() -> Iterator[None]:
     """Have two devices, and disarm what a failed test has armed."""
-    with emulator.configure(devices=len(DEVICES)):
-        yield
-        emulator.disarm()
-        gc.collect()
-        finalize_all()
-        emulator.reset()
+    emulator.configure(devices=len(DEVICES))
+    yield
+    emulator.disarm()
+    gc.collect()
+    finalize_all()
+    emulator.reset()
 
 
 def feeds(shape: tuple[int, ...], seed: int = 0) -> list[Array]:
@@ -120,6 +120,7 @@ async def test_each_call_fails(models: Models, name: str, shape: tuple[int, ...]
                 assert neighbour.statistics().failed == 0
             if is_whole:
                 emulator.reset()  # ACL that could not be finalised would pass for somebody else's the next time
+                emulator.configure(devices=len(DEVICES))
 
         await go_on()
         life = Life(f"many devices, {name}", lambda: live_through(path, shape, is_whole), neighbours, go_on)
