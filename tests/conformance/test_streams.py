@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from aioais import emulator
+from aioais.emulator._state import state
 
 H2D, D2H = 1, 2
 Pin = Callable[[int], Any]
@@ -355,3 +356,30 @@ def test_polling_never_blocks_behind_another_thread(ready: Any, device: int, pin
         assert time.perf_counter() - began < 1
     thread.join(10)
     assert ready.rt.stream_query(0) == (0, 0)
+
+
+class Neighbour:
+    """Passes for a handle of another device; whenever it is looked at, its thread has made one more."""
+
+    def __init__(self, table: dict[int, Any]) -> None:
+        self._table = table
+
+    @property
+    def device(self) -> None:
+        self._table[-1 - len(self._table)] = self
+
+
+@pytest.mark.parametrize("kind", ["streams", "events", "models", "contexts"])
+def test_other_threads_make_handles_meanwhile(ready: Any, kind: str) -> None:
+    table = getattr(state, kind)
+    table[-1] = Neighbour(table)
+    try:
+        if kind == "streams":
+            stream, code = ready.rt.create_stream()
+            assert code == 0
+            assert ready.rt.synchronize_device() == 0
+            assert ready.rt.destroy_stream(stream) == 0
+        assert ready.rt.reset_device(0) == 0
+    finally:
+        for handle in [handle for handle in table if handle < 0]:
+            del table[handle]

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from tests.unit.fault_lives import Life, attempt, fail_each_call, tell
 
-from aioais import AioaisError, InferSession, MultiDeviceSession, StreamOutput, emulator
+from aioais import AioaisError, InferSession, MultiDeviceSession, emulator
 from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
@@ -26,18 +25,19 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DEVICES = (0, 1)
-SHAPES = {"small": (2, 8), "large": (2, 1 << 15)}
+SMALL = (2, 8)
+LARGE = (2, 1 << 15)
 
 
 @pytest.fixture(autouse=True)
 def two_devices() -> Iterator[None]:
     """Have two devices, and disarm what a failed test has armed."""
-    with emulator.configure(devices=len(DEVICES)):
-        yield
-        emulator.disarm()
-        gc.collect()
-        finalize_all()
-        emulator.reset()
+    emulator.configure(devices=len(DEVICES))
+    yield
+    emulator.disarm()
+    gc.collect()
+    finalize_all()
+    emulator.reset()
 
 
 def feeds(shape: tuple[int, ...], seed: int = 0) -> list[Array]:
@@ -76,9 +76,7 @@ async def in_iterations(session: MultiDeviceSession, shape: tuple[int, ...], mem
 
 async def streamed(session: MultiDeviceSession, shape: tuple[int, ...], ordered: bool) -> None:
     source = (feeds(shape, k) for k in range(8))
-    stream: AsyncGenerator[StreamOutput, None] = session.stream(source, ordered=ordered)
-    async with aclosing(stream):
-        got = [one async for one in stream]
+    got = [one async for one in session.stream(source, ordered=ordered)]
     assert all(right(one.outputs, one.index) for one in got)
     indices = [one.index for one in got]
     assert (indices if ordered else sorted(indices)) == list(range(8)), "each result comes once"
@@ -107,11 +105,10 @@ async def live_through(path: str, shape: tuple[int, ...], is_whole: bool) -> lis
     return errors
 
 
-@pytest.mark.parametrize("is_whole", [False, True], ids=["beside", "whole"])
-@pytest.mark.parametrize("size", SHAPES)
-async def test_each_call_fails(models: Models, size: str, is_whole: bool) -> None:
-    """``whole`` lives from ACL's start to its end; the others live beside sessions of both devices."""
-    shape = SHAPES[size]
+@pytest.mark.parametrize(("name", "shape"), [("express", SMALL), ("staged", LARGE), ("whole", SMALL)])
+async def test_each_call_fails(models: Models, name: str, shape: tuple[int, ...]) -> None:
+    """``whole`` lives from ACL's start to its end, the others beside sessions of both devices."""
+    is_whole = name == "whole"
     path = models.add(shape)
     async with contextlib.AsyncExitStack() as stack:
         devices = () if is_whole else DEVICES
@@ -123,8 +120,8 @@ async def test_each_call_fails(models: Models, size: str, is_whole: bool) -> Non
                 assert neighbour.statistics().failed == 0
             if is_whole:
                 emulator.reset()  # ACL that could not be finalised would pass for somebody else's the next time
+                emulator.configure(devices=len(DEVICES))
 
         await go_on()
-        name = f"{size} {'whole' if is_whole else 'beside'}"
-        life = Life(name, lambda: live_through(path, shape, is_whole), neighbours, go_on)
+        life = Life(f"many devices, {name}", lambda: live_through(path, shape, is_whole), neighbours, go_on)
         tell(await fail_each_call(life))

@@ -127,7 +127,7 @@ def get_context() -> tuple[int, int]:
 
 def drop_all(device: Device) -> int:
     """Take the contexts of a device away; count those that the program made."""
-    gone = [context for context in state.contexts.values() if context.device is device]
+    gone = [context for context in list(state.contexts.values()) if context.device is device]
     for context in gone:
         context.alive = False
         del state.contexts[context.handle]
