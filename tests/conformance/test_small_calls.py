@@ -153,10 +153,9 @@ def test_load_options(ready: Any, models: Models) -> None:
     assert mdl.set_config_opt(config, 0, 7) == 0
     for attribute, value in ((0, 8), (3, 0), (30, 1), (-1, 1)):
         assert mdl.set_config_opt(config, attribute, value) == INVALID
-    wrong: list[tuple[int, Any]] = [(2, 5), (1, "1")]
-    for attribute, value in wrong:
+    for attribute, odd in ((2, 5), (1, "1")):
         with pytest.raises(TypeError, match="args parse failed"):
-            mdl.set_config_opt(config, attribute, value)
+            mdl.set_config_opt(config, attribute, odd)
     assert (mdl.set_config_opt(config, 1, 1), mdl.set_config_opt(config, 2, path)) == (0, 0)
     model, code = mdl.load_with_config(config)
     assert (code, mdl.unload(model)) == (0, 0)

@@ -8,13 +8,10 @@ memory that is used too late shows.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import random
 import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +23,10 @@ pytest.importorskip("onnxruntime")
 
 from tests.stress.storm import Storm, Tally
 from tests.stress.storm_work import Kind, write_kinds
-from tests.stress.watch import LoopThread, watch
+from tests.stress.watch import STALL_S, LoopThread, watch
 
 from aioais import InferSession, emulator
+from aioais.testing import check_leaks
 
 pytestmark = [pytest.mark.stress, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -79,17 +77,6 @@ def test_storm(
     assert {"cancel", "timeout", "close"} <= set(counts)
     if weather == "breaks":
         assert counts["broken session"]
-    _nothing_is_left()
-
-
-def _nothing_is_left() -> None:
-    """Wait until the control threads have freed what was handed to them last; the test's timeout ends it."""
-    while True:
-        gc.collect()
-        left = {name: n for name, n in emulator.live().items() if n and name != "devices"}
-        names = [thread.name for thread in threading.enumerate() if thread.name.startswith("aioais-")]
-        if not left and not names:
-            break
-        time.sleep(0.01)
+    check_leaks(timeout_s=STALL_S)
     asyncio.run(InferSession.finalize())
     assert emulator.leaks() == {}

@@ -308,12 +308,17 @@ class SessionLife(RuleBasedStateMachine):
 
     # --- device tensors -----------------------------------------------------------------------------
 
-    @precondition(lambda self: is_open(self) and is_flowing(self))
+    @precondition(lambda self: self.session is not None and is_flowing(self))
     @rule(columns=st.sampled_from(COLUMNS))
     def upload(self, columns: int) -> None:
         assert self.session is not None
         array = self.array(1, columns)
-        self.tensors.append((self.run(self.session.to_device(array)), array))
+        work = self.session.to_device(array)
+        if is_open(self):
+            self.tensors.append((self.run(work), array))
+        else:
+            with pytest.raises(ClosedError if self.state == "closed" else BrokenSessionError):
+                self.run(work)
 
     @precondition(lambda self: bool(self.tensors) and is_flowing(self))
     @rule(data=st.data())

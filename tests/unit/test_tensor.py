@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import threading
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from aioais import ClosedError, FeedError, InferSession, Tensor, emulator
+from aioais._bridge.worker import Worker
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -170,3 +173,57 @@ async def test_finalize_closes_what_is_left(models: Models) -> None:
     with pytest.warns(ResourceWarning, match="1 device tensors were open"):
         await InferSession.finalize()
     assert tensor.closed
+
+
+async def test_to_device_of_a_session_that_was_finalised(models: Models) -> None:
+    async with InferSession(0, models.identity([3])) as session:
+        await InferSession.finalize()
+        with pytest.raises(ClosedError, match="open a new one"):
+            await session.to_device(random(3))
+
+
+@pytest.mark.parametrize("has_neighbour", [False, True])
+async def test_to_device_of_a_session_that_is_closed_meanwhile(models: Models, has_neighbour: bool) -> None:
+    """Where the array is not to be had at once, the device may be gone when it is there."""
+    path = models.identity([3])
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+            begun.set()
+            assert may_end.wait(60)
+            return random(3)
+
+    async with contextlib.AsyncExitStack() as stack:
+        if has_neighbour:
+            await stack.enter_async_context(InferSession(0, path))
+        session = await InferSession(0, path)
+        copying = asyncio.ensure_future(session.to_device(Slow()))
+        assert await asyncio.to_thread(begun.wait, 60)
+        await session.aclose()
+        may_end.set()
+        with pytest.raises(ClosedError, match="open a new one"):
+            await copying
+
+
+def test_a_worker_that_was_stopped_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    """Also what was submitted before, but had no turn: the device is gone."""
+    worker = Worker("aioais-test")
+    is_free = threading.Event()
+    posted: list[str] = []
+
+    def stop() -> None:
+        assert is_free.wait(60)
+        worker.stop()
+
+    worker.post(stop)
+    early = worker.submit(lambda: 1)
+    worker.post(lambda: posted.append("ran"))
+    is_free.set()
+    worker.thread.join()
+    late = worker.submit(lambda: 2)
+    for future in (early, late):
+        with pytest.raises(ClosedError):
+            future.result(60)
+    assert posted == ["ran"], "clean-up steps are taken all the same"
+    assert not caplog.records

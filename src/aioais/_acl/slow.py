@@ -84,7 +84,7 @@ class SlowCalls:
             return
         self._use(library)
 
-    def _use(self, lib: ctypes.CDLL) -> None:
+    def _use(self, lib: ctypes.CDLL) -> None:  # pragma: no cover - only tests/rig has the library of a CANN
         """Replace the calls by those of the C library (argument types: its public headers)."""
 
         def simple(name: str, *types: Any) -> Callable[..., int]:

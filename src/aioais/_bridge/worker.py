@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TypeVar
 
+from ..errors import ClosedError
+
 __all__ = ["Worker"]
 
 _T = TypeVar("_T")
@@ -26,6 +28,8 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_stopped = False
+        self._lock = threading.Lock()  # guards the flag: nothing may be submitted behind the end
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -39,25 +43,36 @@ class Worker:
         self._inbox.put(function)
 
     def submit(self, function: Callable[[], _T]) -> Future[_T]:
-        """Run a function soon and give its result to a future, cancelled ones excepted."""
+        """Run a function soon and give its result to a future, cancelled ones excepted.
+
+        Once the worker is stopped, the future has a ``ClosedError``.
+        """
         future: Future[_T] = Future()
 
         def job() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
+                if self._is_stopped:  # while this waited for its turn
+                    raise _gone()
                 value = function()
             except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
                 future.set_exception(exc)
             else:
                 future.set_result(value)
 
-        self._inbox.put(job)
+        with self._lock:
+            if not self._is_stopped:
+                self._inbox.put(job)
+                return future
+        future.set_exception(_gone())
         return future
 
     def stop(self) -> None:
-        """End the thread after what is in the inbox now; does not wait."""
-        self._inbox.put(None)
+        """End the thread after what was posted until now, and refuse what was submitted; does not wait."""
+        with self._lock:
+            self._is_stopped = True
+            self._inbox.put(None)
 
     def _run(self) -> None:
         get = self._inbox.get
@@ -67,3 +82,7 @@ class Worker:
             except Exception:  # noqa: BLE001 - there is nobody to raise to, and the thread must go on
                 _log.exception("a clean-up step failed on thread %s", self._thread.name)
             del job
+
+
+def _gone() -> ClosedError:
+    return ClosedError("the device was given up meanwhile, with the last session on it: open a new one")

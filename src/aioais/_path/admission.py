@@ -52,13 +52,17 @@ class Admission:
         self._is_closed = False
         self._refusal: Callable[[], BaseException] | None = None
 
+    def check(self) -> None:
+        """Raise if nothing may enter any more."""
+        if self._is_closed:
+            if self._refusal is not None:
+                raise self._refusal()
+            raise ClosedError("the session is closed: open a new one")
+
     def enter(self, request: Request) -> None:
         """Take a request; never blocks."""
         with self._lock:
-            if self._is_closed:
-                if self._refusal is not None:
-                    raise self._refusal()
-                raise ClosedError("the session is closed: open a new one")
+            self.check()
             self._active.add(request)
             if self._backlog or not self._route(request):
                 self._backlog.append(request)
@@ -112,8 +116,8 @@ class Admission:
             Makes the error that :meth:`enter` raises.
         """
         with self._lock:
+            self._refusal = refusal  # before the flag: check() may be called without the lock
             self._is_closed = True
-            self._refusal = refusal
             requests, self._active = list(self._active), set()
             self._backlog.clear()
             abandoned = sum(request.is_abandoned for request in requests)

@@ -77,7 +77,7 @@ def _has_array(value: Any) -> bool:
     return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
-def _from_torch(value: Any, where: str) -> np.ndarray:
+def _from_torch(value: Any, where: str) -> np.ndarray:  # pragma: no cover - coverage is measured without torch
     """See a torch tensor as an array; torch is there already, as the caller made the tensor."""
     torch = sys.modules["torch"]
     device = getattr(getattr(value, "device", None), "type", None)

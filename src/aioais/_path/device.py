@@ -124,16 +124,14 @@ class Device:
                 if _devices.get((self.library.platform, self.id)) is self:
                     del _devices[self.library.platform, self.id]
                 is_last = not any(key[0] == self.library.platform for key in _devices)
+        self.worker.stop()  # first: what is submitted from here on would find no context
         try:
-            try:
-                self.copies.close()
-            finally:
-                if self.context:
-                    self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
-            if is_last and self.process.is_finalize_wanted:
-                self.process.finalize()
+            self.copies.close()
         finally:
-            self.worker.stop()
+            if self.context:
+                self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
+        if is_last and self.process.is_finalize_wanted:
+            self.process.finalize()
 
 
 _lock = threading.Lock()

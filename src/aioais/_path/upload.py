@@ -25,12 +25,10 @@ async def upload(pipeline: Pipeline, array: Any) -> Tensor:
         The device has no room, or the copy failed.
     DeviceHangError
         The copy was not done within ``hang_timeout``; the session is broken now.
-    BrokenSessionError
-        The session was broken before.
+    BrokenSessionError, ClosedError
+        The session was broken or closed before, by ``finalize`` maybe.
     """
     device, hang_timeout = pipeline.device, pipeline.hang_timeout
-    if pipeline.breakage.cause is not None:
-        raise pipeline.breakage.refusal()
     if converts_slowly(array):
         feed = await run_in_thread("aioais-feeds", lambda: as_feed(array, "to_device"))
     else:
@@ -43,6 +41,8 @@ async def upload(pipeline: Pipeline, array: Any) -> Tensor:
         raise FeedError(f"to_device: {feed!r} is on another device; bring it to the host first: await tensor.to_host()")
     if feed.dtype.hasobject:
         raise FeedError(f"to_device: an array of {feed.dtype} has no bytes to copy; convert it to a numeric type")
+
+    pipeline.admission.check()
 
     def copy_there() -> Tensor:
         return Tensor(device, device.copies.upload(feed, hang_timeout), feed.shape, feed.dtype, hang_timeout)
