@@ -105,7 +105,9 @@ async def live_through(path: str, shape: tuple[int, ...], is_whole: bool) -> lis
     return errors
 
 
-@pytest.mark.parametrize(("name", "shape"), [("express", SMALL), ("staged", LARGE), ("whole", SMALL)])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("express", SMALL), ("staged", LARGE), ("whole", SMALL)], ids=["express", "staged", "whole"]
+)
 async def test_each_call_fails(models: Models, name: str, shape: tuple[int, ...]) -> None:
     """``whole`` lives from ACL's start to its end, the others beside sessions of both devices."""
     is_whole = name == "whole"
