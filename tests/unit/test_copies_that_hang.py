@@ -126,16 +126,16 @@ async def test_a_copy_that_fails_after_it_was_given_up(models: Models) -> None:
 
 
 async def test_a_wait_that_is_refused_before_the_copy_hangs(models: Models) -> None:
-    """The error is the first one, and the memory is set aside all the same."""
+    """The error says both, and the memory is set aside all the same."""
     async with InferSession(0, models.identity([4, 6]), hang_timeout=LIMIT) as session:
         emulator.fail("acl.rt.synchronize_stream_with_timeout", 107003)
         with emulator.gate("h2d"):
-            with pytest.raises(AclError) as caught:
+            with pytest.raises(DeviceHangError) as caught:
                 await session.to_device(X)
-            assert caught.value.code == 107003
+            assert isinstance(caught.value.__cause__, AclError)
+            assert caught.value.__cause__.code == 107003
             del caught
             assert live()["device_blocks"] == 1
-        np.testing.assert_array_equal((await session.infer([X]))[0], X)
     await all_is_freed()
 
 

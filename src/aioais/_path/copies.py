@@ -24,8 +24,8 @@ _LOOK_S: Final = 0.001
 
 
 @dataclass
-class _Hung:
-    """A copy that was given up, and what the device may still use for it."""
+class _Bounded:
+    """A copy that may be given up, and what the device may still use for it then."""
 
     stream: Stream
     block: DeviceBlock
@@ -56,7 +56,7 @@ class Copies:
         self._alloc = alloc
         self._pinned = pinned
         self._stream: Stream | None = None
-        self._hung: list[_Hung] = []
+        self._hung: list[_Bounded] = []
 
     def open(self) -> None:
         """Make the stream, so that a device without room for one cannot be opened."""
@@ -134,18 +134,21 @@ class Copies:
         ends = (block.address, address) if kind is MemcpyKind.HOST_TO_DEVICE else (address, block.address)
         started = time.perf_counter()
         stream.copy(ends[0], nbytes, ends[1], nbytes, kind)
-        try:
-            if hang_timeout is None:
-                stream.synchronize()
-            else:
-                stream.synchronize_within(hang_timeout)
-        except DeviceHangError:
-            assert hang_timeout is not None
-            self._hung.append(_Hung(stream, block, address, nbytes, hang_timeout, kind is MemcpyKind.HOST_TO_DEVICE))
-            self._stream = None
-            raise
+        if hang_timeout is None:
+            stream.synchronize()
+        else:
+            self._wait(_Bounded(stream, block, address, nbytes, hang_timeout, kind is MemcpyKind.HOST_TO_DEVICE))
         record = MemorySummary.record_h2d if kind is MemcpyKind.HOST_TO_DEVICE else MemorySummary.record_d2h
         record((time.perf_counter() - started) * 1e3)
+
+    def _wait(self, copy: _Bounded) -> None:
+        """Wait for a copy; set it aside where it hangs."""
+        try:
+            copy.stream.synchronize_within(copy.hang_timeout)
+        except DeviceHangError:
+            self._hung.append(copy)
+            self._stream = None
+            raise
 
     def _release(self, address: int, nbytes: int) -> None:
         if not any(one.address == address for one in self._hung):
