@@ -169,7 +169,7 @@ class Storm:
                 is_over.set()
             act = pick.random()
             try:
-                if self._has_breaks and act < 0.004:
+                if self._has_breaks and act < 0.01:
                     await self._break(session, requests)
                 elif act < 0.03:
                     array = requests.fresh(requests.kind.shapes(pick))

@@ -77,6 +77,8 @@ def test_storm(
     assert {"cancel", "timeout", "close"} <= set(counts)
     if weather == "breaks":
         assert counts["broken session"]
-    check_leaks(timeout_s=STALL_S)
+    if weather != "breaks":  # there a device that was busy for long may hold something until ACL ends
+        check_leaks(timeout_s=STALL_S)
     asyncio.run(InferSession.finalize())
+    check_leaks(timeout_s=STALL_S)
     assert emulator.leaks() == {}
