@@ -130,7 +130,9 @@ class Storm:
         tasks = [
             asyncio.ensure_future(self._work(session, requests, kept, life, is_over)) for _ in range(pick.randint(1, 8))
         ]
-        await is_over.wait()
+        over = asyncio.ensure_future(is_over.wait())
+        await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_COMPLETED)  # one that fails must be told of
+        over.cancel()
         await self._moment()
         if self._has_ends and pick.random() < 0.05:
             with contextlib.suppress(ResourceWarning):  # device tensors were open, which others use
@@ -218,9 +220,11 @@ class Storm:
         )
         if tensors is None:
             return None
-        outputs: list[Array] | None = await self._disturbed(_to_host(tensors))
-        for tensor in tensors:
-            tensor.close()
+        try:
+            outputs: list[Array] | None = await self._disturbed(_to_host(tensors))
+        finally:
+            for tensor in tensors:
+                tensor.close()
         return outputs
 
     async def _iterate(self, session: InferSession, requests: Requests) -> None:

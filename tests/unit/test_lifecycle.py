@@ -25,6 +25,7 @@ from aioais import (
     WrongLoopError,
     emulator,
 )
+from aioais._path.copies import Copies
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -493,3 +494,27 @@ async def test_leaked_session_warns_and_is_closed(models: Models) -> None:
         del session
         gc.collect()
     assert await comes(all_gone), (left(), threads())
+
+
+async def test_finalize_waits_for_a_device_that_is_ending(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can open it any more, but ACL must not end under what it still destroys."""
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    close = Copies.close
+
+    def held_up(copies: Copies) -> None:
+        has_begun.set()
+        assert may_go_on.wait(60)
+        close(copies)
+
+    monkeypatch.setattr(Copies, "close", held_up)
+    session = await InferSession(0, models.add(SMALL))
+    await session.aclose()
+    assert await asyncio.to_thread(has_begun.wait, 60)
+    emulator.reset_counts()
+    ending = asyncio.ensure_future(InferSession.finalize())
+    await asyncio.wait([ending], timeout=0.2)
+    assert not ending.done()
+    assert not emulator.counts().get("acl.finalize")
+    may_go_on.set()
+    await ending
+    assert emulator.counts()["acl.finalize"] == 1

@@ -12,6 +12,7 @@ from .._acl.constants import RunMode
 from .._acl.library import Library
 from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool
 from .._acl.process import AclProcess, process_of
+from .._acl.release import run_all
 from .._bridge.worker import Worker
 from .copies import Copies
 from .shortage import Shortage
@@ -112,7 +113,6 @@ class Device:
         self.copies.reap()
         if self.sessions or self.memory.blocks:
             return
-        is_last = False
         while not self._is_retired:
             self.pinned.trim()
             with _lock:
@@ -121,22 +121,30 @@ class Device:
                 if self.pinned.idle:  # came back since
                     continue
                 self._is_retired = True
+                _retiring.append(self)
                 if _devices.get((self.library.platform, self.id)) is self:
                     del _devices[self.library.platform, self.id]
-                is_last = not any(key[0] == self.library.platform for key in _devices)
         self.worker.stop()  # first: what is submitted from here on would find no context
-        try:
-            self.copies.close()
-        finally:
-            if self.context:
-                self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
-        if is_last and self.process.is_finalize_wanted:
+        run_all([self.copies.close, self._destroy_context, self._leave])
+
+    def _destroy_context(self) -> None:
+        if self.context:
+            self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
+
+    def _leave(self) -> None:
+        """End ACL behind the last device, if that is wanted; until then others must not."""
+        with _lock:
+            _retiring.remove(self)
+            is_last = not any(device.process is self.process for device in (*_devices.values(), *_retiring))
+        if is_last:
             self.process.finalize()
 
 
 _lock = threading.Lock()
-"""Guards the table of devices and their session counts; never held across a call into ACL."""
+"""Guards the lists of devices and their session counts; never held across a call into ACL."""
 _devices: dict[tuple[str, int], Device] = {}
+_retiring: list[Device] = []
+"""Devices that nobody can open any more, and that still destroy what they made."""
 
 
 def acquire_device(library: Library, device_id: int, config_path: str | None) -> Device:
@@ -161,7 +169,7 @@ def acquire_device(library: Library, device_id: int, config_path: str | None) ->
 def live_devices() -> list[Device]:
     """List the devices whose control thread lives."""
     with _lock:
-        return list(_devices.values())
+        return [*_devices.values(), *_retiring]
 
 
 def _nothing() -> None:

@@ -91,10 +91,11 @@ def _at_exit() -> None:
             pipeline.closed.exception(max(0.0, deadline - time.monotonic()))
         for process in live_processes():
             process.is_finalize_wanted = True
-            if not any(device.process is process for device in live_devices()):
-                process.finalize()
         for device in live_devices():
             _settle(device, min(deadline, time.monotonic() + 1.0))
+        for process in live_processes():
+            if not any(device.process is process for device in live_devices()):
+                process.finalize()
     except BaseException as exc:  # noqa: BLE001 - the process ends anyway
         _log.warning("ACL was not shut down cleanly at exit: %r", exc)
 
