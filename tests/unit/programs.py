@@ -18,6 +18,8 @@ import numpy as np
 from aioais import (
     AioaisError, BrokenSessionError, ClosedError, DeviceHangError, ForkError, InferSession, WrongLoopError, emulator
 )
+# Whoever started the tests in the background may have had it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 PATH = sys.argv[1]
 X = np.arange(8, dtype=np.float32).reshape(1, 8)
 def keep_awake():
