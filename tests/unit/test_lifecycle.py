@@ -24,6 +24,7 @@ from aioais import (
     WrongLoopError,
     emulator,
 )
+from aioais._acl.library import find_library
 from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
@@ -512,3 +513,25 @@ async def test_leaked_session_warns_and_is_closed(models: Models) -> None:
         del session
         gc.collect()
     assert await comes(all_gone), (left(), threads())
+
+
+async def test_finalize_waits_for_a_device_that_is_being_given_up(
+    models: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The control thread may be in the middle of it when the last session is closed already."""
+    slow = find_library("cpu").slow
+    destroy, begun, may_go = slow.destroy_context, threading.Event(), threading.Event()
+
+    def destroy_slowly(context: int) -> int:
+        begun.set()
+        assert may_go.wait(60)
+        return destroy(context)
+
+    async with InferSession(0, models.add(SMALL)):
+        monkeypatch.setattr(slow, "destroy_context", destroy_slowly)
+    assert await asyncio.to_thread(begun.wait, 60)
+    finalizing = asyncio.ensure_future(InferSession.finalize())
+    asyncio.get_running_loop().call_later(0.1, may_go.set)
+    await finalizing
+    assert emulator.leaks() == {}
+    assert "not released" not in caplog.text

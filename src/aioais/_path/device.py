@@ -12,6 +12,7 @@ from .._acl.constants import RunMode
 from .._acl.library import Library
 from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool
 from .._acl.process import AclProcess, process_of
+from .._acl.release import run_all
 from .._bridge.worker import Worker
 from .copies import Copies
 from .shortage import Shortage
@@ -112,7 +113,6 @@ class Device:
         self.copies.reap()
         if self.sessions or self.memory.blocks:
             return
-        is_last = False
         while not self._is_retired:
             self.pinned.trim()
             with _lock:
@@ -123,20 +123,27 @@ class Device:
                 self._is_retired = True
                 if _devices.get((self.library.platform, self.id)) is self:
                     del _devices[self.library.platform, self.id]
-                is_last = not any(key[0] == self.library.platform for key in _devices)
+                _retiring.add(self)
         self.worker.stop()  # first: what is submitted from here on would find no context
         try:
-            self.copies.close()
+            run_all([self.copies.close, self._destroy_context])
         finally:
-            if self.context:
-                self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
+            with _lock:
+                _retiring.discard(self)
+                is_last = not any(device.process is self.process for device in (*_devices.values(), *_retiring))
         if is_last and self.process.is_finalize_wanted:
             self.process.finalize()
 
+    def _destroy_context(self) -> None:
+        if self.context:
+            self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
+
 
 _lock = threading.Lock()
-"""Guards the table of devices and their session counts; never held across a call into ACL."""
+"""Guards the tables of devices and their session counts; never held across a call into ACL."""
 _devices: dict[tuple[str, int], Device] = {}
+_retiring: set[Device] = set()
+"""Given up, with a context still to be destroyed: ACL may not end before."""
 
 
 def acquire_device(library: Library, device_id: int, config_path: str | None) -> Device:
@@ -161,7 +168,7 @@ def acquire_device(library: Library, device_id: int, config_path: str | None) ->
 def live_devices() -> list[Device]:
     """List the devices whose control thread lives."""
     with _lock:
-        return list(_devices.values())
+        return [*_devices.values(), *_retiring]
 
 
 def _nothing() -> None:
