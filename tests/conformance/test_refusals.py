@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from tests.conformance.test_small_calls import INVALID, call
 
 from aioais import emulator
 from aioais.emulator import EmulatorError
+
+if TYPE_CHECKING:
+    from tests.conformance.conftest import Models
 
 NO_CONTEXT = 107002
 INVALID_DEVICE = 107001
@@ -78,6 +82,44 @@ def test_devices_that_are_not_there(ready: Any) -> None:
     assert rt.device_enable_peer_access(99, 0) == INVALID_DEVICE
     assert rt.device_enable_peer_access(1, 7) == INVALID
     assert rt.device_enable_peer_access(0, 0) == INVALID, "it is the device itself"
+
+
+def test_memory_is_set_in_turn(ready: Any) -> None:
+    rt = ready.rt
+    block, code = rt.malloc(64, 2)
+    assert code == 0
+    stream, code = rt.create_stream()
+    assert code == 0
+    host = ctypes.create_string_buffer(64)
+    assert code_of(rt.memset_async(ctypes.addressof(host), 64, 7, 64, stream)) == 107000, "pageable"
+    with emulator.gate("d2d"):
+        assert rt.memset_async(block, 64, 7, 64, stream) == 0
+    assert rt.synchronize_stream(stream) == 0
+    assert rt.memcpy(ctypes.addressof(host), 64, block, 64, 2) == 0
+    assert host.raw == bytes([7]) * 64
+    emulator.fail("acl.rt.memset_async", 507011, device_side=True)
+    assert rt.memset_async(block, 64, 8, 64, stream) == 0
+    assert rt.synchronize_stream(stream) == 507011
+    assert (rt.destroy_stream(stream), rt.free(block)) == (0, 0)
+
+
+def test_models_in_memory_that_are_none(ready: Any, models: Models) -> None:
+    mdl = ready.mdl
+    content = Path(models.add()).read_bytes()
+    good, bad = (ctypes.create_string_buffer(text, len(text)) for text in (content, b"no model" * 8))
+    desc = mdl.create_desc()
+    assert mdl.get_desc_from_mem(desc, ctypes.addressof(good), len(content)) == 0
+    assert mdl.get_num_inputs(desc) == 2
+    assert mdl.destroy_desc(desc) == 0
+    desc = mdl.create_desc()
+    assert mdl.get_desc_from_mem(desc, ctypes.addressof(bad), 64) != 0
+    assert mdl.get_desc_from_file(desc, "none.model") != 0
+    assert mdl.get_desc_from_mem(0, ctypes.addressof(good), len(content)) == INVALID
+    assert mdl.get_desc_from_file(0, "none.model") == INVALID
+    assert mdl.destroy_desc(desc) == 0
+    assert mdl.query_size_from_mem(ctypes.addressof(good), len(content))[-1] == 0
+    assert mdl.query_size_from_mem(ctypes.addressof(bad), 64)[-1] != 0
+    assert mdl.query_size("none.model")[-1] != 0
 
 
 def test_memory_that_makes_no_sense(ready: Any) -> None:

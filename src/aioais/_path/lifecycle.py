@@ -68,8 +68,14 @@ def _close_tensors() -> int:
 def _settle(device: Device, deadline: float) -> None:
     """Wait until a device has done what was posted to it, and has ended if nothing needs it any more."""
     thread, is_through = device.worker.thread, threading.Event()
-    device.post(lambda: device.copies.reap(max(0.0, deadline - time.monotonic())))
-    device.post(is_through.set)
+
+    def reap() -> None:
+        try:
+            device.copies.reap(max(0.0, deadline - time.monotonic()))
+        finally:
+            device.post(is_through.set)  # behind what that has posted
+
+    device.post(reap)
     while not is_through.wait(0.01) and thread.is_alive() and time.monotonic() < deadline:
         pass
     if not device.pinned.leased and not device.memory.blocks:
