@@ -78,10 +78,22 @@ def test_devices_that_are_not_there(ready: Any) -> None:
     rt = ready.rt
     assert code_of(rt.set_device(99)) == INVALID_DEVICE
     assert code_of(rt.reset_device(99)) == INVALID_DEVICE
+    assert code_of(rt.reset_device_force(99)) == INVALID_DEVICE
+    rates, code = rt.get_device_utilization_rate(0)
+    assert (rates["memory_utilization"], code) == (0, 0)
     assert code_of(rt.device_can_access_peer(0, 99)) == INVALID_DEVICE
     assert rt.device_enable_peer_access(99, 0) == INVALID_DEVICE
     assert rt.device_enable_peer_access(1, 7) == INVALID
     assert rt.device_enable_peer_access(0, 0) == INVALID, "it is the device itself"
+
+
+def test_reports_and_streams_that_make_no_sense(ready: Any) -> None:
+    rt = ready.rt
+    stream, code = rt.create_stream()
+    assert code == 0
+    assert rt.set_stream_failure_mode(stream, 9) == INVALID
+    assert rt.unsubscribe_report(threading.get_ident(), stream) == 107012, "the thread is not subscribed"
+    assert rt.destroy_stream(stream) == 0
 
 
 def test_memory_is_set_in_turn(ready: Any) -> None:

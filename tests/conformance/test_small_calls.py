@@ -187,3 +187,7 @@ def test_a_file_is_a_bundle_of_one_model(ready: Any, models: Models) -> None:
     for answer in (mdl.bundle_unload(bundle), mdl.bundle_get_model_num(bundle)[1]):
         assert answer != 0
     assert mdl.bundle_get_model_id(bundle, 0)[1] != 0
+    content = Path(models.add()).read_bytes()
+    memory = ctypes.create_string_buffer(content, len(content))
+    bundle, code = mdl.bundle_load_from_mem(ctypes.addressof(memory), len(content))
+    assert (code, mdl.bundle_unload(bundle)) == (0, 0)
