@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +21,11 @@ import aioais
 from aioais import AioaisError, BrokenSessionError, InferSession, Mode, emulator
 from aioais._acl.library import find_library
 from aioais._acl.slow import SlowCalls
-from aioais._path.lifecycle import finalize_all
-from aioais.emulator._state import state
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
+
+pytestmark = pytest.mark.usefixtures("clean_slate")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -62,16 +60,6 @@ VARIANTS = {
     "shape": Variant("dymshape"),
 }
 EACH = pytest.mark.parametrize("name", VARIANTS)
-
-
-@pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
-    yield
-    state.armed.clear()
-    gc.collect()
-    finalize_all()
-    emulator.reset()
 
 
 def model(models: Models, variant: Variant) -> str:

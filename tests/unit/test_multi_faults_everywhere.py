@@ -8,8 +8,6 @@ is left on either device, the session works again, and other sessions on the dev
 from __future__ import annotations
 
 import contextlib
-import gc
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,14 +28,10 @@ LARGE = (2, 1 << 15)
 
 
 @pytest.fixture(autouse=True)
-def two_devices() -> Iterator[None]:
-    """Have two devices, and disarm what a failed test has armed."""
-    emulator.configure(devices=len(DEVICES))
-    yield
-    emulator.disarm()
-    gc.collect()
+def two_devices(clean_slate: None) -> None:
+    """Have two devices; their number is set before ACL starts."""
     finalize_all()
-    emulator.reset()
+    emulator.configure(devices=len(DEVICES))
 
 
 def feeds(shape: tuple[int, ...], seed: int = 0) -> list[Array]:
