@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 __all__ = ["Deliverable", "Delivery"]
 
@@ -17,6 +18,11 @@ class Deliverable(Protocol):
 
 _T = TypeVar("_T", bound=Deliverable)
 
+_PATIENCE_S: Final = 0.0005
+"""How long the loop may wait for the GIL, of which a thread that waits only for moments never lets go."""
+_TURN_S: Final = 0.0001
+"""A sleep long enough for the loop's thread to wake and take the GIL."""
+
 
 class Delivery:
     """The way back of one session's requests.
@@ -25,12 +31,13 @@ class Delivery:
     5 to 28 microseconds, so results that come while one is under way share it.
     """
 
-    __slots__ = ("_armed", "_loop", "_ready")
+    __slots__ = ("_armed", "_armed_at", "_loop", "_ready")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ready: deque[Deliverable] = deque()
         self._armed = False
+        self._armed_at = 0.0
 
     def post(self, items: list[_T]) -> None:
         """Have items settled on the loop, in order; after the loop is closed they are dropped.
@@ -42,10 +49,20 @@ class Delivery:
         if self._ready and not self._armed:
             # Two threads may both come here: the second wake-up finds nothing, which is harmless.
             self._armed = True
+            self._armed_at = time.perf_counter()
             try:
                 self._loop.call_soon_threadsafe(self._drain)
             except RuntimeError:  # the loop is closed: nobody is left to tell
                 self._ready.clear()
+
+    def give_way(self) -> None:
+        """Let the loop have its turn, if results have waited for it for long.
+
+        A thread that gives up the GIL for a moment has it back before another has woken; only after Python's
+        switch interval of 5 ms would that one be let in.
+        """
+        if self._armed and time.perf_counter() - self._armed_at > _PATIENCE_S:
+            time.sleep(_TURN_S)
 
     def _drain(self) -> None:
         # First the flag, then the items: what is appended from here on wakes the loop again.

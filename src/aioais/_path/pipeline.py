@@ -45,22 +45,21 @@ class Pipeline:
                   slot, staging, copies,    waits for executions     waits for the copies
                   execution, copies back    and learns of failures   back, slot returned
 
-    The H2D thread queues all work of a request at once, chained by events, so the device needs no
-    thread of the host between the steps. The other two wait; where the device needs little time for
-    a request the execute thread waits for its copies back too, as that takes less than the hop to the
-    D2H thread (``SessionClock.is_brief``). Runs of dynamic shape and the steps of iterations are
-    submitted by the execute thread instead, as each must be waited for before it goes on; while it has
-    such work it submits for all (``_handed_over``).
+    The H2D thread queues all work of a request at once, chained by events, so the device needs no thread of the host
+    between the steps. The other two wait; where the device needs little time for a request the execute thread waits
+    for its copies back too, as that takes less than the hop to the D2H thread (``SessionClock.is_brief``). Runs of
+    dynamic shape and the steps of iterations are submitted by the execute thread instead, as each must be waited for
+    before it goes on; while it has such work it submits for all (``_handed_over``).
 
-    *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits
-    for an event (published runtime source: ``Event::Synchronize`` does not read the stream's error).
-    So results are released only after the execute stream itself was synchronised. That call waits
-    for everything queued when it starts, so :class:`Permits` bounds what is queued ahead.
+    *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits for an event
+    (published runtime source: ``Event::Synchronize`` does not read the stream's error). So results are released only
+    after the execute stream itself was synchronised. That call waits for everything queued when it starts, so
+    :class:`Permits` bounds what is queued ahead.
 
-    *The express.* A lonely request has nothing to overlap with, and neither have requests whose work
-    on the device is shorter than a hop from thread to thread. The execute thread does all steps of
-    those itself, on the execute stream alone. A model takes submissions from one thread at a time, so
-    where express and staged requests meet, one kind waits in ``_backlog`` until the other is through.
+    *The express.* A lonely request has nothing to overlap with, and neither have requests whose work on the device is
+    shorter than a hop from thread to thread. The execute thread does all steps of those itself, on the execute stream
+    alone. A model takes submissions from one thread at a time, so where express and staged requests meet, one kind
+    waits in ``_backlog`` until the other is through.
 
     Parameters
     ----------
@@ -247,7 +246,9 @@ class Pipeline:
                 return False
             express = self._submit_express(self._waiting)
         finally:
-            self._delivery.post(self._complete)  # the loop takes these while the device works on those
+            # The loop takes these while the device works on those.
+            self._delivery.post(self._complete)
+            self._delivery.give_way()
         if express:
             if not self._await_executions(express):
                 return False
@@ -388,7 +389,7 @@ class Pipeline:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
     def _finish(self, requests: list[Request]) -> None:
-        """Return the slots and count the requests; their delivery follows."""
+        """Return the slots and count the requests."""
         if self.breakage.cause is not None:
             return  # the device may still use what they hold
         for request in requests:
