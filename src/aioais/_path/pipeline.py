@@ -246,8 +246,7 @@ class Pipeline:
                 return False
             express = self._submit_express(self._waiting)
         finally:
-            # The loop takes these while the device works on those.
-            self._delivery.post(self._complete)
+            self._delivery.post(self._complete)  # the loop takes these while the device works on those
             self._delivery.give_way()
         if express:
             if not self._await_executions(express):
