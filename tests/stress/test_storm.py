@@ -76,7 +76,7 @@ def test_storm(
     assert tally.total >= tally.quota
     assert tally.checked > tally.total // 10
     assert {"cancel", "timeout", "close"} <= set(counts)
-    if weather == "breaks":
+    if weather == "breaks" and LONG:  # a few may all end before anybody meets them
         assert counts["broken session"]
     if weather != "breaks":  # there a device that was busy for long may hold something until ACL ends
         check_leaks(timeout_s=STALL_S)

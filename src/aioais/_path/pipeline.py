@@ -63,14 +63,10 @@ class Pipeline:
 
     Parameters
     ----------
-    device
-        The opened device; the pipeline owns one session reference of it.
-    model
-        The loaded model; owned.
-    planner
-        The model's planner.
-    delivery
-        The way back to the session's loop.
+    device, model
+        Of the session; the model and one session reference of the device are owned.
+    planner, delivery
+        Of the session; the way back to its loop.
     depth, loop, debug, hang_timeout
         As in ``InferSession``.
     """
@@ -108,6 +104,7 @@ class Pipeline:
         )
         self._handed_over = 0  # requests that the execute thread has to submit; H2D thread only
         self._taken_over = 0  # those that it has submitted; execute thread only
+        self._sent_home = self._came_home = 0  # by way of the D2H thread; counted by the execute and the D2H thread
         self.breakage = Breakage(
             Holdings(device, model, self._executor, self.slots, self._recorder),
             self.admission,
@@ -258,11 +255,13 @@ class Pipeline:
                 self._delivery.post(self._complete)
         if submitted:
             self._permits.give(sum(request.is_submitted for request in submitted))
-            if self._await_executions(submitted) and self.clock.is_brief:
+            is_whole = self._await_executions(submitted)
+            # First come, first served: not while others are on their way by the D2H thread.
+            if is_whole and self.clock.is_brief and self._sent_home == self._came_home:
                 self._bring_home(submitted)
                 self._end(submitted)
             while submitted:
-                self._d2h_inbox.put(submitted.pop(0))
+                self._send_home(submitted.pop(0))
         while handed_over:
             self._take_over(handed_over.popleft())
         if has_ended:
@@ -292,7 +291,11 @@ class Pipeline:
         self._taken_over += 1
         if self.breakage.cause is None:
             self._await_executions([request])
-            self._d2h_inbox.put(request)
+            self._send_home(request)
+
+    def _send_home(self, request: Request) -> None:
+        self._sent_home += 1
+        self._d2h_inbox.put(request)
 
     def _submit_express(self, waiting: deque[Request]) -> list[Request]:
         """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
@@ -348,6 +351,7 @@ class Pipeline:
         del request  # a result that its caller drops must not live on in this frame
         self._bring_home(batch)
         self._end(batch)
+        self._came_home += 1
         return True
 
     def _end(self, requests: list[Request]) -> None:
@@ -362,30 +366,26 @@ class Pipeline:
     def _bring_home(self, requests: list[Request]) -> None:
         """Wait for copies back, and collect the results."""
         for request in requests:
-            self._bring_one_home(request)
-
-    def _bring_one_home(self, request: Request) -> None:
-        slot = request.slot
-        assert slot is not None
-        try:
-            # In any case: only then nothing on the device uses the slot any more.
-            if not request.is_express:
-                slot.stream.synchronize()
-            if request.error is None and not request.was_cancelled:
-                if request.to_host:
-                    request.result = collect_arrays(request, self.device, slot)
-                else:
-                    request.result = collect_tensors(request, self.device, slot, self.hang_timeout)
-                self.clock.add(request, slot)
-        except BaseException as exc:  # noqa: BLE001 - the caller gets it
-            self._fail(request, exc)
-        if request.error is not None:
-            # What is set on the device is not known any more.
-            slot.gear = slot.shapes = None
-        if request.draft is not None:
-            self._recorder.measure(request, slot)
-        if self._debug:
-            _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
+            slot = request.slot
+            assert slot is not None
+            try:
+                # In any case: only then nothing on the device uses the slot any more.
+                if not request.is_express:
+                    slot.stream.synchronize()
+                if request.error is None and not request.was_cancelled:
+                    if request.to_host:
+                        request.result = collect_arrays(request, self.device, slot)
+                    else:
+                        request.result = collect_tensors(request, self.device, slot, self.hang_timeout)
+                    self.clock.add(request, slot)
+            except BaseException as exc:  # noqa: BLE001 - the caller gets it
+                self._fail(request, exc)
+            if request.error is not None:
+                slot.gear = slot.shapes = None  # what is set on the device is not known any more
+            if request.draft is not None:
+                self._recorder.measure(request, slot)
+            if self._debug:
+                _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
     def _finish(self, requests: list[Request]) -> None:
         """Return the slots and count the requests."""

@@ -56,6 +56,7 @@ class Shortage:
         self._pinned: PinnedPool | None = None
         self._tenants: list[Tenant] = []
         self._lock = threading.Lock()  # guards the list
+        self._turn = threading.Lock()  # what one thread is about to free is not there for another to find
 
     def watch(self, memory: DeviceMemory, pinned: PinnedPool) -> None:
         """Take the pools of the device, which need this object to be made."""
@@ -89,20 +90,25 @@ class Shortage:
         AclMemoryError
             It still fails; says what was wanted, what is free, and who holds the rest.
         """
-        self._give_back()
-        try:
-            return attempt()
-        except AclMemoryError as exc:
-            failure = exc
+        self._run([self._finish_posted])  # not in turn: the control thread may wait for its own
+        with self._turn:
+            self._give_back()
+            try:
+                return attempt()
+            except AclMemoryError as exc:
+                failure = exc
         raise AclMemoryError(failure.call, failure.code, failure.name, self._account(wanted), failure.message)
 
     def _give_back(self) -> None:
         assert self._pinned is not None
         with self._lock:
             tenants = list(self._tenants)
+        # The pinned pool comes last: slots leave their staging areas to it.
+        self._run([*(tenant.give_back_spare for tenant in tenants), self._pinned.trim])
+
+    def _run(self, steps: list[Callable[[], None]]) -> None:
         try:
-            # The pinned pool comes last: slots leave their staging areas to it.
-            run_all([self._finish_posted, *(tenant.give_back_spare for tenant in tenants), self._pinned.trim])
+            run_all(steps)
         except Exception as exc:  # noqa: BLE001 - the lack of memory is the error to tell
             _log.warning("device %d: idle memory could not be freed: %s", self._device_id, repr(exc))
 
