@@ -130,6 +130,8 @@ class Storm:
         tasks = [
             asyncio.ensure_future(self._work(session, requests, kept, life, is_over)) for _ in range(pick.randint(1, 8))
         ]
+        for task in tasks:  # however it ends, somebody is to close the session
+            task.add_done_callback(lambda _: is_over.set())
         await is_over.wait()
         await self._moment()
         if self._has_ends and pick.random() < 0.05:
@@ -162,20 +164,7 @@ class Storm:
         life: list[int],
         is_over: asyncio.Event,
     ) -> None:
-        """Make requests until the session is closed; however that ends, somebody is to close it."""
-        try:
-            await self._ask(session, requests, kept, life, is_over)
-        finally:
-            is_over.set()
-
-    async def _ask(
-        self,
-        session: InferSession,
-        requests: Requests,
-        kept: deque[tuple[Request, list[Array]]],
-        life: list[int],
-        is_over: asyncio.Event,
-    ) -> None:
+        """Make requests until the session is closed."""
         pick = self._pick
         while True:
             life[0] -= 1
