@@ -250,7 +250,7 @@ class Pipeline:
                 return False
             self._bring_home(express)
             self._finish(express)
-            self._complete, express = express, self._complete
+            self._complete = express
             if not self._waiting and self._execute_inbox.empty():
                 self._delivery.post(self._complete)
         if submitted:
