@@ -254,6 +254,7 @@ class InferSession(Measures):
             return await request.future  # type: ignore[no-any-return]
         finally:
             request.abandon()
+            del request  # an error's traceback holds this frame, and the request the error
 
     def infer_pipeline(
         self,
@@ -338,12 +339,14 @@ class InferSession(Measures):
             As in :meth:`infer`.
         """
         iteration = Iteration(self._opened().info, in_out_list, iteration_times, mem_copy, self._options.check)
-        asked = self._request(feeds, mode, custom_sizes, True, iteration)
-        request = asked if isinstance(asked, Request) else await asked
+        request = self._request(feeds, mode, custom_sizes, True, iteration)
+        if not isinstance(request, Request):
+            request = await request
         try:
             return await request.future  # type: ignore[no-any-return]
         finally:
             request.abandon()
+            del request  # an error's traceback holds this frame, and the request the error
 
     def _request(
         self, feeds: Feeds, mode: Mode, custom_sizes: Sizes, to_host: bool, iteration: Iteration | None = None

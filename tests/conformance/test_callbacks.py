@@ -134,3 +134,57 @@ def test_what_escapes_a_thread_is_raised_by_stop_thread(ready: Any, capsys: pyte
     with pytest.raises(RuntimeError, match="exception=SystemExit,msg=thread call failed;"):
         ready.util.stop_thread(thread)
     assert "SystemExit" in capsys.readouterr().err
+
+
+def test_a_thread_serves_the_streams_of_one_device(ready: Any, serving: Serving) -> None:
+    assert ready.rt.set_device(1) == 0
+    stream, code = ready.rt.create_stream()
+    assert code == 0
+    assert ready.rt.subscribe_report(serving.thread, stream) == 107012
+    assert ready.rt.destroy_stream(stream) == 0
+    assert ready.rt.set_device(0) == 0
+
+
+def test_the_end_of_the_last_subscription_ends_the_wait(ready: Any) -> None:
+    context, _ = ready.rt.get_context()
+    stream, _ = ready.rt.create_stream()
+    subscribed, has_begun = threading.Event(), threading.Event()
+    answers: list[int] = []
+
+    def serve() -> None:
+        ready.rt.set_context(context)
+        assert subscribed.wait(10)
+        ready.rt.launch_callback(lambda _: has_begun.set(), None, 0, stream)
+        answers.append(ready.rt.process_report(-1))
+        answers.append(ready.rt.process_report(-1))
+
+    thread, code = ready.util.start_thread(serve, None)
+    assert code == 0
+    assert ready.rt.subscribe_report(thread, stream) == 0
+    subscribed.set()
+    assert has_begun.wait(10)
+    assert ready.rt.unsubscribe_report(thread, stream) == 0
+    assert ready.util.stop_thread(thread) == 0
+    assert answers == [0, 107012], "the second wait ended, or did not begin"
+
+
+def test_a_wait_with_a_limit_for_a_blocking_callback(ready: Any, serving: Serving) -> None:
+    release = threading.Event()
+    assert ready.rt.launch_callback(lambda _: release.wait(10), None, 1, serving.stream) == 0
+    assert ready.rt.synchronize_stream_with_timeout(serving.stream, 10) == 507046
+    release.set()
+    assert ready.rt.synchronize_stream(serving.stream) == 0
+
+
+def test_callbacks_of_a_failed_stream_are_not_called(
+    ready: Any, serving: Serving, pinned: Callable[[int], Any]
+) -> None:
+    host, called = pinned(8), list[int]()
+    block, _ = ready.rt.malloc(8, 2)
+    assert ready.rt.set_stream_failure_mode(serving.stream, 1) == 0
+    emulator.fail("acl.rt.memcpy_async", 507011, device_side=True)
+    with emulator.gate("h2d"):
+        assert ready.rt.memcpy_async(block, 8, host.pointer, 8, 1, serving.stream) == 0
+        assert ready.rt.launch_callback(called.append, 1, 1, serving.stream) == 0
+    assert ready.rt.synchronize_stream(serving.stream) == 507011
+    assert called == []

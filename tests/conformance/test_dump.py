@@ -321,6 +321,19 @@ def test_a_folder_that_vanishes_fails_the_run(acl: Any, init: Init, models: Mode
     assert net.execute_async() == 500002 or acl.rt.synchronize_stream(0) == 107010
 
 
+def test_a_model_that_fails_on_the_device(acl: Any, init: Init, models: Models, tmp_path: Path) -> None:
+    assert init() == 0
+    gather = helper.make_node("Gather", ["a", "i"], ["out"])
+    net = Net(acl, models.write("gather", [gather], [("a", 1, [4]), ("i", 7, [1])], [("out", 1, [1])]))
+    net.put(0, np.zeros(4, np.float32))
+    net.put(1, np.array([99], np.int64))
+    assert net.execute() == 507011
+    assert "failed while it was dumped" in acl.get_recent_err_msg()
+    assert files(tmp_path) == []
+    net.put(1, np.array([1], np.int64))
+    assert net.execute() == 0
+
+
 def test_the_umask_is_respected(acl: Any, init: Init, models: Models, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

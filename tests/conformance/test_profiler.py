@@ -229,6 +229,40 @@ def test_the_storage_limit_ends_the_trace(acl: Any, init: Init, tmp_path: Path, 
     assert caplog.text.count("storage_limit") == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource")
+@pytest.mark.parametrize("room", [10, 30_000])
+def test_a_full_disk_ends_the_trace(tmp_path: Path, room: int) -> None:
+    (tmp_path / "acl.json").write_text(json.dumps({"profiler": {"switch": "on", "output": str(tmp_path / "prof")}}))
+    script = f"""
+import logging, resource
+from aioais.emulator import acl
+logging.basicConfig(format="%(message)s")
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY))
+code = acl.init({str(tmp_path / "acl.json")!r})
+assert (code == 0) == ({room} > 10), code
+print("code", code)
+if code == 0:
+    acl.rt.set_device(0)
+    host, _ = acl.rt.malloc_host(8)
+    there, _ = acl.rt.malloc(8, 2)
+    for i in range(1000):
+        assert acl.rt.memcpy(there, 8, host, 8, 1) == 0
+    assert acl.finalize() == 0
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(emulator.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if room == 10:
+        assert done.stdout == "code 100004\n"
+        return
+    assert done.stderr.count("the trace cannot be written, later events are left out: File too large") == 1
+    (path,) = traces(tmp_path)
+    assert path.stat().st_size <= room
+    assert 50 < len(events(path)) < 1000, "what was written before is a whole trace"
+
+
 @pytest.mark.parametrize("switch", ["off", "ON", "", None])
 def test_anything_but_on_is_off(acl: Any, init: Init, tmp_path: Path, switch: str | None) -> None:
     assert init(switch=switch) == 0

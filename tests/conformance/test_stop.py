@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -186,3 +187,15 @@ def test_weights_in_files_of_their_own_are_not_small(tmp_path: Path) -> None:
     assert path.stat().st_size < 4096
     assert not is_small_file(str(path))
     assert not is_small_file(model.SerializeToString())
+
+
+def test_cores_where_the_system_tells_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = cores.__wrapped__
+    monkeypatch.setattr(Path, "read_text", _refuse)
+    assert count() == len(os.sched_getaffinity(0)), "no topology: each is taken for a core"
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert count() == (os.cpu_count() or 1)
+
+
+def _refuse(*args: object, **options: object) -> str:
+    raise OSError("no such file")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +19,8 @@ from aioais import DeviceInfo, InferSession, emulator
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
+
+SOURCES = str(Path(aioais.__file__).parents[1])
 
 
 @pytest.fixture
@@ -76,6 +81,26 @@ async def test_every_device_listed_can_be_opened(models: Models) -> None:
         async with InferSession(device.id, path) as session:
             x = np.full(3, device.id, np.float32)
             assert (await session.infer([x]))[0].tolist() == x.tolist()
+
+
+@pytest.mark.usefixtures("finalised")
+async def test_a_device_that_cannot_be_let_go() -> None:
+    emulator.fail("acl.rt.reset_device", 507899)
+    with pytest.raises(aioais.AclError, match=r"acl\.rt\.reset_device failed with 507899"):
+        await asyncio.to_thread(_cpu)
+    assert len(await asyncio.to_thread(_cpu)) == 4, "it was that once"
+    assert emulator.acl.rt.reset_device(0) == 0, "it was set, and still is"
+
+
+def test_an_acl_that_is_not_cann(tmp_path: Path) -> None:
+    """PyPI has another package of that name; where it is found first there are no Ascend devices."""
+    (tmp_path / "acl.py").write_text("rights = {}\n")
+    program = "import aioais; print({device.platform for device in aioais.devices()})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), SOURCES])}
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout == "{'cpu'}\n"
 
 
 # --- run ----------------------------------------------------------------------------------------

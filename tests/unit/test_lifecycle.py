@@ -247,6 +247,21 @@ async def test_open_cancelled_midway(models: Models, stage: str) -> None:
         np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
 
 
+async def test_closed_while_it_opens(models: Models) -> None:
+    session = InferSession(0, models.add(SMALL))
+    with emulator.gate("load") as gate:
+        opening = asyncio.ensure_future(session.__aenter__())
+        await asyncio.sleep(0)
+        assert gate.wait_reached()
+        closing = asyncio.ensure_future(session.aclose())
+        await asyncio.sleep(0)
+    with pytest.raises(ClosedError, match="was closed while it was being opened: open a new session"):
+        await opening
+    await closing
+    assert session.closed
+    assert await comes(all_gone), (left(), threads())
+
+
 def test_open_cancelled_and_the_loop_closed(
     models: Models, loop_factory: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:

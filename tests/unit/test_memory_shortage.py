@@ -55,6 +55,34 @@ async def test_spare_buffers_of_another_session_are_given_back(models: Models) -
             assert idle.statistics().failed == busy.statistics().failed == 0
 
 
+async def test_what_cannot_be_given_back_is_logged(models: Models, caplog: pytest.LogCaptureFixture) -> None:
+    path = models.identity((1, FLOATS))
+    with emulator.configure(memory_mb=11):
+        async with InferSession(0, path, depth=4) as idle, InferSession(0, path) as busy:
+            await use_all_slots(idle, 4)
+            emulator.fail("acl.rt.destroy_stream", 507899)
+            tensor = await busy.to_device(ones(8))
+            assert (await tensor.to_host() == 1).all()
+            tensor.close()
+            assert idle.statistics().slots == 0
+            await run(idle, 1)
+    assert "device 0: idle memory could not be freed: " in caplog.text
+    assert "acl.rt.destroy_stream" in caplog.text
+    await InferSession.finalize()
+    emulator.reset()  # nobody can destroy that stream any more
+
+
+async def test_a_device_that_does_not_tell_its_memory(models: Models) -> None:
+    async with InferSession(0, models.identity((1, FLOATS)), depth=1) as session:
+        await run(session, 1)
+        with emulator.configure(memory_mb=8):
+            for _ in range(2):
+                emulator.fail("acl.rt.get_mem_info", 507899)
+            with pytest.raises(AclMemoryError, match=f"wanted {16 * MIB} bytes of device memory"):
+                await session.to_device(ones(16))
+        await run(session, 1)
+
+
 async def test_who_holds_it_is_told(models: Models) -> None:
     path = models.identity((1, FLOATS))
     open_path = models.identity([1, "n"], name="open")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,47 @@ async def test_a_bad_item_raises_at_its_place(models: Models, kind: str, ordered
         assert got == list(range(20)) if ordered else set(got) <= set(range(20))
 
 
+class Lazy:
+    """Becomes an array in a thread, when it is let; item 20 cannot."""
+
+    may_go = threading.Event()
+
+    def __init__(self, index: int, which: int) -> None:
+        self.index = index
+        self.which = which
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        assert Lazy.may_go.wait(10)
+        if self.index == 20:
+            raise OSError("the picture cannot be read")
+        return pair(self.index)[self.which]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_an_item_that_is_no_array_raises_at_its_place(models: Models, ordered: bool) -> None:
+    items = [[Lazy(k, 0), Lazy(k, 1)] for k in range(100)]
+    async with MultiDeviceSession(models.add(SHAPE)) as session:
+        Lazy.may_go.set()
+        got: list[int] = []
+        with pytest.raises(FeedError, match="the picture cannot be read"):
+            await collect(session.stream(items, ordered=ordered), got)
+        assert got == list(range(20)) if ordered else set(got) <= set(range(20))
+
+
+async def test_given_up_while_an_item_becomes_an_array(models: Models) -> None:
+    async with MultiDeviceSession(models.add(SHAPE)) as session:
+        await warm(session)
+        Lazy.may_go.clear()
+        task = asyncio.ensure_future(collect(session.stream([[Lazy(0, 0), Lazy(0, 1)]]), []))
+        while not any(thread.name == "aioais-feeds" for thread in threading.enumerate()):
+            await asyncio.sleep(0.001)
+        task.cancel()
+        Lazy.may_go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len([one async for one in session.stream(Source(50).plain())]) == 50
+
+
 async def collect(stream: Any, got: list[int]) -> None:
     async for one in stream:
         assert right(one)
@@ -238,6 +280,20 @@ async def test_devices_are_checked(models: Models) -> None:
         np_ids = np.array([2, 0])
         assert {one.device_id async for one in session.stream(Source(60).plain(), np_ids)} == {0, 2}
         assert [one async for one in session.stream([], "all")] == []
+
+
+async def test_no_devices(models: Models) -> None:
+    path = models.add(SHAPE)
+    await InferSession.finalize()
+    with emulator.configure(devices=0):
+        async with MultiDeviceSession(path) as session:
+            with pytest.raises(
+                DeviceError, match="no device to run on: the visible devices of platform 'cpu' are none"
+            ):
+                await anext(session.stream([pair(0)]))
+            with pytest.raises(DeviceError, match="the visible devices of platform 'cpu' are none"):
+                await session.infer({0: [pair(0)]})
+        await InferSession.finalize()
 
 
 async def test_a_device_takes_part_as_soon_as_it_is_open(models: Models) -> None:

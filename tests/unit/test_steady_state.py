@@ -179,3 +179,18 @@ async def test_large_results_lease_their_memory_and_feeds_are_copied_once(
         assert copied == [array.nbytes]
         assert type(result.base).__name__ == "PinnedLease"  # the result is the pinned block itself
         del result
+
+
+async def test_results_are_copied_out_where_too_many_are_kept(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.arange(1 << 18, dtype=np.float32).reshape(1, -1)
+    async with InferSession(0, models.identity(array.shape)) as session:
+        pipeline = session._pipeline
+        assert pipeline is not None
+        monkeypatch.setattr(pipeline.device.pinned, "_limit", 4 * array.nbytes)
+        kept = [(await session.infer([array + k]))[0] for k in range(8)]
+        bases = [type(result.base).__name__ for result in kept]
+        assert bases[0] == "PinnedLease"
+        assert bases[-1] == "NoneType", "memory of its own"
+        assert all((result == array + k).all() for k, result in enumerate(kept))
+        del kept
+        assert type((await session.infer([array]))[0].base).__name__ == "PinnedLease", "there is room again"

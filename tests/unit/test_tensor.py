@@ -74,6 +74,8 @@ async def test_close(models: Models) -> None:
             await tensor.to_host()
         with pytest.raises(FeedError, match=r"'x'.*closed.*to_device"):
             await session.infer([tensor])
+        with pytest.raises(FeedError, match=r"to_device: <Tensor closed .* was closed; wanted an array or an open"):
+            await session.to_device(tensor)
 
 
 async def test_a_tensor_of_the_device_is_returned_as_it_is(models: Models) -> None:

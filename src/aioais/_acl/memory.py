@@ -22,8 +22,8 @@ _MIN_CLASS: Final = 256
 _IDLE_BYTES: Final = 64 << 20
 _IDLE_BLOCKS: Final = 4
 
-Spare = Callable[[AclMemoryError, str, Callable[[], int]], int]
-"""Given a failure, what was wanted and how to get it: frees what is idle, tries again once, raises what is known."""
+Spare = Callable[[str, Callable[[], int]], int]
+"""Given what was wanted and how to get it: frees what is idle, tries again once, raises what is known."""
 
 
 class BlockSource(Protocol):
@@ -71,7 +71,7 @@ class DeviceMemory:
     post
         Runs a function on the control thread of the device, soon.
     spare
-        Gets memory where ACL has none: given the call, the bytes and what to try again.
+        Gets memory where ACL has none: given what is wanted and how to try again.
     """
 
     def __init__(self, library: Library, post: Callable[[Callable[[], None]], None], spare: Spare) -> None:
@@ -108,8 +108,8 @@ class DeviceMemory:
 
         try:
             address = allocate()
-        except AclMemoryError as exc:
-            address = self._spare(exc, f"{nbytes} bytes of device memory", allocate)
+        except AclMemoryError:
+            address = self._spare(f"{nbytes} bytes of device memory", allocate)
         return self.adopt(address, nbytes)
 
     def adopt(self, address: int, nbytes: int) -> DeviceBlock:
@@ -214,9 +214,9 @@ class PinnedPool:
 
         try:
             address = allocate()
-        except AclMemoryError as exc:
+        except AclMemoryError:
             what = "of memory shared with the host" if self.is_shared else "of pinned host memory"
-            address = self._spare(exc, f"{size} bytes {what}", allocate)
+            address = self._spare(f"{size} bytes {what}", allocate)
         with self._lock:
             self._blocks += 1
             self._nbytes += size

@@ -120,9 +120,12 @@ class LoadedModel:
         model_id, code = library.slow.load_from_file(path)
         if code:
             error = library.error("acl.mdl.load_from_file", code)
-            if isinstance(error, AclMemoryError) or code // 1000 == _DEVICE_FAILED:
-                raise error
-            raise ModelError(_load_text(library, path, error)) from error
+            try:
+                if isinstance(error, AclMemoryError) or code // 1000 == _DEVICE_FAILED:
+                    raise error
+                raise ModelError(_load_text(library, path, error)) from error
+            finally:
+                del error  # its traceback holds this frame
         self._id: int | None = model_id
         try:
             self._desc = library.handle("acl.mdl.create_desc", library.acl.mdl.create_desc())

@@ -9,11 +9,12 @@ __all__ = ["run_all"]
 
 def run_all(steps: Iterable[Callable[[], object]]) -> None:
     """Run every step in order, then raise the first failure if there was one."""
-    failure: BaseException | None = None
+    failures: list[BaseException] = []
     for step in steps:
         try:
             step()
         except BaseException as exc:  # noqa: BLE001 - the rest must be freed all the same
-            failure = failure or exc
-    if failure is not None:
-        raise failure
+            failures.append(exc)
+    if failures:
+        del failures[1:]
+        raise failures.pop()  # out of the list: its traceback holds this frame

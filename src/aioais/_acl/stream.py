@@ -122,17 +122,21 @@ class Stream:
 
     def _settle(self, seconds: float | None) -> None:
         error = self._wait_once(seconds)
+        again = None
         if error is None:
             return
-        if seconds is None or not isinstance(error, DeviceHangError):
-            # It may be the wait that failed and not the work, which then goes on. Whoever gets the error
-            # uses or frees the buffers next.
-            again = self._wait_once(seconds)
-            if isinstance(again, DeviceHangError):
-                raise again from error
-            if again is not None and again.code != error.code:
-                _log.warning("after %s: waiting again failed too: %s", error.name or error.code, again)
-        raise error
+        try:
+            if seconds is None or not isinstance(error, DeviceHangError):
+                # It may be the wait that failed and not the work, which then goes on. Whoever gets the error
+                # uses or frees the buffers next.
+                again = self._wait_once(seconds)
+                if isinstance(again, DeviceHangError):
+                    raise again from error
+                if again is not None and again.code != error.code:
+                    _log.warning("after %s: waiting again failed too: %s", error.name or error.code, again)
+            raise error
+        finally:
+            del error, again  # their traceback holds this frame
 
     def _wait_once(self, seconds: float | None) -> AclError | None:
         library = self._library

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["run_in_thread", "wait_future"]
 
@@ -32,42 +32,38 @@ async def run_in_thread(name: str, function: Callable[[], _T], undo: Callable[[_
     Cancelled: the wait ends at once, the function goes on, and its result is undone.
     """
     loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[_T] = loop.create_future()
+    waiter: asyncio.Future[_Outcome[_T]] = loop.create_future()
 
-    def settle(value: _T | None, error: BaseException | None) -> None:
-        if waiter.done():  # given up after the thread had looked
-            if error is None and undo is not None:
-                threading.Thread(target=undo, args=(value,), name=name, daemon=True).start()
-        elif error is not None:
-            waiter.set_exception(error)
-        else:
-            waiter.set_result(value)  # type: ignore[arg-type]
+    def settle(outcome: _Outcome[_T]) -> None:
+        if not waiter.done():
+            waiter.set_result(outcome)
+        else:  # given up after the thread had looked
+            undo_in_thread(outcome)
+
+    def undo_in_thread(outcome: _Outcome[_T]) -> None:
+        threading.Thread(target=outcome.undo, args=(undo,), name=name, daemon=True).start()
 
     def body() -> None:
-        value: _T | None = None
-        error: BaseException | None = None
-        try:
-            value = function()
-        except BaseException as exc:  # noqa: BLE001 - the waiter gets it
-            error = exc
+        outcome = _Outcome(function)
         is_wanted = not waiter.cancelled()
         if is_wanted:
             try:
-                loop.call_soon_threadsafe(settle, value, error)
+                loop.call_soon_threadsafe(settle, outcome)
             except RuntimeError:  # the loop is closed
                 is_wanted = False
-        if not is_wanted and error is None and undo is not None:
-            # Here and not by way of the loop, which may end any moment.
-            undo(value)  # type: ignore[arg-type]
+        if not is_wanted:
+            outcome.undo(undo)  # here and not by way of the loop, which may end any moment
+        del outcome  # the traceback of an error holds this frame
 
     threading.Thread(target=body, name=name, daemon=True).start()
     try:
-        return await waiter
+        outcome = await waiter
     except asyncio.CancelledError:
         # The result may have come in the very step of the loop in which the task was cancelled.
-        if waiter.done() and not waiter.cancelled() and waiter.exception() is None and undo is not None:
-            threading.Thread(target=undo, args=(waiter.result(),), name=name, daemon=True).start()
+        if waiter.done() and not waiter.cancelled():
+            undo_in_thread(waiter.result())
         raise
+    return outcome.take()
 
 
 async def wait_future(future: Future[_T]) -> _T:
@@ -89,5 +85,35 @@ async def wait_future(future: Future[_T]) -> _T:
             pass
 
     future.add_done_callback(done)
-    await waiter
-    return future.result()
+    try:
+        await waiter
+        return future.result()
+    finally:
+        del future  # the traceback of its error holds this frame
+
+
+class _Outcome(Generic[_T]):
+    """What became of a function; takes it along from its thread."""
+
+    def __init__(self, function: Callable[[], _T]) -> None:
+        self._error: BaseException | None = None
+        try:
+            self._value = function()
+        except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
+            self._error = exc
+
+    def take(self) -> _T:
+        """Give the value or raise the error, which is not kept: its traceback holds whoever asks."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._value
+        finally:
+            del error
+
+    def undo(self, function: Callable[[_T], object] | None) -> None:
+        """Call a function with the value, if there is one; an error is forgotten."""
+        if self._error is None and function is not None:
+            function(self._value)
+        self._error = None

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -48,22 +49,9 @@ class Worker:
         Once the worker is stopped, the future has a ``ClosedError``.
         """
         future: Future[_T] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                if self._is_stopped:  # while this waited for its turn
-                    raise _gone()
-                value = function()
-            except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
-                future.set_exception(exc)
-            else:
-                future.set_result(value)
-
         with self._lock:
             if not self._is_stopped:
-                self._inbox.put(job)
+                self._inbox.put(partial(self._fulfil, future, function))
                 return future
         future.set_exception(_gone())
         return future
@@ -73,6 +61,18 @@ class Worker:
         with self._lock:
             self._is_stopped = True
             self._inbox.put(None)
+
+    def _fulfil(self, future: Future[_T], function: Callable[[], _T]) -> None:
+        try:
+            if not future.set_running_or_notify_cancel():
+                return
+            if self._is_stopped:  # while this waited for its turn
+                raise _gone()
+            future.set_result(function())
+        except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
+            future.set_exception(exc)
+        finally:
+            del future, function  # the traceback of an error holds this frame
 
     def _run(self) -> None:
         get = self._inbox.get

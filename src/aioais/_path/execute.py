@@ -149,7 +149,8 @@ class Executor:
         try:
             self.stream.synchronize()
         except BaseException as exc:  # noqa: BLE001 - each request concerned gets it
-            self.failure = Failure(self.submitted, exc)
+            # Kept until the next one: without the frames, which hold requests.
+            self.failure = Failure(self.submitted, exc.with_traceback(None))
         return self.failure
 
     def close(self) -> None:

@@ -106,8 +106,8 @@ def open_pipeline(options: Options, loop: asyncio.AbstractEventLoop) -> Pipeline
         path = os.path.abspath(options.model_path)
         try:
             model = LoadedModel(library, path)
-        except AclMemoryError as exc:
-            model = device.shortage.overcome(exc, f"the memory of {path!r}", lambda: LoadedModel(library, path))
+        except AclMemoryError:
+            model = device.shortage.overcome(f"the memory of {path!r}", lambda: LoadedModel(library, path))
         undo.callback(model.close)
         planner = Planner(model.info, options.check, device, device.id)
         pipeline = Pipeline(

@@ -57,18 +57,15 @@ class Pipeline:
     :class:`Permits` bounds what is queued ahead.
 
     *The express.* A lonely request has nothing to overlap with, and neither have requests whose work on the device is
-    shorter than a hop from thread to thread. The execute thread does all steps of those itself, on the execute stream
-    alone. A model takes submissions from one thread at a time, so where express and staged requests meet, one kind
-    waits in ``_backlog`` until the other is through.
+    shorter than a hop from thread to thread. The execute thread does all steps of those itself, on the execute stream.
+    A model takes submissions from one thread at a time, so where both kinds meet, one waits until the other is through.
 
     Parameters
     ----------
     device, model
         Of the session; the model and one session reference of the device are owned.
-    planner, delivery
-        Of the session; the way back to its loop.
-    depth, loop, debug, hang_timeout
-        As in ``InferSession``.
+    planner, delivery, depth, loop, debug, hang_timeout
+        Of the session, the way back to its loop, and as in ``InferSession``.
     """
 
     def __init__(
@@ -176,11 +173,11 @@ class Pipeline:
                 self._fail(request, exc)
         if not self._start(request):
             self._end([request])
-            return True
         # What the execute thread has to submit comes first, and one thread submits at a time.
-        if request.is_dynamic or request.is_iteration or self._handed_over != self._taken_over:
+        elif request.is_dynamic or request.is_iteration or self._handed_over != self._taken_over:
             request.is_handed_over = True
             self._handed_over += 1
+            self._execute_inbox.put(request)
         else:
             self._permits.take()
             self._execute(request)
@@ -188,7 +185,8 @@ class Pipeline:
                 self._start_back(request)
             else:
                 self._permits.give_back()
-        self._execute_inbox.put(request)
+            self._execute_inbox.put(request)
+        del request  # an error's traceback holds this frame, and the request the error
         return True
 
     def _start(self, request: Request) -> bool:
@@ -292,6 +290,7 @@ class Pipeline:
         if self.breakage.cause is None:
             self._await_executions([request])
             self._send_home(request)
+        del request  # as in _h2d_step
 
     def _send_home(self, request: Request) -> None:
         self._sent_home += 1
@@ -300,9 +299,9 @@ class Pipeline:
     def _submit_express(self, waiting: deque[Request]) -> list[Request]:
         """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
         express: list[Request] = []
+        request: Request | None = None
         while waiting:
-            # Nothing staged is under way while express requests wait, so all slots are free for
-            # them, and this thread must not wait for a slot that only it can return.
+            # Staged ones are not under way now, so only this thread returns slots: it must not wait for one.
             request = waiting[0]
             if not request.is_abandoned:
                 try:
@@ -323,6 +322,7 @@ class Pipeline:
                 self._end([request])
             elif request.is_dynamic:
                 break  # the next one's run would be told what became of this one's copies back
+        request = None  # as in _h2d_step
         return express
 
     def _await_executions(self, requests: list[Request]) -> bool:

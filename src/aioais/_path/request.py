@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import traceback
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -112,6 +113,8 @@ class Request:
         if future.done():
             return
         if error is not None:
+            # Frames of stage threads hold the request, so its future, so the error.
+            traceback.clear_frames(error.__traceback__)
             future.set_exception(error)
         else:
             future.set_result(result)

@@ -73,15 +73,13 @@ class Shortage:
             if tenant in self._tenants:
                 self._tenants.remove(tenant)
 
-    def overcome(self, failure: AclMemoryError, wanted: str, attempt: Callable[[], _T]) -> _T:
+    def overcome(self, wanted: str, attempt: Callable[[], _T]) -> _T:
         """Free what is idle on the device and try once more; in a thread that has its context.
 
         Parameters
         ----------
-        failure
-            What the first attempt met.
         wanted
-            What it was about, for the message.
+            What an attempt was about that met no memory, for the message.
         attempt
             Does the same again.
 
@@ -96,8 +94,8 @@ class Shortage:
             try:
                 return attempt()
             except AclMemoryError as exc:
-                failure = exc
-        raise AclMemoryError(failure.call, failure.code, failure.name, self._account(wanted), failure.message)
+                call, code, name, message = exc.call, exc.code, exc.name, exc.message
+        raise AclMemoryError(call, code, name, self._account(wanted), message)
 
     def _give_back(self) -> None:
         assert self._pinned is not None

@@ -53,7 +53,7 @@ class StageThreads:
             self._go.put(not failures)
         if failures:
             self.join()
-            raise failures[0]
+            raise failures.pop(0)  # out of the list: its traceback holds this frame
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all have ended, as they do when their steps say so; ``False`` if they have not in time."""

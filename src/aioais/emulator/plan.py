@@ -245,8 +245,6 @@ def _overlap(inputs: list[Bound], outputs: list[Bound]) -> bool:
             return True
         if stop > end:
             end, written = stop, role
-        elif role:
-            written = 1
     return False
 
 

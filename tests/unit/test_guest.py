@@ -1,0 +1,63 @@
+"""A guest in a process where other code uses ACL too, as torch_npu and MindSpore do: it takes nothing away."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tests.unit.sums import feeds, wanted
+
+from aioais import ArgumentError, InferSession, emulator
+from aioais._path.lifecycle import finalize_all
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+SHAPE = (1, 8)
+
+
+@pytest.fixture
+def host() -> Iterator[Any]:
+    """Other code's ``acl``: it has started it, and has a device, a context and memory."""
+    finalize_all()
+    emulator.reset()
+    acl = emulator.acl
+    assert acl.init() == 0
+    assert acl.rt.set_device(0) == 0
+    yield acl
+    assert acl.finalize() == 0
+    emulator.reset()
+
+
+async def test_acl_of_other_code_is_used_and_left_running(models: Models, host: Any) -> None:
+    path = models.add(SHAPE)
+    mine = host.rt.get_context()[0]
+    block, code = host.rt.malloc(8, 2)
+    assert code == 0
+    for _ in range(2):
+        async with InferSession(0, path) as session:
+            np.testing.assert_array_equal((await session.infer(feeds(SHAPE, 4)))[0], wanted(SHAPE, 4))
+        await InferSession.finalize()
+    assert emulator.counts().get("acl.finalize", 0) == 0
+    assert host.rt.get_context() == (mine, 0), "the context of this thread is what it was"
+    data = ctypes.create_string_buffer(b"still so", 8)
+    assert host.rt.memcpy(block, 8, ctypes.addressof(data), 8, 1) == 0
+    assert host.rt.free(block) == 0
+    assert host.rt.reset_device(0) == 0
+
+
+async def test_a_configuration_comes_too_late(models: Models, host: Any, tmp_path: Path) -> None:
+    config = tmp_path / "acl.json"
+    config.write_text(json.dumps({}))
+    path = models.add(SHAPE)
+    with pytest.raises(ArgumentError, match="cannot take effect: ACL was initialised by other code of this process"):
+        await InferSession(0, path, acl_json_path=str(config)).__aenter__()
+    async with InferSession(0, path) as session:
+        np.testing.assert_array_equal((await session.infer(feeds(SHAPE, 5)))[0], wanted(SHAPE, 5))
+    await InferSession.finalize()
+    assert host.rt.reset_device(0) == 0
