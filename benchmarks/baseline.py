@@ -66,6 +66,7 @@ class Program:
 
     def close(self) -> None:
         """Give everything back; in the thread that made it."""
+        ok(self.acl.rt.set_context(self.context))
         ok(self.acl.rt.destroy_stream(self.stream))
         ok(self.acl.mdl.unload(self.model))
         ok(self.acl.rt.destroy_context(self.context))
@@ -82,15 +83,19 @@ class Slot(Buffers):
             (ctypes.c_char * n).from_address(p) for n, p in zip(self.nbytes, self.host, strict=True)
         ]
 
-    def run(self, array: np.ndarray, submitting: threading.Lock) -> np.ndarray:
-        """Copy in, execute, copy out, wait."""
-        rt, (n_in, n_out) = self.acl.rt, self.nbytes
+    def stage(self, array: np.ndarray) -> None:
+        """Copy the feed to pinned memory."""
         np.copyto(np.frombuffer(self.areas[0], array.dtype).reshape(array.shape), array)
-        with submitting:  # a model takes executions on one stream and from one thread at a time
-            ok(rt.memcpy_async(self.device[0], n_in, self.host[0], n_in, H2D, self.stream))
-            ok(self.acl.mdl.execute_async(self.model, *self.datasets, self.stream))
-            ok(rt.memcpy_async(self.host[1], n_out, self.device[1], n_out, D2H, self.stream))
-        ok(rt.synchronize_stream(self.stream))
+
+    def submit(self) -> None:
+        """Copy in, execute, copy out."""
+        rt, (n_in, n_out) = self.acl.rt, self.nbytes
+        ok(rt.memcpy_async(self.device[0], n_in, self.host[0], n_in, H2D, self.stream))
+        ok(self.acl.mdl.execute_async(self.model, *self.datasets, self.stream))
+        ok(rt.memcpy_async(self.host[1], n_out, self.device[1], n_out, D2H, self.stream))
+
+    def result(self) -> np.ndarray:
+        """Copy the result out of pinned memory."""
         result: np.ndarray = np.frombuffer(self.areas[1], np.float32).copy()
         return result
 
@@ -111,7 +116,11 @@ class ToThread(Program):
         ok(self.acl.rt.set_context(self.context))
         slot = self.free.get()
         try:
-            return slot.run(array, self.submitting)
+            slot.stage(array)
+            with self.submitting:  # a model takes executions on one stream and from one thread at a time
+                slot.submit()
+            ok(self.acl.rt.synchronize_stream(self.stream))
+            return slot.result()
         finally:
             self.free.put(slot)
 
@@ -121,6 +130,60 @@ class ToThread(Program):
 
     def close(self) -> None:
         """Give everything back; in the thread that made it."""
+        for slot in self.slots:
+            slot.close()
+        super().close()
+
+
+Job = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
+
+
+class OneThread(Program):
+    """The model behind one thread that takes up to ``depth`` requests, waits for all of them once, and wakes the loop.
+
+    The least that the same ACL calls cost behind an ``await``: nothing is checked, timed, overlapped or cancelled.
+    """
+
+    def __init__(self, acl: Any, path: str, depth: int = 4) -> None:
+        super().__init__(acl, path)
+        self.slots = [Slot(self) for _ in range(depth)]
+        self.loop = asyncio.get_running_loop()
+        self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        """Take, submit, wait, answer, until there is nothing more to come."""
+        ok(self.acl.rt.set_context(self.context))
+        while (job := self.inbox.get()) is not None:
+            jobs = [job]
+            while len(jobs) < len(self.slots) and not self.inbox.empty():
+                if (job := self.inbox.get()) is None:
+                    return
+                jobs.append(job)
+            for slot, (array, _) in zip(self.slots, jobs, strict=False):
+                slot.stage(array)
+                slot.submit()
+            ok(self.acl.rt.synchronize_stream(self.stream))
+            answers = [(future, slot.result()) for slot, (_, future) in zip(self.slots, jobs, strict=False)]
+            self.loop.call_soon_threadsafe(self.settle, answers)
+
+    @staticmethod
+    def settle(answers: list[tuple[asyncio.Future[np.ndarray], np.ndarray]]) -> None:
+        """Give the results; on the loop."""
+        for future, result in answers:
+            future.set_result(result)
+
+    async def infer(self, array: np.ndarray) -> np.ndarray:
+        """Run one request in the thread."""
+        future: asyncio.Future[np.ndarray] = self.loop.create_future()
+        self.inbox.put((array, future))
+        return await future
+
+    def close(self) -> None:
+        """Give everything back; in the thread that made it."""
+        self.inbox.put(None)
+        self.thread.join()
         for slot in self.slots:
             slot.close()
         super().close()

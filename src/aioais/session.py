@@ -353,6 +353,7 @@ class InferSession(Measures):
     ) -> Request | Awaitable[Request]:
         """Check feeds and submit them; to be awaited where seeing them as arrays may take long."""
         pipeline = self._opened()
+        pipeline.admission.check()  # before the feeds: whatever they are, nothing can run any more
         planner = pipeline.planner
         if planner.needs_thread(feeds):
             return self._convert_and_request(feeds, mode, custom_sizes, to_host, iteration)
