@@ -157,7 +157,7 @@ class InferSession(Measures):
         options = self._options
         try:
             self._pipeline = await run_in_thread(
-                f"aioais-open-{options.device_id}", lambda: open_pipeline(options, loop), Pipeline.close
+                f"aioais-open-{options.device_id}", lambda: open_pipeline(options, loop), Pipeline.close, uses_acl=True
             )
         except BaseException:
             self._loop = None

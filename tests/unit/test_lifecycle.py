@@ -26,6 +26,7 @@ from aioais import (
     emulator,
 )
 from aioais._path.copies import Copies
+from aioais._path.opening import open_pipeline
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -509,6 +510,28 @@ async def test_leaked_session_warns_and_is_closed(models: Models) -> None:
         del session
         gc.collect()
     assert await comes(all_gone), (left(), threads())
+
+
+async def test_finalize_waits_for_an_open_that_was_given_up(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may not even have begun; what it does after ``finalize`` nobody would end."""
+    may_begin = threading.Event()
+
+    def late(*args: Any) -> Any:
+        assert may_begin.wait(10)
+        return open_pipeline(*args)
+
+    await InferSession.finalize()
+    monkeypatch.setattr("aioais.session.open_pipeline", late)
+    opening = asyncio.ensure_future(InferSession(0, models.add(SMALL))._open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    asyncio.get_running_loop().call_later(0.05, may_begin.set)
+    await InferSession.finalize()
+    assert may_begin.is_set()
+    assert emulator.live()["devices"] == 0
+    assert not left()
+    assert emulator.counts()["acl.init"] == emulator.counts()["acl.finalize"]
 
 
 async def test_finalize_waits_for_a_device_that_is_ending(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

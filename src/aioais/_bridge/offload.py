@@ -6,14 +6,19 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from time import monotonic
 from typing import Generic, TypeVar
 
-__all__ = ["run_in_thread", "wait_future"]
+__all__ = ["run_in_thread", "wait_future", "wait_given_up"]
 
 _T = TypeVar("_T")
 
+_given_up: set[threading.Thread] = set()
 
-async def run_in_thread(name: str, function: Callable[[], _T], undo: Callable[[_T], None] | None = None) -> _T:
+
+async def run_in_thread(
+    name: str, function: Callable[[], _T], undo: Callable[[_T], None] | None = None, uses_acl: bool = False
+) -> _T:
     """Run a blocking function in a fresh thread.
 
     The default executor is not used: it may be full of the application's own work.
@@ -26,6 +31,8 @@ async def run_in_thread(name: str, function: Callable[[], _T], undo: Callable[[_
         What to run. It is never interrupted.
     undo
         Given the result if nobody waits for it any more, in that thread or another one.
+    uses_acl
+        :func:`wait_given_up` waits for it if nobody else does.
 
     Notes
     -----
@@ -53,17 +60,29 @@ async def run_in_thread(name: str, function: Callable[[], _T], undo: Callable[[_
                 is_wanted = False
         if not is_wanted:
             outcome.undo(undo)  # here and not by way of the loop, which may end any moment
+        _given_up.discard(threading.current_thread())
         del outcome  # the traceback of an error holds this frame
 
-    threading.Thread(target=body, name=name, daemon=True).start()
+    thread = threading.Thread(target=body, name=name, daemon=True)
+    thread.start()
     try:
         outcome = await waiter
     except asyncio.CancelledError:
+        if uses_acl:
+            _given_up.add(thread)
         # The result may have come in the very step of the loop in which the task was cancelled.
         if waiter.done() and not waiter.cancelled():
             undo_in_thread(waiter.result())
         raise
     return outcome.take()
+
+
+def wait_given_up(seconds: float) -> None:
+    """Wait, for a bounded time, for threads that use ACL and that nobody waits for any more."""
+    deadline = monotonic() + seconds
+    for thread in list(_given_up):
+        thread.join(max(0.0, deadline - monotonic()))
+        _given_up.discard(thread)
 
 
 async def wait_future(future: Future[_T]) -> _T:

@@ -93,7 +93,7 @@ class SessionPool:
         is_all = device_ids is None or (isinstance(device_ids, str) and device_ids == "all")
         wanted = None if is_all else _as_ids(device_ids)
         if self._count is None:
-            self._count = await run_in_thread("aioais-count", self._count_devices)
+            self._count = await run_in_thread("aioais-count", self._count_devices, uses_acl=True)
         count = self._count
         what = f"the visible devices of platform {self.options.platform!r} are " + (
             f"0 to {count - 1}" if count else "none"

@@ -10,6 +10,7 @@ import warnings
 from typing import Final
 
 from .._acl.process import live_processes
+from .._bridge.offload import wait_given_up
 from ..tensor import live_tensors
 from .breakage import free_what_was_left
 from .device import Device, live_devices
@@ -29,6 +30,7 @@ def finalize_all() -> None:
     failure: BaseException | None = None
     for process in live_processes():
         process.check_fork()
+    wait_given_up(_PATIENCE_S)  # a cancelled open may be about to start ACL
     pipelines = live_pipelines()
     for pipeline in pipelines:
         pipeline.close()
