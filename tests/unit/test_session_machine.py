@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
 LOST = 507010
-HANG_S = 0.2
+HANG_S = 0.5
 COLUMNS = [8, 1 << 13]
 """Of small results, which are copied out, and of large ones, which lease the memory they came in."""
 
