@@ -197,19 +197,47 @@ async def test_a_stream_goes_on_without_a_device_that_hangs(models: Models, capl
 
 
 @pytest.mark.parametrize("count", [1, 20])
-async def test_a_stream_begins_on_a_device_that_broke_since(models: Models, count: int) -> None:
+async def test_a_device_breaks_before_the_first_item_of_a_stream(models: Models, count: int) -> None:
     """The first item is refused with nothing under way anywhere; it runs on the other device."""
     async with MultiDeviceSession(models.add(SHAPE)) as session:
         await session.infer({0: [pair(0)], 1: [pair(0)]})
         warm = session._pool.state(0).session
         assert warm is not None
-        emulator.fail("acl.mdl.execute_async", 507010, device_side=True)
-        with pytest.raises(AclError):
-            await warm.infer(pair(0))
-        got = [one async for one in session.stream((pair(k) for k in range(count)), [0, 1])]
+
+        async def source() -> AsyncIterator[list[Array]]:
+            emulator.fail("acl.mdl.execute_async", 507010, device_side=True)
+            with pytest.raises(AclError):
+                await warm.infer(pair(0))
+            for k in range(count):
+                yield pair(k)
+
+        got = [one async for one in session.stream(source(), [0, 1])]
         assert [(one.index, one.device_id) for one in got] == [(k, 1) for k in range(count)]
         assert all((one.outputs[0] == total(k)).all() for k, one in enumerate(got))
         assert session.statistics()[1].streamed == count
+
+
+async def test_a_session_that_broke_when_nobody_looked_is_replaced(
+    models: Models, dead: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with MultiDeviceSession(models.add(SHAPE)) as session:
+        await session.infer({1: [pair(0)]})
+        with emulator.gate("execute", device=1) as gate:
+            task = asyncio.ensure_future(session.infer({1: [pair(1)]}))
+            await asyncio.to_thread(gate.wait_reached)
+            task.cancel()
+            await asyncio.wait([task])
+            dead.enter_context(emulator.kill(1))
+        broken = session._pool.state(1).session
+        assert broken is not None
+        assert broken._pipeline is not None
+        while broken._pipeline.breakage.cause is None:
+            await asyncio.sleep(0.001)
+        dead.close()
+        found = await session.infer({1: [pair(2)]})
+        np.testing.assert_array_equal(found[1][0][0], total(2))
+        assert session.statistics()[1].opened == 2
+        assert "device 1 is taken out of service: AclInternalError" in caplog.text
 
 
 async def test_what_fails_without_being_fatal_keeps_the_session(models: Models) -> None:

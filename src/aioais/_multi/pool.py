@@ -128,9 +128,13 @@ class SessionPool:
         state = self.state(device_id)
         session = state.session
         if session is not None:
-            if session._pipeline is None or not session._pipeline.closed.done():
+            pipeline = session._pipeline
+            cause = None if pipeline is None else pipeline.breakage.cause
+            if cause is not None:
+                self.retire(device_id, session, cause)  # by a request that nobody waits for any more
+            elif pipeline is None or not pipeline.closed.done():
                 return session
-            state.session = None  # InferSession.finalize() has ended it
+            state.session = None  # InferSession.finalize() may have ended it
         if self.is_closed and not is_awaited:
             raise ClosedError(f"{self!r} is closed: make a new one")
         if state.opening is None:
