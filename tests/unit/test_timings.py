@@ -88,9 +88,19 @@ async def test_a_pipeline_overlaps(models: Models, dialled: None) -> None:
     for timing in timings:
         check_order(timing)
     for first, second in pairwise(timings):
-        assert first.execute.end <= second.execute.begin + 1e-9, "one execution at a time"
+        # Each may be placed by another anchor, which knows the host's time better than the one before.
+        assert first.execute.end <= second.execute.begin + 1e-4, "one execution at a time"
     overlaps = sum(second.h2d.begin < first.execute.end for first, second in pairwise(timings))
     assert overlaps >= 3, "copies of the next request run beside the execution"
+
+
+async def test_a_lonely_request_does_not_hold_up_the_next(models: Models) -> None:
+    """Its copies back are not in the way of the next one's execution."""
+    async with InferSession(0, models.identity(SMALL)) as session:
+        with emulator.configure(execute_ms=1, d2h_ms=200), session.record() as timings:
+            await asyncio.gather(*(session.infer([ones(SMALL)]) for _ in range(2)))
+    first, second = timings
+    assert second.execute.end < first.d2h.end
 
 
 async def test_delivery_is_the_wait_for_the_loop(models: Models) -> None:
@@ -201,20 +211,20 @@ async def test_a_request_without_buffers(models: Models) -> None:
 
 
 async def test_a_failed_measurement_fails_no_request(models: Models) -> None:
-    async with InferSession(0, models.identity(SMALL), depth=1) as session:
-        await session.infer([ones(SMALL)])
+    async with InferSession(0, models.identity(LARGE), depth=1) as session:
+        await session.infer([ones(LARGE)])
         emulator.reset_counts()
-        await session.infer([ones(SMALL)])
+        await session.infer([ones(LARGE)])
         counts = emulator.counts()
         with session.record() as timings:
             emulator.fail("acl.rt.create_event_ex_with_flag", 207007)
-            np.testing.assert_array_equal((await session.infer([ones(SMALL)]))[0], ones(SMALL))
+            np.testing.assert_array_equal((await session.infer([ones(LARGE)]))[0], ones(LARGE))
             # What a request reads for the statistics comes first, then what it reads for the record.
             for call in ("acl.rt.record_event", "acl.rt.synchronize_stream", "acl.rt.event_elapsed_time"):
-                await session.infer([ones(SMALL)])
+                await session.infer([ones(LARGE)])
                 emulator.fail(call, 107006, after=counts[call])
-                await session.infer([ones(SMALL)])
-            await session.infer([ones(SMALL)])
+                await session.infer([ones(LARGE)])
+            await session.infer([ones(LARGE)])
         assert session.statistics().failed == 0
     assert [timing.outcome for timing in timings] == ["done"] * 8
     assert [timing.is_measured for timing in timings] == [False, True, False, True, False, True, False, True]

@@ -18,8 +18,8 @@ _HEAVY_MS = 0.16
 """Two hops from thread to thread; below, what time stamps measure is mostly the submission itself."""
 _BRIEF_MS = 0.4
 """Waiting for the copies back takes no longer than passing a request to the thread that would do it meanwhile."""
-_LONG_MS = 0.8
-"""Several hops; executions as long as this leave Python the time to queue the next one."""
+_LONG_MS = 3.0
+"""Many hops; the device may idle for some of them where the next execution was queued too late."""
 _WEIGHT = 0.2
 """Weight of the newest request in the running mean."""
 
@@ -46,7 +46,7 @@ class SessionClock:
     def add(self, request: Request, slot: Slot) -> None:
         """Read the time stamps of a request that is complete on the device."""
         # On one stream the end of a stage is the start of the next, and has one mark only.
-        is_joined = request.is_express and not request.is_dynamic
+        is_joined = request.is_joined and not request.is_dynamic
         h2d, start = 0.0, slot.h2d_marks[0]
         for mark in slot.h2d_marks[1:]:
             if start is request.last_copy:
@@ -64,7 +64,7 @@ class SessionClock:
         d2h = 0.0
         is_copied_back = request.to_host and not slot.device.is_shared
         if is_copied_back:
-            start = start if request.is_express else slot.d2h_marks[0]
+            start = start if request.is_joined else slot.d2h_marks[0]
             for mark in slot.d2h_marks[1:]:
                 elapsed = mark.elapsed_ms(start)
                 MemorySummary.record_d2h(elapsed)

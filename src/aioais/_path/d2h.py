@@ -19,12 +19,12 @@ def submit_d2h(request: Request, slot: Slot, stream: Stream) -> None:
     """Queue the copies of all outputs behind the execution."""
     outputs = request.outputs
     assert outputs is not None
-    if not request.is_express:
+    if not request.is_joined:
         stream.wait(slot.execute_done or slot.execute_marks[-1])
     if not request.to_host or slot.device.is_shared:
         return
     marks = slot.d2h_marks
-    if not request.is_express:
+    if not request.is_joined:
         stream.record(marks[0])
     for item in outputs:
         landing = Landing(slot, item.position, item.nbytes)

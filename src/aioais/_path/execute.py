@@ -120,7 +120,7 @@ class Executor:
 
     def wait_inputs(self, request: Request, slot: Slot) -> None:
         """Have the execute stream wait for the copies, unless they are on it themselves."""
-        if not request.is_express and request.last_copy is not slot.h2d_marks[0]:
+        if not request.is_joined and request.last_copy is not slot.h2d_marks[0]:
             assert request.last_copy is not None
             self.stream.wait(slot.h2d_done or request.last_copy)
 
@@ -130,14 +130,14 @@ class Executor:
             self._run_dynamic(request, slot)
             return
         stream, marks = self.stream, slot.execute_marks
-        if not request.is_express:
+        if not request.is_joined:
             stream.record(marks[0])
         for k in range(self._loop):
             code = self._submit(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
             if code:
                 raise self._library.error("acl.mdl.execute_async", code)
             stream.record(marks[k + 1])
-        if slot.execute_done is not None and not request.is_express:
+        if slot.execute_done is not None and not request.is_joined:
             stream.record(slot.execute_done)
 
     def synchronize(self) -> Failure | None:

@@ -53,11 +53,11 @@ class Pipeline:
 
     *Errors.* ACL reports a failed task to whoever synchronises its stream, never to whoever waits for an event
     (published runtime source: ``Event::Synchronize`` does not read the stream's error). So results are released only
-    after the execute stream itself was synchronised. That call waits for everything queued when it starts, so
-    :class:`Permits` bounds what is queued ahead.
+    after the execute stream was synchronised, which waits for all that is queued: :class:`Permits` bounds that.
 
     *The express.* A lonely request has nothing to overlap with, and neither have requests whose work on the device is
-    shorter than a hop from thread to thread. The execute thread does all steps of those itself, on the execute stream.
+    shorter than a hop from thread to thread. The execute thread does all steps of those itself, and joins brief ones on
+    the execute stream; copies back of longer ones must not hold up whoever comes next, so theirs have their own stream.
     A model takes submissions from one thread at a time, so where both kinds meet, one waits until the other is through.
 
     Parameters
@@ -312,6 +312,7 @@ class Pipeline:
                     if request.slot is None:
                         break
             waiting.popleft()
+            request.is_joined = self.clock.is_brief
             has_started = self._start(request)
             if has_started:
                 self._execute(request)
@@ -328,14 +329,13 @@ class Pipeline:
     def _await_executions(self, requests: list[Request]) -> bool:
         """Wait for executions, and tell each request that may have failed; ``False`` once broken."""
         failure = self._executor.failure
-        # A run of dynamic shape was waited for where it was submitted, unless that failed.
-        # An express request has its copies on the stream too.
-        if any(r.is_express or (r.is_submitted and (not r.is_dynamic or r.error is not None)) for r in requests):
+        # Runs of dynamic shape were waited for, unless that failed; joined requests have their copies here too.
+        if any(r.is_joined or (r.is_submitted and (not r.is_dynamic or r.error is not None)) for r in requests):
             failure = self._executor.synchronize()
             if failure is not None:
                 self.breakage.judge(failure.error)
         for request in requests:
-            if request.error is None and (request.is_express or request.is_submitted):
+            if request.error is None and (request.is_joined or request.is_submitted):
                 request.error = failure_of(request, failure)
         return self.breakage.cause is None
 
@@ -360,8 +360,8 @@ class Pipeline:
         self._delivery.post(requests)
 
     def _copy_stream(self, request: Request, slot: Slot) -> Stream:
-        """A lonely request has nothing to overlap with: all its work goes to the execute stream."""
-        return self._executor.stream if request.is_express else slot.stream
+        """Joined requests have all their work on the execute stream."""
+        return self._executor.stream if request.is_joined else slot.stream
 
     def _bring_home(self, requests: list[Request]) -> None:
         """Wait for copies back, and collect the results."""
@@ -370,7 +370,7 @@ class Pipeline:
             assert slot is not None
             try:
                 # In any case: only then nothing on the device uses the slot any more.
-                if not request.is_express:
+                if not request.is_joined:
                     slot.stream.synchronize()
                 if request.error is None and not request.was_cancelled:
                     if request.to_host:

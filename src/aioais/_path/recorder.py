@@ -75,13 +75,13 @@ class Recorder:
         assert last_copy is not None
         h2d = Span(place(first), place(last_copy))
         # On one stream the end of a stage is the start of the next, and has one mark only.
-        is_joined = request.is_express and not request.is_dynamic
+        is_joined = request.is_joined and not request.is_dynamic
         # The first mark of an iteration is that of its last step.
         begin = h2d.end if is_joined or request.is_iteration else place(slot.execute_marks[0])
         execute = Span(begin, place(slot.execute_marks[-1]))
         if not request.to_host or slot.device.is_shared:
             return h2d, execute, Span(execute.end, execute.end)
-        begin = execute.end if request.is_express else place(slot.d2h_marks[0])
+        begin = execute.end if request.is_joined else place(slot.d2h_marks[0])
         return h2d, execute, Span(begin, place(slot.d2h_marks[-1]))
 
     def _anchor(self, stream: Stream) -> Callable[[Event], float]:

@@ -39,6 +39,7 @@ class Request:
         "future",
         "is_express",
         "is_handed_over",
+        "is_joined",
         "is_submitted",
         "last_copy",
         "number",
@@ -71,7 +72,9 @@ class Request:
         self.result: list[Any] | None = None
         self.error: BaseException | None = None
         self.is_express = False
-        """All its work is on the execute stream, submitted by one thread."""
+        """The execute thread submits all its work, and waits for it."""
+        self.is_joined = False
+        """All its work is on the execute stream."""
         self.is_handed_over = False
         """Its execution is submitted by the execute thread."""
         self.last_copy: Event | None = None
