@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from aioais import InferSession, Mode, emulator
+from aioais import InferSession, Mode, ModelError, emulator
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -273,6 +274,24 @@ async def test_the_executions_of_a_request_are_all_done_again_when_its_outputs_g
             times = session.summary()
     assert len(times) == 3
     assert min(times) >= 0.99
+
+
+async def test_outputs_that_grow_with_each_run_are_an_error(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = models.add(["n", "k"])
+    dim, growing = emulator.acl.get_tensor_desc_dim_v2, itertools.count(10)
+
+    def larger(desc: int, index: int) -> tuple[int, int]:
+        size, code = dim(desc, index)
+        return size * 2 ** next(growing) if index == 0 else size, code
+
+    ones = np.ones((1, 1), np.float32)
+    async with InferSession(0, path) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(emulator.acl, "get_tensor_desc_dim_v2", larger)
+            with pytest.raises(ModelError, match=r"larger than the buffers.*custom_sizes"):
+                await session.infer([ones, ones], "dymshape", 64)
+        (total,) = await session.infer([ones, ones], "dymshape", 64)
+        np.testing.assert_array_equal(total, 2 * ones)
 
 
 # --- who owns the results -----------------------------------------------------------------------

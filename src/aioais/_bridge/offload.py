@@ -48,7 +48,8 @@ async def run_in_thread(
             undo_in_thread(outcome)
 
     def undo_in_thread(outcome: _Outcome[_T]) -> None:
-        threading.Thread(target=outcome.undo, args=(undo,), name=name, daemon=True).start()
+        if undo is not None:
+            threading.Thread(target=outcome.undo, args=(undo,), name=name, daemon=True).start()
 
     def body() -> None:
         outcome = _Outcome(function)

@@ -168,6 +168,12 @@ class Executor:
                 small = [item for item in outputs if item.nbytes > _capacity(slot, item.position)]
                 if not small:
                     break
+                if growth == _MOST_GROWTHS:
+                    raise ModelError(
+                        f"{info.path!r}: each of {growth + 1} runs gave outputs larger than the buffers made for those "
+                        f"of the run before ({', '.join(info.outputs[item.position].name for item in small)}), so no "
+                        "result could be read; give custom_sizes that are as large as the outputs can be"
+                    )
                 for item in small:
                     slot.output_block(item.position, item.nbytes)
             elif growth == _MOST_GROWTHS or not _may_be_too_small(error):
