@@ -172,6 +172,18 @@ def test_event_flags(ready: Any) -> None:
     assert ready.rt.reset_event(sync, 0) == 107000
 
 
+def test_a_wait_for_an_event_that_was_recorded_again_without_a_reset(ready: Any) -> None:
+    event, _ = ready.rt.create_event_with_flag(1)
+    for _ in range(2):
+        ready.rt.record_event(event, 0)
+        assert ready.rt.stream_wait_event(0, event) == 0
+        assert ready.rt.reset_event(event, 0) == 0
+    ready.rt.record_event(event, 0)
+    ready.rt.record_event(event, 0)
+    with pytest.raises(emulator.EmulatorError, match="without a reset"):
+        ready.rt.stream_wait_event(0, event)
+
+
 def test_reset_makes_an_event_unrecorded(ready: Any) -> None:
     event, _ = ready.rt.create_event()
     ready.rt.record_event(event, 0)

@@ -219,7 +219,7 @@ class LoadedModel:
             library.check("acl.mdl.get_input_dims", code)
         shape = tuple(dims["dims"])
         ranges = self._ranges(index) if any(dim < 0 for dim in shape) else None
-        kind = DataType(mdl.get_input_data_type(desc, index))
+        kind = _data_type(mdl.get_input_data_type(desc, index))
         fmt = _format(mdl.get_input_format(desc, index))
         return TensorInfo(index, name, kind, fmt, shape, size, _dtype(kind), ranges)
 
@@ -227,7 +227,7 @@ class LoadedModel:
         mdl, desc = self._library.acl.mdl, self._desc
         dims, code = mdl.get_output_dims(desc, index)
         self._library.check("acl.mdl.get_output_dims", code)
-        kind = DataType(mdl.get_output_data_type(desc, index))
+        kind = _data_type(mdl.get_output_data_type(desc, index))
         return TensorInfo(
             index,
             mdl.get_output_name_by_index(desc, index),
@@ -260,6 +260,14 @@ def _dtype(kind: DataType) -> np.dtype[Any] | None:
         return kind.numpy
     except (TypeError, ImportError):
         return None
+
+
+def _data_type(value: int) -> DataType:
+    """Give the type, ``undefined`` for a number that a newer release has added."""
+    try:
+        return DataType(value)
+    except ValueError:
+        return DataType.undefined
 
 
 def _format(value: int) -> Format:

@@ -70,19 +70,23 @@ class SlowCalls:
         self.set_dynamic_batch_size: Callable[[int, int, int, int], int] = mdl.set_dynamic_batch_size
         self.set_dynamic_hw_size: Callable[[int, int, int, int, int], int] = mdl.set_dynamic_hw_size
         self.set_input_dynamic_dims: Callable[[int, int, int, dict[str, Any]], int] = mdl.set_input_dynamic_dims
-        if not _is_extension(acl):
+        file = _extension_file(acl)
+        if file is None:
             return
-        try:
-            library = ctypes.CDLL(_CDLL_NAME)
-        except OSError as exc:
-            _log.warning(
-                "%s cannot be opened (%s): model loads and device start-up go through pyACL, which "
-                "stops the event loop meanwhile; source CANN's set_env.sh to mend it",
-                _CDLL_NAME,
-                exc,
-            )
-            return
-        self._use(library)
+        failures = []
+        for name in (_CDLL_NAME, file):  # through the module all libraries that it is linked with are searched
+            try:
+                self._use(ctypes.CDLL(name))
+            except (OSError, AttributeError) as exc:
+                failures.append(str(exc))
+            else:
+                return
+        _log.warning(
+            "%s cannot be used (%s): model loads, device start-up or waits go through pyACL, which may "
+            "stop the event loop meanwhile; source CANN's set_env.sh to mend it",
+            _CDLL_NAME,
+            "; ".join(failures),
+        )
 
     def _use(self, lib: ctypes.CDLL) -> None:  # pragma: no cover - only tests/rig has the library of a CANN
         """Replace the calls by those of the C library (argument types: its public headers)."""
@@ -166,11 +170,11 @@ def _missing(stream: int, milliseconds: int) -> int:
     raise NotImplementedError("this release of ACL has no acl.rt.synchronize_stream_with_timeout")
 
 
-def _is_extension(acl: Acl) -> bool:
-    """Whether ``acl`` is CANN's extension module and not an emulation in Python.
+def _extension_file(acl: Acl) -> str | None:
+    """Give the file of CANN's extension module; ``None`` for an emulation in Python.
 
     Only then may handles be given to ``libascendcl.so``, which can be on the machine of someone
     who runs the CPU device.
     """
     file = getattr(acl, "__file__", None) or ""
-    return file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+    return file if file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)) else None

@@ -19,12 +19,13 @@ _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 class Event:
     """A point in a stream that another stream, or a thread, can wait for; it keeps its time.
 
-    An event is recorded again and again. Events of the ``ex`` kind allow that as they are; the
-    older kind must be reset on the waiting stream after each wait, which forgets its time
-    (pyACL API pages of ``create_event_with_flag`` and ``reset_event``). ``needs_reset`` tells.
+    An event is recorded again and again. Events of the ``ex`` kind allow that as they are, and
+    :meth:`Stream.wait` is for them. The older kind stays set until it is reset, which forgets its time:
+    :meth:`Stream.follow` (pyACL API pages of ``create_event_with_flag`` and ``reset_event``; in the
+    published runtime a wait for one that was recorded again without a reset passes at once).
     """
 
-    __slots__ = ("_elapsed", "_library", "handle", "needs_reset")
+    __slots__ = ("_elapsed", "_library", "handle", "is_set")
 
     def __init__(self, library: Library) -> None:
         rt = library.acl.rt
@@ -35,7 +36,8 @@ class Event:
             created = rt.create_event_with_flag(_FLAGS)
             name = "acl.rt.create_event_with_flag"
         self.handle = library.value(name, created)
-        self.needs_reset = not library.has_event_ex
+        self.is_set = False
+        """Recorded by :meth:`Stream.follow` and not reset since, as a call failed in between."""
         self._library = library
         self._elapsed = rt.event_elapsed_time
 
@@ -93,10 +95,22 @@ class Stream:
         code = self._wait(self.handle, event.handle)
         if code:
             raise self._library.error("acl.rt.stream_wait_event", code)
-        if event.needs_reset:
-            code = self._reset(event.handle, self.handle)
-            if code:
-                raise self._library.error("acl.rt.reset_event", code)
+
+    def follow(self, other: Stream, event: Event) -> None:
+        """Queue a wait of this stream for all that is queued on ``other``, with an event for that alone."""
+        if event.is_set:
+            other.reset(event)
+        event.is_set = True
+        other.record(event)
+        self.wait(event)
+        self.reset(event)
+
+    def reset(self, event: Event) -> None:
+        """Queue the moment from which ``event`` is as if it had not been recorded."""
+        code = self._reset(event.handle, self.handle)
+        if code:
+            raise self._library.error("acl.rt.reset_event", code)
+        event.is_set = False
 
     def synchronize(self) -> None:
         """Block, without the GIL, until everything queued is done.

@@ -6,6 +6,7 @@ from typing import Final
 
 from .._acl.constants import MemcpyKind
 from .._acl.stream import Stream
+from .execute import Executor
 from .landing import Landing
 from .request import Request
 from .slot import Slot
@@ -15,12 +16,12 @@ __all__ = ["submit_d2h"]
 _D2H: Final = int(MemcpyKind.DEVICE_TO_HOST)
 
 
-def submit_d2h(request: Request, slot: Slot, stream: Stream) -> None:
+def submit_d2h(request: Request, slot: Slot, stream: Stream, executor: Executor) -> None:
     """Queue the copies of all outputs behind the execution."""
     outputs = request.outputs
     assert outputs is not None
     if not request.is_joined:
-        stream.wait(slot.execute_done or slot.execute_marks[-1])
+        executor.have_wait(stream, slot)
     if not request.to_host or slot.device.is_shared:
         return
     marks = slot.d2h_marks

@@ -122,7 +122,17 @@ class Executor:
         """Have the execute stream wait for the copies, unless they are on it themselves."""
         if not request.is_joined and request.last_copy is not slot.h2d_marks[0]:
             assert request.last_copy is not None
-            self.stream.wait(slot.h2d_done or request.last_copy)
+            if slot.h2d_done is None:
+                self.stream.wait(request.last_copy)
+            else:
+                self.stream.follow(slot.stream, slot.h2d_done)
+
+    def have_wait(self, stream: Stream, slot: Slot) -> None:
+        """Have another stream wait for the executions of a slot's request."""
+        if slot.execute_done is None:
+            stream.wait(slot.execute_marks[-1])
+        else:
+            stream.follow(self.stream, slot.execute_done)
 
     def launch(self, request: Request, slot: Slot) -> None:
         """Queue the executions; with dynamic shape, wait for them and learn the shapes of the outputs."""
@@ -137,8 +147,6 @@ class Executor:
             if code:
                 raise self._library.error("acl.mdl.execute_async", code)
             stream.record(marks[k + 1])
-        if slot.execute_done is not None and not request.is_joined:
-            stream.record(slot.execute_done)
 
     def synchronize(self) -> Failure | None:
         """Wait for all that is queued; gives the newest failure, whoever it was told to.
@@ -219,8 +227,6 @@ class Executor:
                     pass  # the first failure is the one to tell
                 return error
             stream.record(marks[k + 1])
-        if slot.execute_done is not None:
-            stream.record(slot.execute_done)
         # An output that is too small concerns nobody else, so the failure is not noted.
         try:
             stream.synchronize()
@@ -245,8 +251,6 @@ class Executor:
         _take_allocated(slot)  # at once: whatever fails next, nobody else knows of this memory
         for mark in marks[1:]:
             stream.record(mark)
-        if slot.execute_done is not None:
-            stream.record(slot.execute_done)
         stream.synchronize()
         return code
 

@@ -50,8 +50,6 @@ def submit_h2d(request: Request, slot: Slot, stream: Stream) -> None:
         mark += 1
         stream.record(marks[mark])
     request.last_copy = marks[mark]
-    if slot.h2d_done is not None:
-        stream.record(slot.h2d_done)
     if plan.dynamic_shapes is not None:
         slot.describe(plan.dynamic_shapes)
     request.feeds = None

@@ -54,7 +54,7 @@ class Holdings:
     def free(self) -> None:
         """Free all; nothing on the device may use it any more. A failure is raised when all else is freed."""
         run_all(
-            [self.recorder.close, self.slots.close, self.executor.close, self.model.close, self.device.release_session]
+            [self.recorder.close, self.slots.close, self.model.close, self.executor.close, self.device.release_session]
         )
 
     def _wait(self, stream: Stream, seconds: float) -> None:

@@ -189,7 +189,7 @@ class Slot:
         """Address of a pinned area for results of output ``k`` up to ``SMALL_OUTPUT`` bytes."""
         address, nbytes = self._small[k]
         if not address:
-            size = self.info.outputs[k].size
+            size = self.info.outputs[k].size if self.info.kind != "shape" else 0
             nbytes = min(size, SMALL_OUTPUT) if size else SMALL_OUTPUT
             address = self._pinned(nbytes)
             self._small[k] = address, nbytes
@@ -230,7 +230,9 @@ class Slot:
             return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
         if nbytes < item.nbytes or not address:
-            wanted = max(item.nbytes, 2 * nbytes, self.info.inputs[k].size, 1)
+            # With ranges the reported size is that of the upper bounds, which may be out of all proportion.
+            most = self.info.inputs[k].size if self.info.kind != "shape" else 0
+            wanted = max(item.nbytes, 2 * nbytes, most, 1)
             self._staging[k] = self._pinned(wanted), wanted
             if address:
                 self.device.pinned.release(address, nbytes)

@@ -51,14 +51,19 @@ class Event:
         What it can do, see ``EventFlag``.
     extended : bool
         Made by ``create_event_ex_with_flag``.
+    sticky : bool
+        Made by ``create_event_with_flag``: set until it is reset, however often it is recorded.
     """
 
-    __slots__ = ("device", "extended", "flags", "handle", "record", "waited")
+    __slots__ = ("device", "extended", "flags", "handle", "record", "sticky", "too_often", "waited")
 
-    def __init__(self, device: Device, flags: int, extended: bool) -> None:
+    def __init__(self, device: Device, flags: int, extended: bool, sticky: bool) -> None:
         self.device = device
         self.flags = flags
         self.extended = extended
+        self.sticky = sticky
+        self.too_often = False
+        """Sticky, and recorded again without a reset."""
         self.record: Record | None = None
         self.waited: tuple[Stream, Record] | None = None
         """Last ``stream_wait_event``: the waiting stream and the mark behind the wait."""
@@ -107,25 +112,25 @@ def _run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
     return True
 
 
-def _create(flags: int, extended: bool) -> tuple[int, int]:
+def _create(flags: int, extended: bool = False, sticky: bool = False) -> tuple[int, int]:
     context = current()
     if context is None:
         return 0, AclCode.RT_CONTEXT_NULL
     if len(state.events) >= _LIMIT:
         return 0, report(AclCode.RT_NO_EVENT_RESOURCE, f"there are {_LIMIT} events already")
-    return Event(context.device, flags, extended).handle, 0
+    return Event(context.device, flags, extended, sticky).handle, 0
 
 
 @entry("acl.rt.create_event", answer=VALUE)
 def create_event() -> tuple[int, int]:
     """Make an event that can do everything."""
-    return _create(_SYNC | _TIME_LINE, extended=False)
+    return _create(_SYNC | _TIME_LINE)
 
 
 @entry("acl.rt.create_event_with_flag", "I", answer=VALUE)
 def create_event_with_flag(flag: int) -> tuple[int, int]:
-    """Make an event with chosen abilities."""
-    return _checked_create(flag, extended=False)
+    """Make an event with chosen abilities; where streams wait for it, it must be reset between two recordings."""
+    return _checked_create(flag, sticky=True)
 
 
 @entry("acl.rt.create_event_ex_with_flag", "I", answer=VALUE)
@@ -134,10 +139,10 @@ def create_event_ex_with_flag(flag: int) -> tuple[int, int]:
     return _checked_create(flag, extended=True)
 
 
-def _checked_create(flag: int, extended: bool) -> tuple[int, int]:
+def _checked_create(flag: int, extended: bool = False, sticky: bool = False) -> tuple[int, int]:
     if flag == 0 or flag & ~(_SYNC | _PROGRESS | _TIME_LINE):
         return 0, report(AclCode.RT_PARAM_INVALID, f"event flag {flag:#x}: bits 1, 2 and 8 only, at least one")
-    return _create(flag, extended)
+    return _create(flag, extended, sticky)
 
 
 @entry("acl.rt.destroy_event", "k")
@@ -162,6 +167,8 @@ def record_event(handle: int, stream_handle: int) -> int:
     if stream.context is not context:
         return foreign("record_event")
     record = Record(stream, perf_counter() if stream.device.virtual else 0.0)
+    if event.sticky and event.record is not None:
+        event.too_often = True
     event.record = record
     stream.queue.append((_run_record, record))
     return 0
@@ -182,6 +189,7 @@ def reset_event(handle: int, stream_handle: int) -> int:
     if stream.context is not context:
         return foreign("reset_event")
     event.record = None
+    event.too_often = False
     return 0
 
 
@@ -199,6 +207,11 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
         return foreign("stream_wait_event")
     if not event.flags & _SYNC:
         return report(AclCode.RT_PARAM_INVALID, "stream_wait_event needs an event with the flag SYNC")
+    if event.too_often:
+        raise EmulatorError(
+            f"event {handle:#x} of create_event_with_flag was recorded again without a reset, so on a device this wait "
+            "may pass at once; call reset_event on the stream that waited, or use create_event_ex_with_flag"
+        )
     record = event.record
     if record is not None:
         stream.queue.append((_run_wait, record))
