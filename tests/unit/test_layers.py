@@ -55,6 +55,7 @@ PATH_SHARED: dict[str, str] = {
     "slot_pool": "the slots of a session",
     "shortage": "what a device does when its memory ends: part of the device",
     "landing": "a record: where an output arrives",
+    "dynamic": "executions of dynamic shape: part of the execute step",
     "source": "reads a source of feeds, no knowledge of requests",
     "arrays": "views of feeds, no knowledge of the model",
 }

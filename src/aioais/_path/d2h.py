@@ -6,7 +6,6 @@ from typing import Final
 
 from .._acl.constants import MemcpyKind
 from .._acl.stream import Stream
-from .execute import Executor
 from .landing import Landing
 from .request import Request
 from .slot import Slot
@@ -16,12 +15,15 @@ __all__ = ["submit_d2h"]
 _D2H: Final = int(MemcpyKind.DEVICE_TO_HOST)
 
 
-def submit_d2h(request: Request, slot: Slot, stream: Stream, executor: Executor) -> None:
-    """Queue the copies of all outputs behind the execution."""
+def submit_d2h(request: Request, slot: Slot, stream: Stream, executions: Stream) -> None:
+    """Queue the copies of all outputs behind the execution, which is on another stream unless they are joined."""
     outputs = request.outputs
     assert outputs is not None
     if not request.is_joined:
-        executor.have_wait(stream, slot)
+        if slot.execute_done is None:
+            stream.wait(slot.execute_marks[-1])
+        else:
+            stream.follow(executions, slot.execute_done)
     if not request.to_host or slot.device.is_shared:
         return
     marks = slot.d2h_marks

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable
-from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from .._acl.library import Library
 from .._acl.model import LoadedModel
-from .._acl.release import run_all
 from .._acl.stream import Stream
-from ..errors import AclError, AclMemoryError, AclUsageError, DeviceHangError, ModelError
-from .plan import OutputPlan, output_plans
+from ..errors import AclError
+from .dynamic import DynamicRuns
+from .plan import output_plans
 from .request import Request
 from .slot import Slot
 
 __all__ = ["Executor", "Failure", "failure_of"]
-
-_log = logging.getLogger("aioais")
-
-_GE_FAILURE: Final = 500002
-_CANNOT_ALLOCATE: Final = 100000
-_REFUSES_EMPTY: Final = frozenset({_CANNOT_ALLOCATE, 107000, 200001})
-"""What a release may answer that does not allocate outputs itself: bad parameter or unsupported."""
-_LARGEST_GUESS: Final = 1 << 30
-_MOST_GROWTHS: Final = 12
-"""Runs tried when ACL does not say how large an output is; the sizes grow fourfold each time."""
 
 
 class Failure(NamedTuple):
@@ -72,19 +59,16 @@ class Executor:
         self._model = model
         self._loop = loop
         self._gear: tuple[int, ...] | None = None
-        self._learned = [0] * len(model.info.outputs)
-        self._has_told = False
         self._submit = library.acl.mdl.execute_async
-        self._may_run_synchronously = hang_timeout is None
         self.stream = Stream(library, hang_timeout)
+        self._dynamic = DynamicRuns(library, model, self.stream, loop, may_run_synchronously=hang_timeout is None)
         self.submitted = 0
         self.failure: Failure | None = None
 
     def submit(self, request: Request, slot: Slot) -> None:
         """Queue the executions of a request behind its copies.
 
-        A dynamic-shape model is also waited for: only then are the shapes of its outputs known, and
-        buffers that turn out too small are grown and the model is run again.
+        A dynamic-shape model is also waited for: only then are the shapes of its outputs known.
         """
         self.prepare(request, slot)
         self.count(request)
@@ -92,13 +76,9 @@ class Executor:
         self.launch(request, slot)
 
     def prepare(self, request: Request, slot: Slot) -> None:
-        """Make outputs of dynamic shape large enough, or choose the gear; nothing is queued."""
+        """Choose the gear, if there are gears; nothing is queued."""
         if not request.is_dynamic:
             self.set_gear(request, slot)
-            return
-        for k, tensor in enumerate(self._model.info.outputs):
-            size = max(request.plan.sizes[k], self._learned[k])
-            slot.output_block(k, min(size, tensor.size) if tensor.size else size)
 
     def set_gear(self, request: Request, slot: Slot) -> None:
         """Set the gear where it is another, and find out the output shapes."""
@@ -127,17 +107,10 @@ class Executor:
             else:
                 self.stream.follow(slot.stream, slot.h2d_done)
 
-    def have_wait(self, stream: Stream, slot: Slot) -> None:
-        """Have another stream wait for the executions of a slot's request."""
-        if slot.execute_done is None:
-            stream.wait(slot.execute_marks[-1])
-        else:
-            stream.follow(self.stream, slot.execute_done)
-
     def launch(self, request: Request, slot: Slot) -> None:
         """Queue the executions; with dynamic shape, wait for them and learn the shapes of the outputs."""
         if request.is_dynamic:
-            self._run_dynamic(request, slot)
+            self._dynamic.run(request, slot)
             return
         stream, marks = self.stream, slot.execute_marks
         if not request.is_joined:
@@ -165,154 +138,9 @@ class Executor:
         """Destroy the stream; idempotent."""
         self.stream.close()
 
-    def _run_dynamic(self, request: Request, slot: Slot) -> None:
-        info = self._model.info
-        outputs: tuple[OutputPlan, ...] = ()
-        growth = 0
-        for growth in range(_MOST_GROWTHS + 1):
-            error = self._attempt(slot)
-            if error is None:
-                outputs = self._read_outputs(slot)
-                small = [item for item in outputs if item.nbytes > _capacity(slot, item.position)]
-                if not small:
-                    break
-                if growth == _MOST_GROWTHS:
-                    raise ModelError(
-                        f"{info.path!r}: each of {growth + 1} runs gave outputs larger than the buffers made for those "
-                        f"of the run before ({', '.join(info.outputs[item.position].name for item in small)}), so no "
-                        "result could be read; give custom_sizes that are as large as the outputs can be"
-                    )
-                for item in small:
-                    slot.output_block(item.position, item.nbytes)
-            elif growth == _MOST_GROWTHS or not _may_be_too_small(error):
-                raise error
-            else:
-                may_ask = growth == 0 and self._may_run_synchronously
-                answer = self._let_acl_allocate(slot) if may_ask else _CANNOT_ALLOCATE
-                if answer == 0 and self._loop == 1:
-                    outputs = self._read_outputs(slot)
-                    growth = 1
-                    break
-                if answer == 0:
-                    continue  # all executions of the request, now that there is room
-                # Refused for another reason than the empty buffers: it was not their size before either.
-                if answer not in _REFUSES_EMPTY or not self._grow_blindly(slot):
-                    raise error
-        request.outputs = outputs
-        for item in outputs:
-            self._learned[item.position] = max(self._learned[item.position], item.nbytes)
-        if growth and not self._has_told:
-            self._has_told = True
-            _log.warning(
-                "%s: outputs were larger than custom_sizes=%s, so buffers were grown to %s bytes and the model was run "
-                "again; give custom_sizes to save the second run",
-                info.path,
-                list(request.plan.sizes),
-                [_capacity(slot, k) for k in range(len(info.outputs))],
-            )
-
-    def _attempt(self, slot: Slot) -> AclError | None:
-        """Run once and wait; gives the error instead of raising it."""
-        slow, stream, marks = self._library.slow, self.stream, slot.execute_marks
-        stream.record(marks[0])
-        for k in range(self._loop):
-            code = slow.execute_async(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
-            if code:
-                error = self._library.error("acl.mdl.execute_async", code)
-                try:
-                    stream.synchronize()
-                except DeviceHangError as exc:
-                    return exc  # the buffers must not be touched
-                except AclError:
-                    pass  # the first failure is the one to tell
-                return error
-            stream.record(marks[k + 1])
-        # An output that is too small concerns nobody else, so the failure is not noted.
-        try:
-            stream.synchronize()
-        except AclError as exc:
-            return exc
-        return None
-
-    def _let_acl_allocate(self, slot: Slot) -> int:
-        """Run once more with outputs that ACL allocates itself, which only a synchronous run can; gives the code.
-
-        The memory is the caller's afterwards and becomes the slot's (pyACL reference, outputs of
-        unknown size).
-        """
-        outputs = slot.out_data
-        for k in range(len(slot.outputs)):
-            outputs.bind(k, 0, 0)
-        stream, marks = self.stream, slot.execute_marks
-        stream.record(marks[0])
-        code = self._library.slow.execute(self._model.id, slot.in_data.handle, outputs.handle)
-        if code:
-            self._library.acl.get_recent_err_msg()  # the first failure is the one to tell
-        _take_allocated(slot)  # at once: whatever fails next, nobody else knows of this memory
-        for mark in marks[1:]:
-            stream.record(mark)
-        stream.synchronize()
-        return code
-
-    def _grow_blindly(self, slot: Slot) -> bool:
-        """Make every output buffer four times larger; ``False`` if they are as large as can be."""
-        has_grown = False
-        for k, tensor in enumerate(self._model.info.outputs):
-            have = _capacity(slot, k)
-            want = min(4 * have, tensor.size) if tensor.size else 4 * have
-            if have < want <= _LARGEST_GUESS:
-                try:
-                    slot.output_block(k, want)
-                except AclMemoryError:
-                    return False
-                has_grown = True
-        return has_grown
-
-    def _read_outputs(self, slot: Slot) -> tuple[OutputPlan, ...]:
-        shapes = []
-        for k, tensor in enumerate(self._model.info.outputs):
-            shape = slot.out_data.shape(k)
-            if shape is None and all(dim >= 0 for dim in tensor.shape):
-                shape = tensor.shape
-            if shape is None:
-                raise ModelError(
-                    f"{self._model.info.path!r}: ACL gave no shape for output {tensor.name!r} after the run, so its "
-                    "bytes cannot be read; the model needs outputs of known rank"
-                )
-            shapes.append(shape)
-        return output_plans(self._model.info, shapes)
-
 
 def failure_of(request: Request, failure: Failure | None) -> BaseException | None:
     """Give a request its own copy of a failure that may be its."""
     if failure is None or request.submission > failure.last:
         return None
     return copy.copy(failure.error) if isinstance(failure.error, AclError) else failure.error
-
-
-def _take_allocated(slot: Slot) -> None:
-    """Own the outputs that ACL allocated; those that it did not get their buffers back."""
-    steps: list[Callable[[], None]] = []
-    for k, block in enumerate(slot.outputs):
-        address, nbytes = slot.out_data.allocated(k)
-        assert block is not None
-        if address:
-            slot.outputs[k] = slot.device.memory.adopt(address, nbytes)
-            steps.append(block.close)
-        else:
-            steps.append(partial(slot.out_data.bind, k, block.address, block.nbytes))
-    run_all(steps)
-
-
-def _capacity(slot: Slot, k: int) -> int:
-    block = slot.outputs[k]
-    return block.nbytes if block is not None else 0
-
-
-def _may_be_too_small(error: AclError) -> bool:
-    """Whether a failed dynamic-shape run can mean an output buffer that is too small.
-
-    ACL has no code of its own for that: the model engine's parameter errors and its general
-    failure (500002) are what releases answer.
-    """
-    return isinstance(error, AclUsageError) or error.code == _GE_FAILURE

@@ -147,7 +147,8 @@ class Planner:
         )
         is_dynamic = info.kind == "shape"
         outputs = output_plans(info, [t.shape for t in info.outputs]) if info.kind == "static" else None
-        return Plan(inputs, gear, outputs, tuple(real) if is_dynamic else None, sizes)
+        has_sizes = custom_sizes not in (None, DEFAULT_OUTPUT_BYTES)
+        return Plan(inputs, gear, outputs, tuple(real) if is_dynamic else None, sizes, has_sizes)
 
     def _kind(self, mode: str) -> str:
         kind = _MODES.get(mode) if isinstance(mode, str) else None

@@ -229,7 +229,7 @@ class Pipeline:
         slot = request.slot
         assert slot is not None
         try:
-            submit_d2h(request, slot, self._copy_stream(request, slot), self._executor)
+            submit_d2h(request, slot, self._copy_stream(request, slot), self._executor.stream)
         except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
             self._fail(request, exc)
 

@@ -62,11 +62,13 @@ class Plan:
         Shapes to describe to a dynamic-shape model, else ``None``.
     sizes
         Dynamic shape: bytes to preallocate for each output.
+    has_sizes
+        The caller chose them.
     is_small
         Few bytes go in, so that one thread may as well do all steps.
     """
 
-    __slots__ = ("dynamic_shapes", "gear", "inputs", "is_small", "outputs", "serial", "sizes")
+    __slots__ = ("dynamic_shapes", "gear", "has_sizes", "inputs", "is_small", "outputs", "serial", "sizes")
 
     _count = 0
 
@@ -77,6 +79,7 @@ class Plan:
         outputs: tuple[OutputPlan, ...] | None,
         dynamic_shapes: tuple[tuple[int, ...], ...] | None,
         sizes: tuple[int, ...],
+        has_sizes: bool,
     ) -> None:
         Plan._count += 1
         self.serial = Plan._count
@@ -85,6 +88,7 @@ class Plan:
         self.outputs = outputs
         self.dynamic_shapes = dynamic_shapes
         self.sizes = sizes
+        self.has_sizes = has_sizes
         self.is_small = sum(item.nbytes for item in inputs if not item.is_device) <= _SMALL
 
 
