@@ -79,15 +79,48 @@ class Block:
             ctypes.memset(self.pointer, FRESH, size)
 
 
+class Places:
+    """Blocks that do not overlap, oldest first, found by any address inside them."""
+
+    def __init__(self) -> None:
+        self.blocks: OrderedDict[int, Block] = OrderedDict()
+        self._starts: list[int] = []
+
+    def add(self, block: Block) -> None:
+        """Take a block in."""
+        self.blocks[block.address] = block
+        insort(self._starts, block.address)
+
+    def pop(self, address: int) -> Block:
+        """Take a block out by its address."""
+        del self._starts[bisect_right(self._starts, address) - 1]
+        return self.blocks.pop(address)
+
+    def around(self, address: int) -> Block | None:
+        """Give the block around an address, or ``None``."""
+        place = bisect_right(self._starts, address) - 1
+        if place < 0:
+            return None
+        block = self.blocks[self._starts[place]]
+        return block if address < block.address + block.size else None
+
+    def clear(self) -> None:
+        """Forget every block."""
+        self.blocks.clear()
+        self._starts.clear()
+
+
 class Heap:
-    """The live blocks of one address space, found by any address inside them."""
+    """The blocks of one address space: the live ones, and for a while the freed ones."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.lock = Lock()
-        self.blocks: dict[int, Block] = {}
-        self.starts: list[int] = []
-        self.freed: OrderedDict[int, Block] = OrderedDict()
+        """Guards the live and the freed blocks; only the look-up of a whole block does without it."""
+        self._live = Places()
+        self._freed = Places()
+        self.blocks = self._live.blocks
+        """The live blocks by address."""
         self.quarantined = 0
         self.bytes = 0
         self.epoch = 0
@@ -95,40 +128,40 @@ class Heap:
 
     def clear(self) -> None:
         """Forget every block."""
-        for block in self.blocks.values():
-            block.alive = False
-        self.blocks.clear()
-        self.starts.clear()
-        self.freed.clear()
-        self.quarantined = self.bytes = 0
-        self.epoch += 1
+        with self.lock:
+            for block in self.blocks.values():
+                block.alive = False
+            self._live.clear()
+            self._freed.clear()
+            self.quarantined = self.bytes = 0
+            self.epoch += 1
 
     def add(self, block: Block) -> None:
         """Make a block known."""
         with self.lock:
-            self.blocks[block.address] = block
-            insort(self.starts, block.address)
+            self._live.add(block)
             self.bytes += block.size
 
     def remove(self, block: Block) -> None:
         """Forget a block, poison it, and keep its place in mind for a while."""
         with self.lock:
-            if self.blocks.pop(block.address, None) is None:
+            if block.address not in self.blocks:
                 raise EmulatorError(f"{self.what} {block.address:#x} is freed by two threads at once")
-            del self.starts[bisect_right(self.starts, block.address) - 1]
+            self._live.pop(block.address)
             block.alive = False
             self.epoch += 1
             self.bytes -= block.size
         if state.settings.poison:
             ctypes.memset(block.pointer, FREED, block.size)
         with self.lock:
-            self.freed[block.address] = block
+            freed = self._freed
+            freed.add(block)
             if block.address == block.pointer:
                 self.quarantined += block.size
             else:
                 block.array = None  # its address is not used again: no need to keep the memory
-            while self.quarantined > _QUARANTINE or len(self.freed) > 4096:
-                old = self.freed.popitem(last=False)[1]
+            while self.quarantined > _QUARANTINE or len(freed.blocks) > 4096:
+                old = freed.pop(next(iter(freed.blocks)))
                 if old.address == old.pointer:
                     self.quarantined -= old.size
 
@@ -136,20 +169,19 @@ class Heap:
         """Give the live block around an address, or ``None``."""
         block = self.blocks.get(address)
         if block is None:
-            starts = self.starts
-            place = bisect_right(starts, address) - 1
-            if place >= 0:
-                block = self.blocks.get(starts[place])
-                if block is not None and address >= block.address + block.size:
-                    return None
+            with self.lock:
+                block = self._live.around(address)
         return block
+
+    def past(self, address: int) -> Block | None:
+        """Give the freed block around an address, or ``None`` when nothing is known."""
+        with self.lock:
+            return self._freed.around(address)
 
     def explain(self, address: int) -> str | None:
         """Say what an address without a live block was, or ``None`` when nothing is known."""
-        for block in reversed(self.freed.values()):
-            if block.address <= address < block.address + block.size:
-                return f"{self.what} {block.address:#x} of {block.size} bytes, already freed"
-        return None
+        block = self.past(address)
+        return None if block is None else f"{self.what} {block.address:#x} of {block.size} bytes, already freed"
 
 
 devices = Heap("device memory")
@@ -291,8 +323,8 @@ def free_host(address: int) -> int:
 def _refuse(call: str, address: int, own: Heap, other: Heap, right: str) -> int:
     if address in other.blocks:
         raise EmulatorError(f"{call}({address:#x}): that is {other.what}, which {right} frees")
-    past = own.freed.get(address)
-    if past is not None and past.device is not None and past.device.count == 0:
+    past = own.past(address)
+    if past is not None and past.address == address and past.device is not None and past.device.count == 0:
         return report(AclCode.RT_MEMORY_FREE, f"{call}({address:#x}): the device was reset, its memory is gone")
     inside = own.find(address)
     if inside is not None:
@@ -319,7 +351,7 @@ def get_mem_info(attr: int) -> tuple[int, int, int]:
 
 def drop_all(device: Device) -> int:
     """Free everything on a device; count the blocks."""
-    gone = [block for block in devices.blocks.values() if block.device is device]
+    gone = [block for block in list(devices.blocks.values()) if block.device is device]
     for block in gone:
         devices.remove(block)
     device.used = 0
