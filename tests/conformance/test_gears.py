@@ -169,6 +169,16 @@ def test_changing_the_gear_of_queued_work_fails_loudly(ready: Any, batch: Any) -
     assert "overwritten while the model was queued" in ready.get_recent_err_msg()
 
 
+def test_a_gear_of_another_model_is_refused_loudly(ready: Any, batch: Any, net: Make, models: Any) -> None:
+    other = net(models.gears("batch", (-1, 3), ((2,), (3,))))
+    assert ready.mdl.set_dynamic_batch_size(batch.id, batch.ins, 2, 4) == 0
+    assert batch.execute() == 0
+    with pytest.raises(emulator.EmulatorError, match=rf"carries gear \[4\], which model {other.id} does not have"):
+        ready.mdl.execute(other.id, batch.ins, batch.outs)
+    assert ready.mdl.set_dynamic_batch_size(other.id, batch.ins, 2, 3) == 0
+    assert ready.mdl.execute(other.id, batch.ins, batch.outs) == 0
+
+
 def test_undersized_memory_of_a_gear_is_refused_loudly(ready: Any, net: Make, models: Any) -> None:
     one = net(models.batch(), sizes=[12, 48, 4])
     ready.mdl.set_dynamic_batch_size(one.id, one.ins, 2, 1)

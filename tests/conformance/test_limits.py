@@ -71,6 +71,32 @@ def test_dynamic_inputs_that_do_not_fit(ready: Any, net: Make, models: Models) -
     assert "the dataset has 0 inputs, the model 1" in ready.get_recent_err_msg()
 
 
+@pytest.mark.parametrize("size", [0, 24, MEGABYTE])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_dynamic_inputs_of_any_size_need_memory(
+    ready: Any, net: Make, models: Models, size: int, asynchronous: bool
+) -> None:
+    one = net(models.shape(None), sizes=[0], out_sizes=[24])
+    one.describe(0, [2, 3])
+    assert ready.update_data_buffer(one.in_bufs[0], 0, size) == 0
+    assert (one.execute_async() if asynchronous else one.execute()) == 100000
+    assert "input 'a' needs 24 bytes, it has no memory" in ready.get_recent_err_msg()
+
+
+def test_dynamic_outputs_that_claim_memory_and_have_none(ready: Any, net: Make, models: Models) -> None:
+    one = net(models.shape(None), sizes=[24], out_sizes=[24])
+    one.describe(0, [2, 3])
+    one.put(0, ARRAY)
+    assert ready.update_data_buffer(one.out_bufs[0], 0, 24) == 0
+    assert one.execute() == 500002
+    assert "output 'out' needs 24 bytes, its data buffer has memory for 0" in ready.get_recent_err_msg()
+    assert one.execute_async() == 0
+    assert ready.rt.synchronize_stream(0) == 500002
+    assert ready.update_data_buffer(one.out_bufs[0], one.out_ptrs[0], 24) == 0
+    assert one.execute() == 0
+    assert (one.get(0, (2, 3)) == 2 * ARRAY).all()
+
+
 def test_empty_tensors_need_no_memory(ready: Any, net: Make, models: Models) -> None:
     path = models.write(
         "empty", [helper.make_node("Identity", ["a"], ["out"])], [("a", 1, [0, 3])], [("out", 1, [0, 3])]

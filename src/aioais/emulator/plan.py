@@ -205,8 +205,9 @@ class Plan:
         results = binding.results()
         for spec, slot, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
-            if slot.size < needed and not (allocate is not None and slot.pointer == slot.size == 0):
-                text = f"output {spec.name!r} needs {needed} bytes, its data buffer has {slot.size}"
+            room = slot.size if slot.pointer else 0
+            if room < needed and not (allocate is not None and slot.pointer == slot.size == 0):
+                text = f"output {spec.name!r} needs {needed} bytes, its data buffer has memory for {room}"
                 raise DeviceError(AclCode.GE_FAILURE, text)
         for index, (spec, slot, (shape, source)) in enumerate(zip(info.outputs, self.outputs, results, strict=True)):
             needed = math.prod(shape) * spec.itemsize
@@ -330,6 +331,8 @@ def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | 
             text = f"input {spec.name!r} has shape {list(shape)}, the model takes {[list(b) for b in bounds]}"
             return report(AclCode.INVALID_PARAM, text)
         needed, buffer = math.prod(shape) * spec.itemsize, dataset.buffers[index]
+        if needed and buffer.address == 0:
+            return report(AclCode.INVALID_PARAM, f"input {spec.name!r} needs {needed} bytes, it has no memory")
         if buffer.size < needed:
             text = f"input {spec.name!r} needs {needed} bytes, its data buffer has {buffer.size}"
             return report(AclCode.GE_FAILURE, text)
@@ -372,6 +375,9 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
             return found
         shapes = found
     elif info.gears:
+        if inputs.gear is not None and inputs.gear not in info.gears:
+            text = f"the input dataset carries gear {list(inputs.gear)}, which model {model.handle} does not have"
+            raise EmulatorError(f"{text}: a dataset that served another model needs a gear of this one first")
         gear = None if inputs.gear is None else info.gears.index(inputs.gear)
         shapes = None if gear is None else info.input_shapes[gear]
         hidden, needed = into[info.hidden], info.inputs[info.hidden].size
