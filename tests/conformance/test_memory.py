@@ -204,6 +204,25 @@ def test_memcpy2d(ready: Any) -> None:
     assert ready.rt.memcpy2d(block, 2, array.ctypes.data, 6, 6, 4, H2D) == 107000
 
 
+@pytest.mark.parametrize(("to_pitch", "from_pitch"), [(32, 8), (8, 32)])
+def test_memcpy2d_between_pitches(ready: Any, pinned: Callable[[int], Any], to_pitch: int, from_pitch: int) -> None:
+    host, block = pinned(3 * from_pitch + 8), ready.rt.malloc(3 * to_pitch + 8, 2)[0]
+    host.bytes[:] = np.arange(host.nbytes)
+    copy = (block, to_pitch, host.pointer, from_pitch, 8)
+    assert ready.rt.memcpy2d(*copy, 4, H2D) == 0
+    out = np.empty((4, 8), np.uint8)
+    assert ready.rt.memcpy2d(out.ctypes.data, 8, block, to_pitch, 8, 4, D2H) == 0
+    assert (out == [np.arange(8) + row * from_pitch for row in range(4)]).all()
+    with pytest.raises(emulator.EmulatorError, match="go beyond"):
+        ready.rt.memcpy2d(*copy, 5, H2D)
+    small, _ = ready.rt.malloc(3 * to_pitch + 7, 2)
+    with pytest.raises(emulator.EmulatorError, match=r"memcpy2d to: .* go beyond"):
+        ready.rt.memcpy2d(small, *copy[1:], 4, H2D)
+    short = pinned(3 * from_pitch + 7)
+    with pytest.raises(emulator.EmulatorError, match=r"memcpy2d from: .* go beyond"):
+        ready.rt.memcpy2d(block, to_pitch, short.pointer, *copy[3:], 4, H2D)
+
+
 def test_asynchronous_copies_read_late(ready: Any, pinned: Callable[[int], Any]) -> None:
     host, out = pinned(64), pinned(64)
     block, _ = ready.rt.malloc(64, 2)

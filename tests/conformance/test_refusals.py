@@ -134,6 +134,15 @@ def test_models_in_memory_that_are_none(ready: Any, models: Models) -> None:
     assert mdl.query_size("none.model")[-1] != 0
 
 
+@pytest.mark.parametrize("size", [2**31, 2**32, 2**32 + 5, 2**64 - 1])
+def test_models_in_memory_have_less_than_2_gib(ready: Any, models: Models, size: int) -> None:
+    content = Path(models.add()).read_bytes()
+    address = ready.util.bytes_to_ptr(content)
+    assert ready.mdl.load_from_mem(address, size) == (0, 145006)
+    assert f"load_from_mem: {size} bytes; an ONNX file has less than 2 GiB" in ready.get_recent_err_msg()
+    assert ready.mdl.query_size_from_mem(address, size) == (0, 0, 145006)
+
+
 def test_memory_that_makes_no_sense(ready: Any) -> None:
     rt = ready.rt
     assert rt.malloc(0, 2) == (0, INVALID)
@@ -180,6 +189,8 @@ def test_pointers_of_what_has_none(ready: Any) -> None:
     assert util.stop_thread(12345) == 3
     memory = ctypes.create_string_buffer(b"text", 4)
     assert util.ptr_to_bytes(ctypes.addressof(memory), 4) == b"text"
+    with pytest.raises(MemoryError):
+        util.ptr_to_bytes(ctypes.addressof(memory), 1 << 62)  # all of it, not its lower 32 bits
 
 
 def test_events_without_what_is_asked_of_them(ready: Any) -> None:

@@ -273,6 +273,9 @@ def model_bytes(pointer: int, size: int, call: str) -> bytes | int:
         return report(AclCode.GE_EXEC_MODEL_ADDR_INVALID, f"{call}: null address")
     if size == 0:
         return report(AclCode.INVALID_PARAM, f"{call}: size of 0")
+    if size >= 2**31:
+        text = f"{call}: {size} bytes; an ONNX file has less than 2 GiB, the weights of larger models lie beside it"
+        return report(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, text)
     if state.settings.run_mode == RunMode.HOST and memory.is_device_address(pointer):
         raise EmulatorError(f"{call}: {pointer:#x} is device memory, on this host a model is read from host memory")
     return ctypes.string_at(pointer, size)

@@ -129,9 +129,9 @@ def _shared_place(address: int, count: int, role: str, context: Context) -> Plac
 
 
 def _check(
-    call: str, destination: int, maximum: int, source: int, count: int, kind: int, context: Context
+    call: str, destination: int, maximum: int, written: int, source: int, read: int, kind: int, context: Context
 ) -> Copy | int:
-    """Check a copy as the runtime does; a code when it is refused."""
+    """Check a copy as the runtime does, by the bytes it spans at each end; a code when it is refused."""
     if destination == 0 or source == 0:
         return report(AclCode.INVALID_PARAM, f"{call}: null address")
     if kind == 4:  # DEFAULT: the addresses decide
@@ -140,12 +140,12 @@ def _check(
     known = _KINDS.get(kind)
     if known is None:
         return report(AclCode.INVALID_PARAM, f"{call}: unknown kind {kind}")
-    if count > maximum:
-        return report(AclCode.RT_PARAM_INVALID, f"{call}: {count} bytes into a destination of {maximum}")
+    if written > maximum:
+        return report(AclCode.RT_PARAM_INVALID, f"{call}: {written} bytes into a destination of {maximum}")
     ends = []
-    for address, is_device, role in (
-        (destination, known[1], f"{call} to"),
-        (source, known[0], f"{call} from"),
+    for address, count, is_device, role in (
+        (destination, written, known[1], f"{call} to"),
+        (source, read, known[0], f"{call} from"),
     ):
         if state.settings.run_mode == RunMode.DEVICE:
             place = _shared_place(address, count, role, context)
@@ -191,7 +191,7 @@ def memcpy(destination: int, maximum: int, source: int, count: int, kind: int) -
         return AclCode.RT_CONTEXT_NULL
     if count == 0:
         return 0
-    copied = _check("memcpy", destination, maximum, source, count, kind, context)
+    copied = _check("memcpy", destination, maximum, count, source, count, kind, context)
     if isinstance(copied, int):
         return copied
     _copy_now(copied, count, context)
@@ -276,7 +276,7 @@ def _memcpy_async_checked(
 ) -> int:
     if count == 0:
         return 0
-    copied = _check("memcpy_async", destination, maximum, source, count, kind, context)
+    copied = _check("memcpy_async", destination, maximum, count, source, count, kind, context)
     if isinstance(copied, int):
         return copied
     if copied.kind == "h2h" and state.settings.run_mode == RunMode.HOST:
@@ -366,12 +366,9 @@ def memcpy2d(destination: int, to_pitch: int, source: int, from_pitch: int, widt
     if width > to_pitch or width > from_pitch or width == 0 or height == 0:
         return report(AclCode.RT_PARAM_INVALID, f"memcpy2d: width {width}, pitches {to_pitch} and {from_pitch}")
     to_bytes, from_bytes = (to_pitch * (height - 1) + width, from_pitch * (height - 1) + width)
-    checked = _check("memcpy2d", destination, to_bytes, source, to_bytes, kind, context)
+    checked = _check("memcpy2d", destination, to_bytes, to_bytes, source, from_bytes, kind, context)
     if isinstance(checked, int):
         return checked
-    if checked.source.block is not None:
-        heap = devices if checked.source.block.device else hosts
-        _in_block(heap, checked.source.block, source, from_bytes, "memcpy2d from")
     for row in range(height):
         move(checked.destination.pointer + row * to_pitch, checked.source.pointer + row * from_pitch, width)
     state.copied[checked.kind] += width * height

@@ -25,6 +25,10 @@ _as_string = ctypes.pythonapi.PyBytes_AsString
 _as_string.argtypes = [ctypes.py_object]
 _as_string.restype = ctypes.c_void_p
 
+_to_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize  # ctypes.string_at takes a 32-bit size
+_to_bytes.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t]
+_to_bytes.restype = ctypes.py_object
+
 _NUMPY_TYPES = {
     0: "bool",
     1: "int8",
@@ -67,7 +71,8 @@ def ptr_to_bytes(pointer: int, size: int) -> bytes:
     if pointer == 0:
         return bytes(size)
     _host("ptr_to_bytes", pointer)
-    return ctypes.string_at(pointer, size)
+    copied: bytes = _to_bytes(pointer, size)
+    return copied
 
 
 @entry("acl.util.numpy_to_ptr", "O", answer=SINGLE)
