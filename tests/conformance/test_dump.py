@@ -248,6 +248,20 @@ def test_dtypes_and_empty_and_missing_tensors(acl: Any, init: Init, models: Mode
     assert "Clip.Clip_7.7.input.1" not in found
 
 
+def test_sparse_weights_are_left_out(acl: Any, init: Init, models: Models, tmp_path: Path) -> None:
+    path = models.write("sparse", [helper.make_node("Add", ["x", "w"], ["y"])], [("x", 1, [2, 3])], [("y", 1, [2, 3])])
+    model = onnx.load(path)
+    values = numpy_helper.from_array(np.array([2], np.float32), "w")
+    indices = numpy_helper.from_array(np.array([1], np.int64), "")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
+    onnx.save(model, path)
+    assert init() == 0
+    net = run(acl, path)
+    total = INPUT + np.array([0, 2, 0], np.float32)
+    assert (net.get(0, (2, 3)) == total).all()
+    assert_same(arrays(tmp_path), {"Add.Add_0.0.input.0": INPUT, "Add.Add_0.0.output.0": total})
+
+
 def test_long_names_fit_the_file_system(acl: Any, init: Init, models: Models, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Relu", ["x"], ["m"], name="é" * 300 + "a"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
 from aioais import emulator
+from aioais.emulator import memory
 
 H2H, H2D, D2H, D2D = 0, 1, 2, 3
 
@@ -170,6 +172,26 @@ def test_addresses_are_never_used_twice(ready: Any) -> None:
         seen.add(block)
         ready.rt.free(block)
     assert len(seen) == 100
+
+
+def test_no_device_runs_into_the_addresses_of_another(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Claim(memory.Block):
+        """A block that takes up addresses and hardly any memory."""
+
+        def __init__(self, size: int, device: Any) -> None:
+            super().__init__(64, device)
+            self.size = size
+
+    monkeypatch.setattr(memory, "Block", Claim)
+    ends = []
+    with emulator.configure(memory_mb=1 << 30):
+        for device, size in ((1, 64), (0, (16 << 40) - 512), (0, 64), (1, 64)):
+            assert ready.rt.set_device(device) == 0
+            start, code = ready.rt.malloc(size, 2)
+            assert code == 0
+            ends.append((start, start + size))
+    assert len({start for start, _ in ends}) == 4
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(sorted(ends)))
 
 
 def test_memory_of_another_device_needs_peer_access(ready: Any) -> None:

@@ -38,7 +38,6 @@ class Device:
         "execute",
         "h2d",
         "index",
-        "next_address",
         "peers",
         "primary",
         "stream_ids",
@@ -51,7 +50,6 @@ class Device:
         self.count = 0
         self.primary: Context | None = None
         self.used = 0
-        self.next_address = memory.device_base(index)
         self.peers: set[int] = set()
         self.stream_ids = itertools.count()
         self.h2d = Engine("h2d")

@@ -267,13 +267,18 @@ class Dump:
 
     def _layers(self, graph: Any, wanted: set[str]) -> list[Layer]:
         layers = []
+        # missing inputs, and weights that ONNX Runtime cannot give as outputs
+        left_out = {"", *(sparse.values.name for sparse in graph.sparse_initializer)}
         for task, node in enumerate(graph.node):
             name = node.name or f"{node.op_type}_{task}"
             if wanted and wanted.isdisjoint((name, _clean(name))):
                 continue
             groups = {"input": node.input, "output": node.output}
             tensors = tuple(
-                (role, index, tensor) for role in self._roles for index, tensor in enumerate(groups[role]) if tensor
+                (role, index, tensor)
+                for role in self._roles
+                for index, tensor in enumerate(groups[role])
+                if tensor not in left_out
             )
             layers.append(Layer(node.op_type, name, task, tensors))
         return layers

@@ -25,7 +25,7 @@ from aioais.emulator.timeline import pause
 if TYPE_CHECKING:
     from aioais.emulator.device import Device
 
-__all__ = ["FREED", "FRESH", "SLACK", "Block", "Heap", "device_base", "devices", "hosts", "is_device_address"]
+__all__ = ["FREED", "FRESH", "SLACK", "Block", "Heap", "devices", "hosts", "is_device_address"]
 
 FRESH = 0xFE
 """New memory is filled with this: huge or NaN as a float, odd as an integer."""
@@ -42,11 +42,6 @@ _BASE = 1 << 52
 _ALIGN = 64
 _QUARANTINE = 16 << 20
 """Bytes of freed host memory kept, poisoned, so that late uses are noticed."""
-
-
-def device_base(index: int) -> int:
-    """Give the first address of a device."""
-    return _BASE + (index << 44)
 
 
 def is_device_address(address: int) -> bool:
@@ -125,6 +120,8 @@ class Heap:
         self.bytes = 0
         self.epoch = 0
         """Changes with every free: what was resolved in the same epoch is still good."""
+        self.unused = _BASE
+        """The first address that no device has had yet: all devices take theirs from one row."""
 
     def clear(self) -> None:
         """Forget every block."""
@@ -207,8 +204,8 @@ def allocate(size: int, device: Device) -> Block | None:
         return None
     if state.settings.run_mode == 1:
         with state.lock:
-            block.address = device.next_address
-            device.next_address += (size + 1023) // 512 * 512  # at least 512 bytes stay unused between blocks
+            block.address = devices.unused
+            devices.unused += (size + 1023) // 512 * 512  # at least 512 bytes stay unused between blocks
     devices.add(block)
     return block
 
