@@ -38,6 +38,13 @@ def test_configure_checks(ready: Any) -> None:
         emulator.configure(speed=1)
     with pytest.raises(ValueError, match="negative"):
         emulator.configure(h2d_ms=-1)
+    for value in (float("nan"), float("inf"), "nan"):
+        with pytest.raises(ValueError, match=r"execute_ms is '?(nan|inf)'?: it must be a finite number"):
+            emulator.configure(execute_ms=value)
+    with pytest.raises(ValueError, match="memory_mb is inf"):
+        emulator.configure(memory_mb=float("inf"))
+    with pytest.raises(ValueError, match="no device 77: there are 4"):
+        emulator.configure(device=77, execute_ms=5)
     with pytest.raises(ValueError, match="not one of real"):
         emulator.configure(gil="free")
     with pytest.raises(ValueError, match="not a setting of a single device"):
@@ -251,6 +258,11 @@ def test_gates_block_without_the_gil(ready: Any, net: Make, models: Any) -> None
 def test_unknown_gates(acl: Any) -> None:
     with pytest.raises(ValueError, match="no stage"):
         emulator.gate("lunch")
+    for device in (4, -1):
+        with pytest.raises(ValueError, match=f"no device {device}: there are 4"):
+            emulator.gate("execute", device)
+    with pytest.raises(ValueError, match="leave the device out"):
+        emulator.gate("init", 0)
 
 
 def test_counts(ready: Any) -> None:

@@ -62,6 +62,24 @@ def test_pageable_memory_is_copied_while_pinned_memory_is_freed(ready: Any, hast
     assert codes == {0}
 
 
+def test_a_gate_for_the_memory_of_one_device(ready: Any) -> None:
+    codes: list[int] = []
+
+    def work() -> None:
+        ready.rt.set_device(1)
+        codes.append(ready.rt.malloc(64, 2)[1])
+
+    with emulator.gate("malloc", 1) as gate:
+        assert ready.rt.malloc(64, 2)[1] == 0
+        assert ready.rt.malloc_host(64)[1] == 0
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert gate.wait_reached(10)
+        assert (gate.reached, codes) == (1, [])
+    thread.join(10)
+    assert codes == [0]
+
+
 class Looked:
     """A block that counts how often somebody looks at where it ends."""
 

@@ -141,6 +141,30 @@ def test_devices_from_the_environment(acl: Any, monkeypatch: pytest.MonkeyPatch)
     assert acl.rt.get_device_count() == (2, 0)
 
 
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "2.5"])
+def test_devices_of_the_environment_that_cannot_be_are_logged(
+    acl: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    monkeypatch.setenv("AIOAIS_CPU_DEVICES", value)
+    with caplog.at_level(logging.WARNING, "aioais"):
+        emulator.reset()
+    assert acl.rt.get_device_count() == (4, 0)
+    assert caplog.messages == [f"AIOAIS_CPU_DEVICES is {value!r}, not a whole number of at least 1: 4 is used"]
+
+
+@pytest.mark.parametrize(("value", "threads"), [("", 0), ("0", 0), ("3", 3), ("abc", 0), ("-1", 0)])
+def test_threads_from_the_environment(
+    acl: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str, threads: int
+) -> None:
+    monkeypatch.setenv("AIOAIS_CPU_THREADS", value)
+    with caplog.at_level(logging.WARNING, "aioais"):
+        emulator.reset()
+    assert emulator.settings()["threads"] == threads
+    usable = not value or value.isdecimal()
+    text = f"AIOAIS_CPU_THREADS is {value!r}, not a whole number of at least 0: 0 is used"
+    assert caplog.messages == ([] if usable else [text])
+
+
 def test_leaks_are_logged_at_finalize(ready: Any, caplog: pytest.LogCaptureFixture) -> None:
     ready.rt.malloc(100, 2)
     ready.rt.create_stream()

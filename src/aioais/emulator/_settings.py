@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 __all__ = ["PER_DEVICE", "Settings"]
+
+_log = logging.getLogger("aioais.emulator")
 
 PER_DEVICE = frozenset({"h2d_ms", "execute_ms", "d2h_ms", "h2d_gbps", "d2h_gbps"})
 """Settings that may differ from device to device."""
@@ -40,18 +44,23 @@ def visible_devices(default: int) -> int:
     return count
 
 
-def _from_environment(name: str, default: int) -> int:
+def _from_environment(name: str, default: int, least: int) -> int:
     text = os.environ.get(name, "").strip()
-    return int(text) if text.isdecimal() and int(text) > 0 else default
+    if not text:
+        return default
+    if text.isdecimal() and int(text) >= least:
+        return int(text)
+    _log.warning("%s is %r, not a whole number of at least %d: %d is used", name, text, least, default)
+    return default
 
 
 @dataclass
 class Settings:
     """Everything that ``configure`` can change."""
 
-    devices: int = field(default_factory=lambda: visible_devices(_from_environment("AIOAIS_CPU_DEVICES", 4)))
+    devices: int = field(default_factory=lambda: visible_devices(_from_environment("AIOAIS_CPU_DEVICES", 4, 1)))
     """Number of devices (``AIOAIS_CPU_DEVICES``, reduced by ``ASCEND_RT_VISIBLE_DEVICES``)."""
-    threads: int = field(default_factory=lambda: _from_environment("AIOAIS_CPU_THREADS", 0))
+    threads: int = field(default_factory=lambda: _from_environment("AIOAIS_CPU_THREADS", 0, 0))
     """Intra-op threads of each loaded model (``AIOAIS_CPU_THREADS``); 0 = all cores, but one for small models."""
     spin: bool = False
     """Let ONNX Runtime's threads spin between operators: up to 2 % faster for one model alone on an idle machine,
@@ -107,9 +116,10 @@ class Settings:
             if value not in _GIL_MODES:
                 raise ValueError(f"gil is {value!r}, not one of {', '.join(_GIL_MODES)}")
             return value
-        converted = kinds[name](value)
-        if kinds[name] in (int, float) and converted < 0:
-            raise ValueError(f"{name} is {value!r}: negative")
+        kind = kinds[name]
+        if kind in (int, float) and not 0 <= float(value) < math.inf:
+            raise ValueError(f"{name} is {value!r}: it must be a finite number and not negative")
+        converted = kind(value)
         if name == "run_mode" and converted not in (0, 1):
             raise ValueError(f"run_mode is {value!r}, not 0 or 1")
         return converted

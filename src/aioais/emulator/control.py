@@ -15,7 +15,7 @@ from aioais.emulator._settings import PER_DEVICE, Settings
 from aioais.emulator._state import state
 from aioais.emulator.death import kill
 from aioais.emulator.device import build_devices, redial
-from aioais.emulator.faults import disarm, fail, gate, pending
+from aioais.emulator.faults import check_device, disarm, fail, gate, pending
 from aioais.emulator.memory import devices, hosts
 
 __all__ = [
@@ -91,10 +91,11 @@ def configure(*, device: int | None = None, **settings: Any) -> AbstractContextM
     TypeError
         There is no such setting.
     ValueError
-        The value makes no sense, or cannot be changed now.
+        The value makes no sense, or cannot be changed now; or there is no such device.
     """
     checked = {name: state.settings.checked(name, value) for name, value in settings.items()}
     if device is not None:
+        check_device(device)
         refused = sorted(set(checked) - PER_DEVICE)
         if refused:
             raise ValueError(f"{', '.join(refused)}: not a setting of a single device")

@@ -8,6 +8,7 @@ from types import TracebackType
 from aioais._acl.codes import AclCode
 from aioais.emulator._state import state
 from aioais.emulator.device import Device
+from aioais.emulator.faults import check_device
 from aioais.emulator.stream import streams_of
 
 __all__ = ["kill"]
@@ -60,8 +61,7 @@ def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextM
     ValueError
         There is no such device, or the code is 0.
     """
-    if not 0 <= device < len(state.devices):
-        raise ValueError(f"there is no device {device}: there are {len(state.devices)}")
+    check_device(device)
     if code == 0:
         raise ValueError("a dead device needs a code other than 0")
     state.dead[device] = int(code)

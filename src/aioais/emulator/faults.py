@@ -16,6 +16,7 @@ __all__ = [
     "STAGES",
     "Fault",
     "Gate",
+    "check_device",
     "disarm",
     "fail",
     "gate",
@@ -53,6 +54,18 @@ NEEDS_THE_DEVICE = frozenset(
     }
 )
 """Calls that a dead device refuses in its contexts; those that name it or wait for it see to it themselves."""
+
+
+def check_device(device: int) -> None:
+    """Refuse a device that is not there.
+
+    Raises
+    ------
+    ValueError
+        It is not there.
+    """
+    if device not in range(len(state.devices)):
+        raise ValueError(f"there is no device {device}: there are {len(state.devices)}")
 
 
 class Fault:
@@ -259,7 +272,7 @@ def gate(stage: str, device: int | None = None) -> Gate:
     stage : str
         ``"h2d"``, ``"d2h"``, ``"d2d"``, ``"execute"``, ``"load"``, ``"malloc"``, ``"init"`` or ``"set_device"``.
     device : int, optional
-        Only operations of this device.
+        Only operations of this device; pinned host memory and ``"init"`` are of none.
 
     Returns
     -------
@@ -269,10 +282,14 @@ def gate(stage: str, device: int | None = None) -> Gate:
     Raises
     ------
     ValueError
-        There is no such stage.
+        There is no such stage or device, or the stage is that of no device.
     """
     if stage not in STAGES:
         raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
+    if device is not None:
+        check_device(device)
+        if stage == "init":
+            raise ValueError("acl.init is of no device: leave the device out")
     closed = Gate(stage, device)
     state.gates.append(closed)
     return closed

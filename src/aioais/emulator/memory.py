@@ -210,9 +210,9 @@ def allocate(size: int, device: Device) -> Block | None:
     return block
 
 
-def _wait_allocation() -> None:
+def _wait_allocation(device: Device | None) -> None:
     if state.gates:
-        faults.pass_gates("malloc", None)
+        faults.pass_gates("malloc", None if device is None else device.index)
     if state.settings.malloc_us:
         pause(state.settings.malloc_us * 1e-6, state.settings.gil != "release")
 
@@ -227,7 +227,7 @@ def _malloc(size: int, policy: int) -> tuple[int, int]:
         return 0, report(AclCode.INVALID_PARAM, "malloc of 0 bytes")
     if policy & ~(0x100 | 0x1000 | 0x100000) not in range(8):
         return 0, report(AclCode.INVALID_PARAM, f"malloc: unknown policy {policy}")
-    _wait_allocation()
+    _wait_allocation(context.device)
     block = allocate(size, context.device)
     return (0, AclCode.RT_MEMORY_ALLOCATION) if block is None else (block.address, 0)
 
@@ -279,7 +279,7 @@ def free(address: int) -> int:
     block = devices.blocks.get(address)
     if block is None or block.device is None:
         return _refuse("free", address, devices, hosts, "free_host")
-    _wait_allocation()
+    _wait_allocation(block.device)
     devices.remove(block)
     with state.lock:
         block.device.used -= block.size
@@ -295,7 +295,7 @@ def malloc_host(size: int) -> tuple[int, int]:
         return 0, AclCode.RT_CONTEXT_NULL
     if size == 0:
         return 0, report(AclCode.INVALID_PARAM, "malloc_host of 0 bytes")
-    _wait_allocation()
+    _wait_allocation(None)
     try:
         block = Block(size, None)
     except (MemoryError, ValueError):
@@ -312,7 +312,7 @@ def free_host(address: int) -> int:
     block = hosts.blocks.get(address)
     if block is None:
         return _refuse("free_host", address, hosts, devices, "free")
-    _wait_allocation()
+    _wait_allocation(None)
     hosts.remove(block)
     return 0
 
