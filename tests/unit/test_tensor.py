@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -139,6 +140,32 @@ async def test_nothing_crosses_to_the_host_with_out_array_false(models: Models) 
         (out,) = await session.infer([tensor, tensor], out_array=False)
         assert (emulator.copied()["h2d"], emulator.copied()["d2h"]) == (0, 0)
         out.close()
+
+
+async def test_closed_as_soon_as_its_request_was_accepted(models: Models) -> None:
+    ones = np.ones((3, 4), np.float32)
+
+    async def feeds(session: InferSession) -> AsyncIterator[list[Tensor]]:
+        for n in range(20):
+            tensor = await session.to_device(n * ones)
+            yield [tensor, tensor]
+            tensor.close()
+
+    async with InferSession(0, models.add((3, 4)), depth=1) as session:
+        n = 0
+        async for (total,) in session.infer_pipeline(feeds(session)):
+            np.testing.assert_array_equal(total, 2 * n * ones)
+            n += 1
+        assert n == 20
+        with emulator.gate("execute") as gate:
+            first = asyncio.ensure_future(session.infer([ones, ones]))
+            assert await asyncio.to_thread(gate.wait_reached, 60)
+            tensor = await session.to_device(3 * ones)
+            second = asyncio.ensure_future(session.infer([tensor, tensor]))
+            await asyncio.sleep(0)
+            tensor.close()  # its request waits for buffers
+        await first
+        np.testing.assert_array_equal((await second)[0], 6 * ones)
 
 
 async def test_closed_while_a_request_uses_it(models: Models) -> None:

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from .._acl.constants import MemcpyKind
+from .._acl.memory import DeviceBlock
 from .._acl.stream import Stream
-from ..tensor import Tensor
 from .request import Request
 from .slot import Slot
 
@@ -37,10 +37,9 @@ def submit_h2d(request: Request, slot: Slot, stream: Stream) -> None:
     for item, feed in zip(plan.inputs, feeds, strict=True):
         k = item.position
         if item.is_device:
-            assert isinstance(feed, Tensor)
-            block = feed.block
-            request.blocks.append(block)
-            slot.in_data.bind(item.model_index, block.address, block.nbytes)
+            assert isinstance(feed, DeviceBlock)
+            request.blocks.append(feed)
+            slot.in_data.bind(item.model_index, feed.address, feed.nbytes)
             continue
         own = slot.input_block(k, item.nbytes)
         if slot.device.is_shared:

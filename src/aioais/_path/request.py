@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._acl.memory import DeviceBlock
 from .._acl.stream import Event
 from ..tensor import Tensor
 from ..timing import Outcome
@@ -62,7 +63,10 @@ class Request:
     ) -> None:
         self.number = next(_numbers)
         self.plan = plan
-        self.feeds: list[np.ndarray | Tensor] | None = feeds
+        # The memory of tensors and not they themselves: their owner may close them at once.
+        self.feeds: list[np.ndarray | DeviceBlock] | None = [
+            feed.block if isinstance(feed, Tensor) else feed for feed in feeds
+        ]
         self.future = future
         self.to_host = to_host
         self.slot: Slot | None = None
