@@ -134,6 +134,25 @@ async def test_spare_buffers_are_kept_when_others_cannot_be_made(models: Models)
         assert (now.depth, now.slots, now.failed) == (1, 1, 0)
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("call", "code", "what"),
+    [("acl.rt.create_event_ex_with_flag", 207007, "events"), ("acl.rt.create_stream", 207008, "streams")],
+)
+async def test_no_events_or_streams_for_another_set_of_buffers(
+    models: Models, caplog: pytest.LogCaptureFixture, call: str, code: int, what: str, shape: tuple[int, ...]
+) -> None:
+    async with InferSession(0, models.add(shape), depth=4) as session:
+        check(shape, 0, await session.infer(feeds(shape, 0)))
+        emulator.fail(call, code)
+        with emulator.gate("execute") as gate:
+            task = asyncio.create_task(burst(session, shape, 32))
+            assert await asyncio.to_thread(gate.wait_reached, 60)
+        assert await task == []
+        assert (session.statistics().failed, session.statistics().depth) == (0, 1)
+    assert f"has no {what} for 2 requests at once" in caplog.text
+
+
 async def test_no_memory_at_all(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         emulator.fail("acl.rt.malloc", 207001, times=2)  # once more when idle memory was given back

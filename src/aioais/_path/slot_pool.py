@@ -6,16 +6,20 @@ import logging
 import threading
 from queue import Empty, SimpleQueue
 
+from .._acl.codes import AclCode
 from .._acl.model import ModelInfo
 from .._acl.release import run_all
 from .._acl.stream import Stream
-from ..errors import AclMemoryError, BrokenSessionError
+from ..errors import AclError, AclMemoryError, BrokenSessionError
 from .device import Device
 from .slot import Slot
 
 __all__ = ["SlotPool"]
 
 _log = logging.getLogger("aioais")
+
+_NONE_LEFT = {int(AclCode.RT_NO_EVENT_RESOURCE): "events", int(AclCode.RT_NO_STREAM_RESOURCE): "streams"}
+"""What a device has few of besides memory: 1023 events on some (pyACL reference, ``create_event``)."""
 
 
 class SlotPool:
@@ -102,14 +106,15 @@ class SlotPool:
             self._claims += 1  # one that comes back meanwhile is better than one that might be made of its memory
         try:
             slot = Slot(self._device, self._info, self._loop, self._hang_timeout)
-        except AclMemoryError:
+        except AclError as exc:
             with self._lock:
                 made = len(self._all)
-            if not made:
+            if not made or not (isinstance(exc, AclMemoryError) or exc.code in _NONE_LEFT):
                 raise
             _log.warning(
-                "device %d has no memory for %d requests at once of %s: depth is %d from now on",
+                "device %d has no %s for %d requests at once of %s: depth is %d from now on",
                 self._device.id,
+                _NONE_LEFT.get(exc.code, "memory"),
                 made + 1,
                 self._info.path,
                 made,
