@@ -318,6 +318,29 @@ async def test_other_codes_leave_the_session_whole(models: Models, code: int) ->
         await works(session, SMALL)
 
 
+async def test_a_context_that_failed_is_not_joined_again(models: Models) -> None:
+    """Kept results and tensors hold a device; what is opened next must not get its dead context for that."""
+    path = models.add(LARGE)
+    async with InferSession(0, path) as session:
+        (kept,) = await session.infer(feeds(LARGE))
+        tensor = await session.to_device(kept)
+        emulator.fail("acl.mdl.execute_async", 507015, device_side=True)
+        with pytest.raises(AclError):
+            await session.infer(feeds(LARGE))
+        emulator.reset_counts()
+        await works(session, LARGE)
+    assert "acl.rt.create_context" not in emulator.counts()
+    async with InferSession(0, path) as session, InferSession(0, path) as neighbour:
+        assert emulator.counts()["acl.rt.create_context"] == 1
+        await works(session, LARGE)
+        await works(neighbour, LARGE)
+        (total,) = await session.infer([tensor, tensor])  # the memory is the device's, whatever the context
+        np.testing.assert_array_equal(total, 2 * kept)
+        np.testing.assert_array_equal(await tensor.to_host(), kept)
+        tensor.close()
+    del kept, total
+
+
 # --- a stage thread that dies -----------------------------------------------------------------------
 
 

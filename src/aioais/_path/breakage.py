@@ -19,6 +19,8 @@ __all__ = ["Breakage", "free_what_was_left"]
 
 _log = logging.getLogger("aioais")
 
+_DEVICE_FAILED: Final = 507
+"""First digits of the codes that blame the device: after most of them the context is unusable (pyACL reference)."""
 _DEVICE_LOST: Final = frozenset({507010, 507053, 507054, 507901})
 """Lost heartbeat, device memory error, uncorrectable ECC error, closed connection to the device.
 
@@ -89,7 +91,9 @@ class Breakage:
         self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
     def judge(self, error: BaseException) -> None:
-        """Break the session if it cannot go on after an error."""
+        """Break the session if it cannot go on after an error; the next one makes a context anew if this may be lost."""
+        if isinstance(error, AclError) and error.code // 1000 == _DEVICE_FAILED:
+            self._holdings.device.give_up()
         if isinstance(error, DeviceHangError) or (isinstance(error, AclError) and error.code in _DEVICE_LOST):
             self.strike(error)
 

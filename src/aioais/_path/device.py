@@ -101,6 +101,16 @@ class Device:
             self.pinned.is_draining = self.sessions == 0
         self.post(_nothing)
 
+    def give_up(self) -> None:
+        """Let whoever opens the device next make a context anew: this one may not work any more.
+
+        Those who have it open keep it; it ends when nobody does. From any thread.
+        """
+        with _lock:
+            if _devices.get((self.library.platform, self.id)) is self:
+                del _devices[self.library.platform, self.id]
+                _given_up.append(self)
+
     def _finish_posted(self) -> None:
         """Wait, for a bounded time, until the control thread has freed what was handed to it."""
         if threading.current_thread() is not self.worker.thread:
@@ -122,7 +132,9 @@ class Device:
                     continue
                 self._is_retired = True
                 _retiring.append(self)
-                if _devices.get((self.library.platform, self.id)) is self:
+                if self in _given_up:
+                    _given_up.remove(self)
+                elif _devices.get((self.library.platform, self.id)) is self:
                     del _devices[self.library.platform, self.id]
         self.worker.stop()  # first: what is submitted from here on would find no context
         run_all([self.copies.close, self._destroy_context, self._leave])
@@ -135,7 +147,7 @@ class Device:
         """End ACL behind the last device, if that is wanted; until then others must not."""
         with _lock:
             _retiring.remove(self)
-            is_last = not any(device.process is self.process for device in (*_devices.values(), *_retiring))
+            is_last = not any(device.process is self.process for device in _live())
         if is_last:
             self.process.finalize()
 
@@ -143,6 +155,8 @@ class Device:
 _lock = threading.Lock()
 """Guards the lists of devices and their session counts; never held across a call into ACL."""
 _devices: dict[tuple[str, int], Device] = {}
+_given_up: list[Device] = []
+"""Devices whose context may not work any more; opened again they are others."""
 _retiring: list[Device] = []
 """Devices that nobody can open any more, and that still destroy what they made."""
 
@@ -169,7 +183,11 @@ def acquire_device(library: Library, device_id: int, config_path: str | None) ->
 def live_devices() -> list[Device]:
     """List the devices whose control thread lives."""
     with _lock:
-        return [*_devices.values(), *_retiring]
+        return _live()
+
+
+def _live() -> list[Device]:
+    return [*_devices.values(), *_given_up, *_retiring]
 
 
 def _nothing() -> None:

@@ -13,6 +13,7 @@ from ..errors import ArgumentError, FeedError
 from ..tensor import Tensor
 from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .arrays import as_feed, converts_slowly, describe
+from .device import Device
 from .plan import InputPlan, Plan, output_plans
 
 __all__ = ["Planner"]
@@ -47,11 +48,10 @@ class Planner:
         The device that fed tensors must be on.
     """
 
-    def __init__(self, info: ModelInfo, check: Check, device: object, device_id: int) -> None:
+    def __init__(self, info: ModelInfo, check: Check, device: Device) -> None:
         self._info = info
         self._is_strict = check == "strict"
         self._device = device
-        self._device_id = device_id
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._names = {tensor.name: k for k, tensor in enumerate(info.inputs)}
 
@@ -264,10 +264,10 @@ class Planner:
         where = _where(self._info.inputs[k], k)
         if feed.closed:
             raise FeedError(f"{where}: came a closed device tensor; wanted an open one: make it again with to_device()")
-        if feed.device is not self._device:
+        if feed.device_id != self._device.id or feed.device.library is not self._device.library:
             raise FeedError(
                 f"{where}: came a tensor on device {feed.device_id} (platform {feed.device.library.platform!r}), the "
-                f"session runs on device {self._device_id}; bring it over: session.to_device(await tensor.to_host())"
+                f"session runs on device {self._device.id}; bring it over: session.to_device(await tensor.to_host())"
             )
 
     def _misfit(

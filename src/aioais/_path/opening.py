@@ -109,7 +109,7 @@ def open_pipeline(options: Options, loop: asyncio.AbstractEventLoop) -> Pipeline
         except AclMemoryError:
             model = device.shortage.overcome(f"the memory of {path!r}", lambda: LoadedModel(library, path))
         undo.callback(model.close)
-        planner = Planner(model.info, options.check, device, device.id)
+        planner = Planner(model.info, options.check, device)
         pipeline = Pipeline(
             device,
             model,
