@@ -95,6 +95,50 @@ async def test_a_gate_is_opened_at_the_end(models: Models) -> None:
         await task
 
 
+def test_a_closed_gate_does_not_hold_up_the_end(models: Models) -> None:
+    """Calls that wait for a gate, or for what stands at one, keep nobody from opening it."""
+    code = f"""
+        import threading
+        from aioais import emulator
+        from aioais.testing import EmulatedDevices
+        acl = emulator.acl
+        with EmulatedDevices() as devices:
+            gate = devices.gate("init")
+            first = threading.Thread(target=acl.init)
+            first.start()
+            assert gate.wait_reached()
+            assert acl.finalize() == 0 and devices.pending() == []
+        first.join()
+        assert acl.rt.set_device(0) == 0
+        model, _ = acl.mdl.load_from_file({models.identity(ARRAY.shape)!r})
+        datasets = [acl.mdl.create_dataset() for _ in range(2)]
+        for dataset in datasets:
+            acl.mdl.add_dataset_buffer(dataset, acl.create_data_buffer(acl.rt.malloc(32, 2)[0], 32))
+        stream, _ = acl.rt.create_stream()
+        context, _ = acl.rt.get_context()
+        assert acl.mdl.execute_async(model, *datasets, stream) == 0
+
+        def wait():
+            acl.rt.set_context(context)
+            acl.rt.synchronize_stream(stream)
+
+        with EmulatedDevices() as devices:
+            gate = devices.gate("execute")
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            assert gate.wait_reached()
+            resetting = threading.Thread(target=acl.rt.reset_device, args=(0,))
+            resetting.start()
+            while emulator.live()["models"]:  # gone before its streams are
+                pass
+            assert devices.pending() == []
+        waiting.join()
+        resetting.join()
+        print("done")
+    """
+    assert child(code) == "done"
+
+
 # --- leaks ----------------------------------------------------------------------------------------
 
 

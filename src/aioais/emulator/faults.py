@@ -55,6 +55,9 @@ NEEDS_THE_DEVICE = frozenset(
 )
 """Calls that a dead device refuses in its contexts; those that name it or wait for it see to it themselves."""
 
+_lock = threading.Lock()
+"""Guards the faults. Not the lock of the devices: a call that stands at a gate may hold that one."""
+
 
 def check_device(device: int) -> None:
     """Refuse a device that is not there.
@@ -137,7 +140,7 @@ def pending(*, device_side: bool = False) -> dict[str, list[Fault]]:
     device_side : bool
         Those of operations on the device, else those of calls.
     """
-    with state.lock:
+    with _lock:
         table: dict[str, list[Fault]] = state.device_faults if device_side else state.armed
         return {
             name: [Fault(fault.code, fault.after, fault.times) for fault in waiting] for name, waiting in table.items()
@@ -146,7 +149,7 @@ def pending(*, device_side: bool = False) -> dict[str, list[Fault]]:
 
 def disarm() -> None:
     """Forget all faults that have not struck."""
-    with state.lock:
+    with _lock:
         for name in [name for name in state.armed if name]:  # "" keeps the check for forks awake
             del state.armed[name]
         state.device_faults.clear()
@@ -167,7 +170,7 @@ def _take(table: dict[str, list[Any]], name: str) -> int:
 
 def take_device_fault(name: str) -> int:
     """Give the code with which this operation is to fail on the device, or 0."""
-    with state.lock:
+    with _lock:
         return _take(state.device_faults, name)
 
 
@@ -193,7 +196,7 @@ def intercept(name: str, answer: Callable[[int], Any]) -> tuple[bool, Any]:
         device = local.context.device.index
         if device in state.dead:
             return True, answer(report(state.dead[device], f"{name}: device {device} is dead"))
-    with state.lock:
+    with _lock:
         code = _take(state.armed, name)
     return (True, answer(report(code, f"{name}: injected fault"))) if code else (False, None)
 

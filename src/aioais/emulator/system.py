@@ -31,6 +31,11 @@ _LEVELS = {0: logging.DEBUG, 1: logging.INFO, 2: logging.WARNING, 3: logging.ERR
 @entry("acl.init", "s", optional=1)
 def init(path: str = "") -> int:
     """Start the library; the path of a configuration file is optional."""
+    if not state.initialised:
+        # Without the lock: a closed gate is to hold up this call only.
+        if state.gates:
+            faults.pass_gates("init", None)
+        pause(state.settings.init_ms * 1e-3, state.settings.gil != "release")
     with state.lock:
         if state.initialised:
             state.references += 1
@@ -49,9 +54,6 @@ def init(path: str = "") -> int:
             profiler, dump = _observers(content)
         except ConfigError as exc:
             return report(exc.code, exc.text)
-        if state.gates:
-            faults.pass_gates("init", None)
-        pause(state.settings.init_ms * 1e-3, state.settings.gil != "release")
         state.first_config = normal
         state.config = content
         state.profiler, state.dump = profiler, dump
