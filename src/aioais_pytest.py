@@ -17,18 +17,30 @@ if TYPE_CHECKING:
 
 __all__ = ["aioais_devices", "aioais_loop_lag", "aioais_no_leaks"]
 
+_ended_early = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note that a test has failed or was skipped: the traceback keeps what its functions held."""
+    if call.excinfo is not None:
+        item.stash[_ended_early] = True
+
 
 @pytest.fixture
-def aioais_no_leaks() -> Iterator[None]:
+def aioais_no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail the test when something on the CPU device outlives it: a session, a device tensor, a result array.
 
-    Where a session was open before the test (say, in a fixture of wider scope), only further sessions count. To have
-    it for all tests, put ``usefixtures = aioais_no_leaks`` into pytest's configuration.
+    Where a session was open before the test (say, in a fixture of wider scope), only further sessions count. A test
+    that has failed already is not checked, as its traceback keeps what its functions held. To have it for all tests,
+    put ``usefixtures = aioais_no_leaks`` into pytest's configuration.
     """
     from aioais.testing.leaks import LeakError, check_leaks, settled
 
     before = settled()
     yield
+    if _ended_early in request.node.stash:
+        return
     try:
         check_leaks(before)
     except LeakError as error:

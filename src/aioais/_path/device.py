@@ -121,7 +121,7 @@ class Device:
         if self._is_retired:
             return
         self.copies.reap()
-        if self.sessions or self.memory.blocks:
+        if self.sessions:
             return
         while not self._is_retired:
             self.pinned.trim()

@@ -28,6 +28,9 @@ _OF_SESSIONS = ("contexts", "models", "descs")
 
 _CONTROL_THREAD = "aioais-ctl-"
 
+_LOOK_S = 0.01
+"""How long to wait for a control thread before looking again: it lives on where an earlier test keeps something."""
+
 
 class LeakError(AssertionError):
     """Something is alive on the CPU device that should not be."""
@@ -50,16 +53,22 @@ def leaks() -> dict[str, int]:
     return {name: live[name] for name in _HANDLES if live[name]}
 
 
+_kept: dict[str, int] = {}
+"""What was waited for in vain: something keeps it, and there is no use in waiting again."""
+
+
 def settled() -> dict[str, int]:
     """Count what is alive, once what an earlier test has let go of is gone.
 
     Where no model is loaded no session is open, and what is left may be about to go. Tensors and results that somebody
-    keeps are waited for in vain, for a second.
+    keeps are waited for in vain, for a second, once.
     """
     now = leaks()
-    if now and "models" not in now:
-        _clean_up(time.monotonic() + 1.0)
+    if now and "models" not in now and now != _kept:
+        _clean_up({}, 1.0)
         now = leaks()
+        _kept.clear()
+        _kept.update(now)
     return now
 
 
@@ -69,9 +78,9 @@ def check_leaks(before: dict[str, int] | None = None, *, timeout_s: float = 5.0)
     Parameters
     ----------
     before
-        What :func:`leaks` gave at the start. Where it is empty (as without it), everything that is alive counts.
-        Where a session was open already, that one makes buffers on demand and keeps them, so only further sessions
-        count: contexts, models and their descriptions.
+        What :func:`leaks` gave at the start: only what is there beyond it counts. Where a session was open already,
+        that one makes buffers on demand and keeps them, so only further sessions count: contexts, models and their
+        descriptions.
     timeout_s
         Seconds to wait for clean-up that is under way: what was dropped without being closed is freed by a thread of
         the device. Nothing is waited for where nothing is left.
@@ -85,10 +94,7 @@ def check_leaks(before: dict[str, int] | None = None, *, timeout_s: float = 5.0)
     left = _more(before)
     if not left:
         return
-    if before:
-        gc.collect()
-    else:
-        _clean_up(time.monotonic() + timeout_s)
+    _clean_up(before, timeout_s)
     left = _more(before)
     if left:
         raise LeakError(
@@ -97,15 +103,19 @@ def check_leaks(before: dict[str, int] | None = None, *, timeout_s: float = 5.0)
         )
 
 
-def _clean_up(deadline: float) -> None:
+def _clean_up(before: dict[str, int], timeout_s: float) -> None:
+    """Let go of what was dropped, and wait until nothing more than before is left or nobody works on it."""
+    deadline = time.monotonic() + timeout_s
     gc.collect()  # results and tensors that were dropped
-    for thread in threading.enumerate():
+    while _more(before) and time.monotonic() < deadline:
         # A device's control thread ends once nothing needs the device any more.
-        if thread.name.startswith(_CONTROL_THREAD):
-            thread.join(max(0.0, deadline - time.monotonic()))
+        busy = [thread for thread in threading.enumerate() if thread.name.startswith(_CONTROL_THREAD)]
+        if not busy:
+            return
+        busy[0].join(_LOOK_S)
 
 
 def _more(before: dict[str, int]) -> dict[str, int]:
     now = leaks()
-    kinds = _OF_SESSIONS if before else _HANDLES
+    kinds = _OF_SESSIONS if "models" in before else _HANDLES
     return {kind: now[kind] - before.get(kind, 0) for kind in kinds if now.get(kind, 0) > before.get(kind, 0)}
