@@ -40,6 +40,23 @@ def test_sets_are_counted_and_one_reset_too_many_is_507007(ready: Any) -> None:
     assert ready.rt.reset_device(0) == 507007
 
 
+def test_the_number_of_devices_changes_around_those_in_use(acl: Any) -> None:
+    with emulator.configure(devices=2):
+        acl.init()
+        assert acl.rt.set_device(1) == 0
+        first, _ = acl.rt.malloc(8, 2)
+        with emulator.configure(devices=1):
+            assert acl.rt.get_device_count() == (1, 0)
+            assert acl.rt.set_device(1) == acl.rt.create_context(1)[1] == 107001
+            assert acl.rt.malloc(8, 2)[1] == 0
+    assert acl.rt.get_device_count() == (4, 0)
+    assert acl.rt.set_device(1) == 0
+    second, _ = acl.rt.malloc(8, 2)
+    assert second != first
+    with emulator.configure(devices=1):
+        assert [acl.rt.reset_device(1) for _ in range(3)] == [0, 0, 507007]
+
+
 def test_reset_force_frees_at_once(ready: Any) -> None:
     ready.rt.set_device(0)
     assert ready.rt.reset_device_force(0) == 0

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from aioais import AclMemoryError, InferSession, emulator
+import aioais
+from aioais import AclMemoryError, AioaisError, InferSession, emulator
 from aioais.demo_data import DIGITS_MODEL
 from aioais.testing import EmulatedDevices, Fault, LeakError, LoopLag, LoopLagError, check_leaks, leaks
 from aioais.testing.leaks import settled
@@ -53,6 +54,19 @@ def test_wrong_settings_are_refused(devices: EmulatedDevices) -> None:
         devices.configure(speed=3)
     with pytest.raises(ValueError, match="gil is 'none'"):
         devices.configure(gil="none")
+
+
+async def test_the_number_of_devices_may_change_behind_a_session(models: Models, devices: EmulatedDevices) -> None:
+    path = models.identity(ARRAY.shape)
+    async with InferSession(3, path) as session:
+        devices.configure(devices=2)
+        assert len(aioais.devices()) == 2
+        await session.infer([ARRAY])
+    with pytest.raises(AioaisError, match="there is no device 3: there are 2"):
+        await InferSession(3, path)
+    async with InferSession(1, path):
+        devices.close()
+        assert len(aioais.devices()) == 4
 
 
 async def test_a_fault_script(models: Models, devices: EmulatedDevices) -> None:

@@ -77,9 +77,9 @@ def configure(*, device: int | None = None, **settings: Any) -> AbstractContextM
     **settings
         ``devices``, ``threads``, ``spin``, ``memory_mb``, ``run_mode``, ``soc_name``, ``gil`` ("real", "release",
         "hold"), ``poison``, ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``, ``init_ms``,
-        ``set_device_ms``, ``load_ms``, ``malloc_us``. ``devices`` and ``run_mode`` only before
-        ``set_device`` and without live memory. With ``device``: ``h2d_ms``, ``execute_ms``, ``d2h_ms``,
-        ``h2d_gbps``, ``d2h_gbps``.
+        ``set_device_ms``, ``load_ms``, ``malloc_us``. ``run_mode`` only before ``set_device`` and without live
+        memory. What is open on a device goes on when ``devices`` becomes too small for it; nobody can open it
+        anew. With ``device``: ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``.
 
     Returns
     -------
@@ -102,11 +102,12 @@ def configure(*, device: int | None = None, **settings: Any) -> AbstractContextM
         before: dict[str, Any] = {name: state.overrides.get(device, {}).get(name) for name in checked}
     else:
         before = {name: getattr(state.settings, name) for name in checked}
-    changes = {name for name in ("devices", "run_mode") if name in checked and checked[name] != before[name]}
-    if changes and (any(d.count for d in state.devices) or devices.blocks or hosts.blocks):
-        raise ValueError(f"{', '.join(sorted(changes))} cannot change while a device is in use")
-    if "devices" in checked and "devices" not in changes:
-        del checked["devices"], before["devices"]
+    changes_mode = checked.get("run_mode", state.settings.run_mode) != state.settings.run_mode
+    if changes_mode and (any(d.count for d in state.devices) or devices.blocks or hosts.blocks):
+        raise ValueError(
+            "run_mode cannot change while a device is set or memory is allocated; close what uses the devices, and "
+            "reset them: aioais keeps a device set until InferSession.finalize()"
+        )
     _apply(device, checked)
     return _Restore(device, before)
 
@@ -130,6 +131,7 @@ def reset() -> None:
     hosts.clear()
     state.settings = Settings()
     state.overrides.clear()
+    state.devices.clear()
     build_devices()
 
 

@@ -61,8 +61,8 @@ class Device:
 
 
 def build_devices() -> None:
-    """Make the devices anew, as many as the settings say."""
-    state.devices[:] = [Device(index) for index in range(state.settings.devices)]
+    """Make the devices that are missing; those beyond the settings' number stay for what is open on them."""
+    state.devices += map(Device, range(len(state.devices), state.settings.devices))
     redial()
 
 
@@ -84,9 +84,13 @@ def redial() -> None:
 
 def find(index: int) -> Device | None:
     """Give a device by id; ``None`` and a message when there is none."""
-    if 0 <= index < len(state.devices):
+    return _find(index, state.settings.devices)
+
+
+def _find(index: int, count: int) -> Device | None:
+    if 0 <= index < count:
         return state.devices[index]
-    report(AclCode.RT_INVALID_DEVICEID, f"there is no device {index}: there are {len(state.devices)}")
+    report(AclCode.RT_INVALID_DEVICEID, f"there is no device {index}: there are {count}")
     return None
 
 
@@ -117,7 +121,7 @@ def set_device(index: int) -> int:
 @entry("acl.rt.reset_device", "i")
 def reset_device(index: int) -> int:
     """Undo one ``set_device``; the last one frees what lives on the device."""
-    device = find(index)
+    device = _find(index, len(state.devices))
     if device is None:
         return AclCode.RT_INVALID_DEVICEID
     with state.lock:
@@ -132,7 +136,7 @@ def reset_device(index: int) -> int:
 @entry("acl.rt.reset_device_force", "i")
 def reset_device_force(index: int) -> int:
     """Free what lives on the device whatever the count."""
-    device = find(index)
+    device = _find(index, len(state.devices))
     if device is None:
         return AclCode.RT_INVALID_DEVICEID
     with state.lock:
@@ -175,7 +179,7 @@ def get_device() -> tuple[int, int]:
 @entry("acl.rt.get_device_count", answer=VALUE)
 def get_device_count() -> tuple[int, int]:
     """Count the visible devices; works before ``init``."""
-    return len(state.devices), 0
+    return state.settings.devices, 0
 
 
 @entry("acl.rt.get_run_mode", answer=VALUE)

@@ -67,8 +67,8 @@ def check_device(device: int) -> None:
     ValueError
         It is not there.
     """
-    if device not in range(len(state.devices)):
-        raise ValueError(f"there is no device {device}: there are {len(state.devices)}")
+    if device not in range(state.settings.devices):
+        raise ValueError(f"there is no device {device}: there are {state.settings.devices}")
 
 
 class Fault:

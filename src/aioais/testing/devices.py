@@ -66,8 +66,8 @@ class EmulatedDevices:
         Raises
         ------
         TypeError, ValueError
-            There is no such setting, its value makes no sense, or it cannot change now (``devices`` and
-            ``run_mode``, while a device is in use).
+            There is no such setting, its value makes no sense, or it cannot change now (``run_mode``, while a
+            device is set: call ``InferSession.finalize()`` first).
         """
         from aioais import emulator
 
