@@ -52,7 +52,7 @@ class Models:
         self,
         name: str,
         nodes: list[Any],
-        inputs: list[tuple[str, int, list[Any]]],
+        inputs: list[tuple[str, int, list[Any] | None]],
         outputs: list[tuple[str, int, list[Any] | None]],
         metadata: ModelMetadata | None = None,
         initializers: list[Any] | None = None,
@@ -114,6 +114,25 @@ class Models:
             [("a", 1, ["n", 3])],
             [("out", 1, ["n", 3])],
             table,
+        )
+
+    def ranks(self) -> str:
+        """``out`` has the shape of ``a`` where ``c`` is true, and else one dim: no dims hold for both."""
+        branches = [
+            helper.make_graph(
+                [helper.make_node("Reshape", ["a", name], [f"out_{name}"])],
+                name,
+                [],
+                [helper.make_tensor_value_info(f"out_{name}", 1, dims)],
+                [helper.make_tensor(name, TensorProto.INT64, [len(dims)], dims)],
+            )
+            for name, dims in (("same", [2, 3]), ("flat", [6]))
+        ]
+        return self.write(
+            "ranks",
+            [helper.make_node("If", ["c"], ["out"], then_branch=branches[0], else_branch=branches[1])],
+            [("c", TensorProto.BOOL, []), ("a", 1, [2, 3])],
+            [("out", 1, None)],
         )
 
 

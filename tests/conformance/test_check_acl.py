@@ -29,6 +29,7 @@ KINDS: dict[str, Callable[[Models], str]] = {
     "dims": lambda models: models.gears("dims", (-1, 3), ((1, 3, 1, 3), (4, 3, 4, 3))),
     "shape": lambda models: models.shape(),
     "open": lambda models: models.shape(None),
+    "ranks": lambda models: models.ranks(),
 }
 
 
@@ -40,7 +41,7 @@ def assert_ok(report: Report) -> None:
 def test_the_emulator_passes(acl: Any, models: Models, kind: str) -> None:
     report = check_acl(acl, KINDS[kind](models))
     assert_ok(report)
-    subject = "shapes" if kind in ("shape", "open") else "model" if kind.startswith("static") else "gears"
+    subject = "shapes" if kind in ("shape", "open", "ranks") else "model" if kind.startswith("static") else "gears"
     ran = [result for result in report.passed if result.name.startswith(subject)]
     assert len(ran) >= 4
     from aioais import emulator

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
@@ -185,6 +186,26 @@ def test_long_names_are_replaced(ready: Any, net: Callable[..., Any], models: An
     assert code == 0
     assert dims["name"] == f"acl_modelId_{one.id}_input_0"
     assert ready.mdl.get_tensor_real_name(one.desc, dims["name"]) == name
+
+
+def test_an_output_of_unknown_rank_has_dims_of_minus_2(ready: Any, models: Any) -> None:
+    path = models.ranks()
+    model, code = ready.mdl.load_from_file(path)
+    from_memory, other = ready.mdl.create_desc(), np.fromfile(path, np.uint8)
+    assert code == ready.mdl.get_desc_from_mem(from_memory, other.ctypes.data, other.nbytes) == 0
+    desc = ready.mdl.create_desc()
+    assert ready.mdl.get_desc(desc, model) == 0
+    for one in (desc, from_memory):
+        assert ready.mdl.get_output_dims(one, 0) == ({"name": "out", "dimCount": 1, "dims": [-2]}, 0)
+        assert ready.mdl.get_output_size_by_index(one, 0) == 0
+        assert ready.mdl.get_input_dims(one, 0)[0]["dims"] == [], "a scalar has a shape"
+        assert ready.mdl.get_cur_output_dims(one, 0) == ({}, 200001), "of dynamic shape"
+
+
+def test_an_input_of_unknown_rank_is_refused(ready: Any, models: Any) -> None:
+    path = models.write("rankless", [helper.make_node("Neg", ["a"], ["out"])], [("a", 1, None)], [("out", 1, None)])
+    assert ready.mdl.load_from_file(path) == (0, 545001)
+    assert "input 'a' is of unknown rank: give it a shape" in ready.get_recent_err_msg()
 
 
 def test_scalars(ready: Any, net: Callable[..., Any], models: Any) -> None:

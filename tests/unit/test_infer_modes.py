@@ -43,6 +43,20 @@ async def test_static(models: Models, same: Same, mode: Mode) -> None:
     same(outputs, models.run(path, input1=a, input2=b))
 
 
+@pytest.mark.parametrize("convert", [False, True])
+async def test_an_output_of_unknown_rank(models: Models, same: Same, convert: bool) -> None:
+    path = models.write(
+        "squeeze", [("Squeeze", ["x", "axes"], ["y"], {})], {"x": (1, [1, 1, 4]), "axes": (7, ["n"])}, {"y": (1, None)}
+    )
+    if convert:
+        path = models.convert(path, "converted", input_shape="x:1,1,4;axes:1~2")
+    async with InferSession(0, path) as session:
+        assert session.get_outputs()[0].shape == [-2]
+        for axes in ([0], [0, 1], [1]):
+            feeds = {"x": random(1, 1, 4), "axes": np.array(axes)}
+            same(await session.infer(feeds, "auto"), models.run(path, **feeds))
+
+
 @pytest.mark.parametrize("mode", ["dymbatch", "dynbatch", "auto"])
 async def test_dymbatch(models: Models, same: Same, mode: Mode) -> None:
     path = models.convert(models.add(OPEN), "batch", input_shape=BATCHES, dynamic_batch_size="1,2,4,8")

@@ -23,7 +23,7 @@ from aioais.emulator._state import report, state
 from aioais.emulator.context import Context, current
 from aioais.emulator.errors import EmulatorError
 from aioais.emulator.metadata import METADATA_KEY, InputMetadata, ModelMetadata, OutputMetadata, parse
-from aioais.emulator.ort import LoadError, OrtModel, OrtTensor
+from aioais.emulator.ort import UNKNOWN_RANK, LoadError, OrtModel, OrtTensor
 from aioais.emulator.timeline import pause
 
 if TYPE_CHECKING:
@@ -148,7 +148,13 @@ def _ordered(entries: Sequence[Any], tensors: Sequence[OrtTensor], what: str) ->
 
 def _implied(engine: OrtModel) -> ModelMetadata:
     """Describe an ONNX file without metadata: static where every dim is fixed, else dynamic."""
-    fixed = all(-1 not in tensor.shape for tensor in (*engine.inputs, *engine.outputs))
+    for tensor in engine.inputs:
+        if tensor.shape == UNKNOWN_RANK:
+            raise ValueError(
+                f"input {tensor.name!r} is of unknown rank: give it a shape, such as "
+                f'aioais convert --input_shape "{tensor.name}:-1,3"'
+            )
+    fixed = all(dim >= 0 for tensor in (*engine.inputs, *engine.outputs) for dim in tensor.shape)
     return ModelMetadata(
         mode="static" if fixed else "shape",
         inputs=tuple(

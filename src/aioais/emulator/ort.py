@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 from aioais._acl.codes import AclCode
 from aioais.emulator.errors import CodedError, DeviceError
+from aioais.emulator.onnx_ranks import without_rank
 from aioais.emulator.threads import SMALL, cores, is_small_file
 
-__all__ = ["Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
+__all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 
 # type name of ONNX Runtime -> (aclDataType, ONNX element type, bytes of one element)
 _TYPES = {
@@ -42,6 +43,9 @@ _TYPES = {
     "tensor(float8e8m0)": (37, 24, 1),
 }
 
+UNKNOWN_RANK = (-2,)
+"""Dims of a tensor whose number of dims is open, as GE has them."""
+
 OM_MAGIC = b"IMOD"
 """First bytes of an offline model."""
 
@@ -60,7 +64,7 @@ class OrtTensor(NamedTuple):
     """ONNX element type."""
     itemsize: int
     shape: tuple[int, ...]
-    """-1 where the graph leaves a dim open."""
+    """-1 where the graph leaves a dim open; ``(-2,)``, as in GE, where it leaves even their number open."""
 
 
 class Bound(NamedTuple):
@@ -295,6 +299,13 @@ class OrtModel:
         try:
             self.inputs = [self._tensor(node, "input") for node in self.session.get_inputs()]
             self.outputs = [self._tensor(node, "output") for node in self.session.get_outputs()]
+            if any(tensor.shape == () for tensor in (*self.inputs, *self.outputs)):
+                unknown = without_rank(source)
+                for tensors in (self.inputs, self.outputs):
+                    tensors[:] = [
+                        tensor._replace(shape=UNKNOWN_RANK) if tensor.shape == () and tensor.name in unknown else tensor
+                        for tensor in tensors
+                    ]
             about = self.session.get_modelmeta()
             self.metadata: dict[str, str] = dict(about.custom_metadata_map)
             self.title = str(about.graph_name)
@@ -318,7 +329,7 @@ class OrtModel:
 
     def _has_small_tensors(self) -> bool:
         tensors = (*self.inputs, *self.outputs)
-        fixed = all(-1 not in tensor.shape for tensor in tensors)
+        fixed = all(dim >= 0 for tensor in tensors for dim in tensor.shape)
         return fixed and sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors) <= SMALL
 
     @staticmethod
