@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aioais.testing import Report, check_acl
+from aioais.testing.__main__ import main
 from aioais.testing.conformance.suite import CHECKS
 
 if TYPE_CHECKING:
@@ -161,6 +162,20 @@ def test_the_command(models: Models, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "platform cpu" in done.stdout
     assert ", 0 failed," in done.stdout
+
+
+@pytest.mark.parametrize("missing", ["there is no file", "needs the module 'acl' of the CANN toolkit"])
+def test_the_command_without_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "acl", None)
+    model = tmp_path / "model.om"
+    if "file" not in missing:
+        model.write_bytes(b"IMOD")
+    with pytest.raises(SystemExit) as caught:
+        main([str(model)])
+    assert caught.value.code == 2
+    assert missing in capsys.readouterr().err
 
 
 @pytest.mark.rig

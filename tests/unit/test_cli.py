@@ -221,8 +221,25 @@ def test_bench_prints_and_writes_its_figures(cli: Cli, tmp_path: Path) -> None:
     assert figures["inputs"] == {"image": "float32[1, 1, 8, 8]"}
     assert set(figures["stages_ms"]) == {"queue", "h2d", "execute", "d2h", "delivery"}
     assert figures["stages_ms"]["execute"]["max"] > 0
-    again = cli("bench", DIGITS_MODEL, "-n", 1, "--json", file)
-    assert_one_clear_line(again, "aioais bench: ")
+
+
+def test_bench_looks_at_its_file_before_it_measures(cli: Cli, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("figures")
+    done = cli("bench", tmp_path / "no.onnx", "--json", old)  # not even the model was looked at
+    assert_one_clear_line(done, "aioais bench: --json ")
+    assert "File exists" in done.err
+    assert "choose another path" in done.err
+    assert old.read_text() == "figures"
+    assert_one_clear_line(cli("bench", tmp_path / "no.onnx", "--json", new), "aioais bench: ")
+    assert not new.exists()
+
+
+@pytest.mark.parametrize("size", [10**15, 10**21])
+def test_bench_of_shapes_beyond_memory(cli: Cli, add_model: Path, size: int) -> None:
+    done = cli("bench", add_model, "--shape", f"input1:{size},3,32,32;input2:1,3,32,32")
+    assert_one_clear_line(done, "aioais bench: input 'input1' of shape ")
+    assert "give a smaller --shape" in done.err
 
 
 def test_bench_of_open_shapes_wants_to_be_told(cli: Cli, add_model: Path) -> None:

@@ -270,6 +270,14 @@ def test_scalars_and_weights_among_the_inputs(tmp_path: Path) -> None:
         assert [(entry.name, entry.shape) for entry in metadata.inputs] == [("x", (-1, 3)), ("s", ())]
 
 
+def test_an_output_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["y"])]
+    model = save(tmp_path / "m.onnx", nodes, [value("x", ["N", 3])], [value("y", ["N", 3])] * 2)
+    with pytest.raises(ModelError, match="lists output 'y' more than once"):
+        convert(model, tmp_path / "b.onnx", input_shape="x:-1,3", dynamic_batch_size="1,2")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_scalar_outputs(tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)]
     model = save(tmp_path / "m.onnx", nodes, [value("x", ["N", 3])], [value("y", [])])

@@ -104,9 +104,13 @@ def plan_inputs(model: ModelProto, options: Options) -> ModelMetadata:
     ConvertError
         The options name an input that the model does not have, or a shape that it cannot have.
     ModelError
-        An input of the model is no tensor of numbers.
+        An input of the model is no tensor of numbers, or an output comes twice.
     """
     values = graph_inputs(model)
+    names = [value.name for value in model.graph.output]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(f"the model lists output {twice!r} more than once: want each once; export it again")
     for value in (*values.values(), *model.graph.output):
         element_bits(value)
     if options.input_format is not None and options.input_format not in FORMATS:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, cast
 
 import numpy as np
 import typer
@@ -62,13 +64,33 @@ def bench(
     json_file: Annotated[str | None, typer.Option("--json", help="Also write the figures to this new file.")] = None,
 ) -> None:
     """Measure a model with random inputs: latency, throughput, and the time of each stage."""
-    with clear_errors("bench"):
+    with clear_errors("bench"), _new_file(json_file) as file:
         result = aioais.run(_measure, model, device, requests, tasks, warmup, depth, loop, shape, platform)
         figures = _figures(model, tasks, result)
-        if json_file is not None:
-            with Path(json_file).open("x", encoding="utf-8") as file:
-                json.dump(figures, file, indent=1)
+        if file is not None:
+            json.dump(figures, file, indent=1)
     _show(figures, result)
+
+
+@contextmanager
+def _new_file(path: str | None) -> Iterator[TextIO | None]:
+    """Make the file before anything is measured, so that a wrong path shows then; without figures it goes again."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = Path(path).open("x", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as exc:
+        raise aioais.ArgumentError(
+            f"--json {path!r}: {exc.strerror}: the figures go to a new file in a folder that exists; "
+            "choose another path"
+        ) from exc
+    try:
+        with file:
+            yield file
+    except BaseException:
+        Path(path).unlink()
+        raise
 
 
 async def _measure(
@@ -150,13 +172,18 @@ def _random(rng: np.random.Generator, tensor: TensorInfo, shape: Sequence[int]) 
         )
     dtype = tensor.dtype if tensor.dtype is not None else tensor.datatype.numpy
     count = math.prod(shape)
-    if dtype.kind == "b":
-        values: Any = rng.integers(0, 2, count)
-    elif dtype.kind in "iu":
-        values = np.zeros(count)  # indices, mostly: zero is legal everywhere
-    else:
-        values = rng.random(count)
-    array: np.ndarray = values.astype(dtype).reshape(tuple(shape))
+    try:
+        if dtype.kind == "b":
+            values: Any = rng.integers(0, 2, count)
+        elif dtype.kind in "iu":
+            values = np.zeros(count)  # indices, mostly: zero is legal everywhere
+        else:
+            values = rng.random(count)
+        array: np.ndarray = values.astype(dtype).reshape(tuple(shape))
+    except (MemoryError, OverflowError, ValueError) as exc:  # numpy has all three for a number of elements
+        raise aioais.ArgumentError(
+            f"input {tensor.name!r} of shape {list(shape)} does not fit into memory ({exc}): give a smaller --shape"
+        ) from exc
     return array
 
 
