@@ -91,7 +91,7 @@ class Breakage:
         self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
     def judge(self, error: BaseException) -> None:
-        """Break the session if it cannot go on after an error; the next one makes a context anew if this may be lost."""
+        """Break the session if it cannot go on after an error; give the context up if it may be lost."""
         if isinstance(error, AclError) and error.code // 1000 == _DEVICE_FAILED:
             self._holdings.device.give_up()
         if isinstance(error, DeviceHangError) or (isinstance(error, AclError) and error.code in _DEVICE_LOST):
