@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from aioais import AclError, DataType, InferSession, emulator
+from aioais import AclError, DataType, InferSession, ModelError, emulator
 from aioais._acl.library import find_library
 
 if TYPE_CHECKING:
@@ -112,3 +112,17 @@ async def test_a_type_that_a_newer_release_has_added(models: Models, monkeypatch
     monkeypatch.setattr(emulator.acl.mdl, "get_input_data_type", lambda desc, index: 4242)
     async with InferSession(0, path) as session:
         assert [desc.datatype for desc in session.get_inputs()] == [DataType.undefined] * 2
+
+
+async def test_dynamic_aipp_is_refused_before_anything_runs(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, mdl = models.add([2, 3]), emulator.acl.mdl
+    name_of = mdl.get_input_name_by_index
+    monkeypatch.setattr(
+        mdl, "get_input_name_by_index", lambda desc, k: "ascend_dynamic_aipp_data" if k else name_of(desc, k)
+    )
+    async with InferSession(0, path) as session:
+        assert [desc.name for desc in session.get_inputs()] == ["input1"]
+        emulator.reset_counts()
+        with pytest.raises(ModelError, match=r"dynamic AIPP.*static AIPP"):
+            await session.infer([np.ones((2, 3), np.float32)])
+        assert "acl.mdl.execute_async" not in emulator.counts()

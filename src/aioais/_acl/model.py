@@ -85,6 +85,11 @@ class ModelInfo:
     """Inputs with the hidden ones."""
 
     @property
+    def has_dynamic_aipp(self) -> bool:
+        """Whether hidden inputs hold parameters of image preprocessing."""
+        return any(index != self.gear_index for index, _ in self.hidden)
+
+    @property
     def mode(self) -> Mode:
         """The mode that reaches all its shapes; what ``auto`` stands for."""
         return _MODES[self.kind]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from .._acl.model import ModelInfo, TensorInfo
-from ..errors import ArgumentError, FeedError
+from ..errors import ArgumentError, FeedError, ModelError
 from ..tensor import Tensor
 from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .arrays import as_feed, converts_slowly, describe
@@ -125,6 +125,11 @@ class Planner:
 
     def _make(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
         info = self._info
+        if info.has_dynamic_aipp:
+            raise ModelError(
+                f"{info.path!r} has dynamic AIPP, whose parameters ACL takes with each run and this library does not; "
+                "without them images would be preprocessed at random: build the model with static AIPP, or without"
+            )
         kind = self._kind(mode)
         sizes = self._output_sizes(custom_sizes)
         gear = None
