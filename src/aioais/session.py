@@ -134,8 +134,8 @@ class InferSession(Measures):
 
     @property
     def closed(self) -> bool:
-        """Whether the session was closed."""
-        return self._is_closed
+        """Whether the session was closed, or ended by :meth:`finalize`."""
+        return self._is_closed or (self._pipeline is not None and self._pipeline.closed.done())
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._open().__await__()
@@ -149,7 +149,7 @@ class InferSession(Measures):
         await self.aclose()
 
     async def _open(self) -> Self:
-        if self._is_closed:
+        if self.closed:
             raise ClosedError(f"{self!r} is closed: open a new session")
         if self._loop is not None:
             raise ClosedError(f"{self!r} is open already, or being opened: open each session once")
@@ -162,7 +162,7 @@ class InferSession(Measures):
         except BaseException:
             self._loop = None
             raise
-        if self.closed:  # aclose() came while it was being opened
+        if self._is_closed:  # aclose() came while it was being opened
             await self.aclose()
             raise ClosedError(f"{self!r} was closed while it was being opened: open a new session")
         return self
@@ -434,14 +434,13 @@ class InferSession(Measures):
         Cancelled: the session closes all the same; call it again to wait for the end.
         """
         pipeline = self._pipeline
-        if pipeline is None:
-            self._is_closed = True
-            return
-        self._check_loop()
+        if pipeline is not None and not pipeline.closed.done():
+            self._check_loop()
         self._is_closed = True
-        pipeline.close()
-        await wait_future(pipeline.closed)
-        pipeline.join()
+        if pipeline is not None:
+            pipeline.close()
+            await wait_future(pipeline.closed)
+            pipeline.join()
 
     async def free_resource(self) -> None:
         """Free all that the session holds on the device: ais_bench's name of :meth:`aclose`."""
@@ -465,9 +464,9 @@ class InferSession(Measures):
     def _opened(self) -> Pipeline:
         """Give the pipeline, or say why there is none."""
         pipeline = self._pipeline
-        if pipeline is None or self._is_closed:
-            if self._is_closed:
-                raise ClosedError(f"{self!r} is closed: open a new session")
+        if self.closed:
+            raise ClosedError(f"{self!r} is closed: open a new session")
+        if pipeline is None:
             raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")
         pipeline.device.process.check_fork()
         self._check_loop()
@@ -485,7 +484,7 @@ class InferSession(Measures):
 
     def __del__(self) -> None:
         pipeline = getattr(self, "_pipeline", None)
-        if pipeline is not None and not self._is_closed and not pipeline.closed.done():
+        if pipeline is not None and not self.closed:
             warnings.warn(
                 f"{self!r} was never closed: use 'async with', or 'await session.aclose()'",
                 ResourceWarning,
@@ -496,7 +495,7 @@ class InferSession(Measures):
 
     def __repr__(self) -> str:
         options = self._options
-        state = "closed" if self._is_closed else "open" if self._pipeline is not None else "not open"
+        state = "closed" if self.closed else "open" if self._pipeline is not None else "not open"
         if state == "open" and self._pipeline is not None and self._pipeline.breakage.cause is not None:
             state = "broken"
         return f"<InferSession {options.model_path!r} on {options.platform} device {options.device_id}, {state}>"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -62,6 +62,17 @@ async def test_repr_says_what_it_is(models: Models) -> None:
         assert repr(tensor) == "<Tensor float32[3, 4] on device 0>"
         tensor.close()
         assert repr(tensor) == "<Tensor closed float32[3, 4] on device 0>"
+
+
+async def test_numpy_does_not_take_it_for_an_object(models: Models) -> None:
+    async with InferSession(0, models.identity([1])) as session:
+        tensor = await session.to_device(random(3, 4))
+        makes: list[Callable[[Any], Any]] = [np.array, np.asarray, lambda it: np.stack([it, it])]
+        for make in makes:
+            with pytest.raises(
+                TypeError, match=r"float32\[3, 4\] on device 0> is no array .*await tensor\.to_host\(\)"
+            ):
+                make(tensor)
 
 
 async def test_close(models: Models) -> None:
@@ -207,7 +218,7 @@ async def test_finalize_closes_what_is_left(models: Models) -> None:
 async def test_to_device_of_a_session_that_was_finalised(models: Models) -> None:
     async with InferSession(0, models.identity([3])) as session:
         await InferSession.finalize()
-        with pytest.raises(ClosedError, match="open a new one"):
+        with pytest.raises(ClosedError, match="open a new session"):
             await session.to_device(random(3))
 
 
