@@ -39,6 +39,19 @@ def test_leaked_session(path: str) -> None:
     assert "never closed" in err
 
 
+@pytest.mark.parametrize("action", ["always", "error"])
+def test_open_at_the_end(path: str, action: str) -> None:
+    body = """
+    async def main():
+        global session, closed
+        session, closed = await InferSession(0, PATH), await InferSession(1, PATH)
+        await closed.aclose()
+    asyncio.run(main())
+    """
+    err = run(path, body, "-W", f"{action}::ResourceWarning")
+    assert f"sessions that were never closed when the process ended: 1 ({path!r} on device 0); use" in err
+
+
 @pytest.mark.parametrize("kept", ["session", "tensor", "result"])
 def test_kept_until_the_end(path: str, kept: str) -> None:
     body = f"""

@@ -123,6 +123,11 @@ class Breakage:
         """Let what is set aside be freed, if the session is broken or breaks later; idempotent, never blocks."""
         self._is_wanted.set()
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._is_wanted.is_set()
+
     def disown(self) -> None:
         """Call the session ended in a forked child: what it holds is its parent's."""
         if not self.closed.done():

@@ -15,6 +15,7 @@ from ..tensor import live_tensors
 from .breakage import free_what_was_left
 from .device import Device, live_devices
 from .live import live_pipelines
+from .pipeline import Pipeline
 
 __all__ = ["finalize_all"]
 
@@ -91,6 +92,7 @@ def _at_exit() -> None:
     pipelines = live_pipelines()
     if not pipelines and not live_devices() and not any(p.is_initialised for p in live_processes()):
         return
+    _warn_of_open([pipeline for pipeline in pipelines if not pipeline.breakage.is_closing])
     deadline = time.monotonic() + _PATIENCE_S
     for pipeline in pipelines:
         pipeline.close()
@@ -106,6 +108,21 @@ def _at_exit() -> None:
                 process.finalize()
     except BaseException as exc:  # noqa: BLE001 - the process ends anyway
         _log.warning("ACL was not shut down cleanly at exit: %r", exc)
+
+
+def _warn_of_open(pipelines: list[Pipeline]) -> None:
+    if not pipelines:
+        return
+    names = ", ".join(f"{pipeline.info.path!r} on device {pipeline.device.id}" for pipeline in pipelines)
+    try:
+        warnings.warn(
+            f"sessions that were never closed when the process ended: {len(pipelines)} ({names}); use 'async with', or "
+            "'await session.aclose()'",
+            ResourceWarning,
+            stacklevel=2,
+        )
+    except ResourceWarning as exc:  # made an error: nobody is left to catch it
+        _log.warning("%s", exc)
 
 
 atexit.register(_at_exit)
