@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ._acl.library import Library, Platform, find_library, is_installed
 from ._acl.memory import free_and_total
 from ._acl.process import process_of
-from .errors import AclNotFoundError
+from .errors import AclError, AclNotFoundError
 from .types import DeviceInfo
 
 __all__ = ["devices", "run"]
+
+_log = logging.getLogger("aioais")
 
 _T = TypeVar("_T")
 _PLATFORMS: tuple[Platform, ...] = ("ascend", "cpu")
@@ -23,20 +27,25 @@ def devices() -> list[DeviceInfo]:
     """List the devices that a session can be opened on.
 
     Starts ACL to ask for names and memory, so the first call can take seconds: call it before the
-    event loop runs, or through ``asyncio.to_thread``. A platform whose software is not installed has
-    no devices.
+    event loop runs, or through ``asyncio.to_thread``. ACL is started without an ``acl.json``, of which it takes one
+    per process: a session with ``acl_json_path`` must be opened before. A platform whose software is not installed
+    has no devices.
 
     Returns
     -------
     list of DeviceInfo
-        Ascend devices first, then those of the CPU.
+        Ascend devices first, then those of the CPU. The memory of a device that fails when asked is given as 0,
+        and the failure is in the log.
     """
     found: list[DeviceInfo] = []
     for platform in _PLATFORMS:
         if not is_installed(platform):
             continue
         try:
-            found += _devices_of(find_library(platform))
+            library = find_library(platform)
+            # Asking makes a device current in the thread that asks: not in the caller's, which may work on another.
+            with ThreadPoolExecutor(1, "aioais-devices") as thread:
+                found += thread.submit(_devices_of, library).result()
         except AclNotFoundError:
             continue  # something is installed under this name that is not, or not wholly, the platform
     return found
@@ -49,7 +58,11 @@ def _devices_of(library: Library) -> list[DeviceInfo]:
     name = library.acl.get_soc_name() or library.platform
     infos = []
     for device_id in range(process.count_devices()):
-        free, total = _memory(library, device_id)
+        try:
+            free, total = _memory(library, device_id)
+        except AclError as exc:
+            _log.warning("device %d (platform %s) cannot tell its memory: %s", device_id, library.platform, exc)
+            free = total = 0
         infos.append(DeviceInfo(library.platform, device_id, name, total, free))
     return infos
 

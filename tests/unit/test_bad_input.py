@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import aioais
 from aioais import (
     AclNotFoundError,
     AioaisError,
@@ -272,6 +274,21 @@ async def test_a_session_that_failed_to_open_can_be_opened_once_the_file_is_ther
         assert (await session.infer([ones(3)]))[0].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("earlier", ["devices()", "a session"])
+async def test_a_configuration_after_acl_was_started_without(models: Models, earlier: str) -> None:
+    path, config = models.identity([3]), models.folder / "acl.json"
+    config.write_text("{}", encoding="utf-8")
+    await InferSession.finalize()
+    if earlier == "devices()":
+        await asyncio.to_thread(aioais.devices)
+    else:
+        await (await InferSession(0, path)).aclose()
+    with pytest.raises(ArgumentError) as caught:
+        await InferSession(0, path, config)
+    check(caught.value, ("acl.json", "started without one, by devices() or an earlier session", "before these"))
+    await InferSession.finalize()
+
+
 async def test_second_configuration(models: Models) -> None:
     path = models.identity([3])
     one, same, other = (models.folder / f"{name}.json" for name in ("one", "same", "other"))
@@ -392,15 +409,34 @@ FEEDS: dict[str, tuple[Which, Any, dict[str, Any], type[AioaisError], tuple[str,
     ),
     "dtype-int": (STATIC, [A.astype(int), B], {}, FeedError, ("'a' (position 0)", "int64", "astype('float32')")),
     "big-endian": (STATIC, [A.astype(">f4"), B], {}, FeedError, ("'a'", ">f4", "wants float32", "astype")),
-    "bytes-for-float": (STATIC, [bytes(24), B], {}, FeedError, ("'a'", "came uint8[24]", "wants float32[2, 3]")),
+    "bytes-for-float": (
+        STATIC,
+        [bytes(24), B],
+        {},
+        FeedError,
+        (
+            "'a'",
+            "came uint8[24]",
+            "wants float32[2, 3]",
+            "np.frombuffer(feed, 'float32').reshape((2, 3))",
+            "check='bytes'",
+        ),
+    ),
+    "bytes-too-few": (STATIC, [bytes(20), B], {}, FeedError, ("'a'", "came uint8[20]", "of that type and shape")),
     "shape": (
         STATIC,
         [A, ones(2, 4)],
         {},
         FeedError,
-        ("'b' (position 1)", "came float32[2, 4]", "wants float32[2, 3]", "reshape it", "check='bytes'"),
+        ("'b' (position 1)", "came float32[2, 4]", "wants float32[2, 3]", "give an array of that shape"),
     ),
-    "transposed": (STATIC, {"b": B, "a": A.T}, {}, FeedError, ("'a' (position 0)", "float32[3, 2]", "reshape it")),
+    "transposed": (
+        STATIC,
+        {"b": B, "a": A.T},
+        {},
+        FeedError,
+        ("'a' (position 0)", "float32[3, 2]", "array.reshape((2, 3))", "check='bytes'"),
+    ),
     "rank": (STATIC, [ones(1, 2, 3), B], {}, FeedError, ("'a'", "came float32[1, 2, 3]", "wants float32[2, 3]")),
     "flat": (STATIC, [ones(6), B], {}, FeedError, ("'a'", "came float32[6]", "wants float32[2, 3]", "reshape")),
     "scalar": (STATIC, [np.float32(1), B], {}, FeedError, ("'a'", "came float32[]", "wants float32[2, 3]")),
@@ -552,6 +588,19 @@ async def test_feeds(
         assert emulator.counts() == {}
         assert session.statistics().done == 1
         assert [y.ravel().tolist() for y in await session.infer(good, "auto")] == wanted
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE", "BFLOAT16", "BOOL", "FLOAT16", "UINT64"])
+async def test_the_type_to_convert_to_is_numpys_name(models: Models, kind: str) -> None:
+    from onnx import TensorProto
+
+    async with InferSession(0, models.identity([2], getattr(TensorProto, kind))) as session:
+        feed = np.ones(2, np.int8)
+        with pytest.raises(FeedError, match="convert it") as caught:
+            await session.infer([feed])
+        found = re.search(r"array\.astype\('(\w+)'\)", str(caught.value))
+        assert found
+        assert [y.tolist() for y in await session.infer([feed.astype(found[1])])] == [[1, 1]]
 
 
 async def test_device_tensors(models: Models) -> None:

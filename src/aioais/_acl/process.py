@@ -78,20 +78,19 @@ class AclProcess:
             self.is_finalize_wanted = False
             if self._pid is not None:
                 if config is not None and config != self._config:
-                    raise ArgumentError(
-                        f"acl_json_path={config_path!r} differs from the configuration that ACL was started with; "
-                        "ACL takes one per process: give the same file, or use a process of its own for the other"
-                    )
+                    if self._config is not None:
+                        raise ArgumentError(
+                            f"acl_json_path={config_path!r} differs from the configuration that ACL was started with; "
+                            "ACL takes one per process: give the same file, or use a process of its own for the other"
+                        )
+                    raise ArgumentError(_too_late(config_path, self.adopted))
                 return
             code = self.library.slow.init(config_path or "")
             if code == _REPEATED_INIT and self._is_unfinished:
                 pass  # still the one that this library started
             elif code == _REPEATED_INIT:
                 if config is not None:
-                    raise ArgumentError(
-                        f"acl_json_path={config_path!r} cannot take effect: ACL was initialised by other code of "
-                        "this process; open the session before that code, or leave acl_json_path out"
-                    )
+                    raise ArgumentError(_too_late(config_path, True))
                 self.adopted = True
             elif code == _INVALID_PARAM and self._has_started:
                 error = self.library.error("acl.init", code)
@@ -169,6 +168,16 @@ class AclProcess:
             self.is_finalize_wanted = False
             if failure is not None:
                 raise failure
+
+
+def _too_late(config_path: str | None, adopted: bool) -> str:
+    what, whom = "initialised by other code of this process", "that code"
+    if not adopted:
+        what, whom = "started without one, by devices() or an earlier session", "these"
+    return (
+        f"acl_json_path={config_path!r} cannot take effect: ACL was {what}; open a session with it before {whom}, or "
+        "leave acl_json_path out"
+    )
 
 
 def _read_config(path: str) -> Any:

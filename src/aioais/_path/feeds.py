@@ -249,11 +249,14 @@ class Planner:
             raise self._misfit(k, feed, tensor, shape, note, "an object array has no bytes to copy: use a numeric type")
         if self._is_strict:
             if tensor.dtype is None or feed.dtype != tensor.dtype:
-                advice = f"convert it: array.astype({tensor.datatype.name!r})"
-                raise self._misfit(k, feed, tensor, shape, note, advice)
+                raise self._misfit(k, feed, tensor, shape, note, _type_advice(feed, tensor, shape))
             is_scalar = came == () and math.prod(shape) == 1
             if came != shape and not is_scalar:
-                raise self._misfit(k, feed, tensor, shape, note, "reshape it, or open the session with check='bytes'")
+                if math.prod(came) == math.prod(shape):
+                    advice = f"reshape it: array.reshape({shape}), or open the session with check='bytes'"
+                else:
+                    advice = "give an array of that shape"
+                raise self._misfit(k, feed, tensor, shape, note, advice)
             return shape
         item = feed.dtype.itemsize if tensor.dtype is None else tensor.dtype.itemsize
         wanted = math.prod(shape) * item
@@ -320,6 +323,21 @@ def _a(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"a bare array {describe(value)}"
     return f"{type(value).__name__}"
+
+
+def _type_advice(feed: Feed, tensor: TensorInfo, shape: tuple[int, ...]) -> str:
+    dtype = tensor.dtype
+    if dtype is None:
+        return "NumPy has no such type: give its bytes, to a session opened with check='bytes'"
+    count = math.prod(shape)
+    if math.prod(feed.shape) == count:
+        return f"convert it: array.astype({dtype.name!r})"
+    if _nbytes(feed) == count * dtype.itemsize:
+        return (
+            f"if these are its bytes: np.frombuffer(feed, {dtype.name!r}).reshape({shape}), or open the session with "
+            "check='bytes'"
+        )
+    return "give an array of that type and shape"
 
 
 def _range_note(tensor: TensorInfo) -> str:
