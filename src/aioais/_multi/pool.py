@@ -137,12 +137,15 @@ class SessionPool:
             state.session = None  # InferSession.finalize() may have ended it
         if self.is_closed and not is_awaited:
             raise ClosedError(f"{self!r} is closed: make a new one")
-        if state.opening is None:
-            state.opening = asyncio.ensure_future(self._open(device_id, state))
-            state.opening.add_done_callback(_see)
         state.waiters += 1
         try:
-            return await asyncio.shield(state.opening)
+            task = state.opening
+            if task is None:
+                task = asyncio.ensure_future(self._open(device_id, state))
+                task.add_done_callback(_see)
+                if not task.done():  # an eager task may have failed already
+                    state.opening = task
+            return await asyncio.shield(task)
         finally:
             state.waiters -= 1
 
