@@ -157,3 +157,9 @@ class AclInternalError(AclError):
 
 class DeviceHangError(AclInternalError):
     """The device did not finish within the session's ``hang_timeout``; its work may still be running."""
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line to an error (PEP 678), also where Python does not know of it yet; for the library's own use."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    error.__notes__ = [*notes, note]  # type: ignore[attr-defined,unused-ignore]

@@ -292,7 +292,8 @@ class InferSession(Measures):
         -----
         Leaving early (``break``, an error, ``aclose``, cancelling, dropping the generator) gives up every request
         under way: what is queued never runs, what the device works on is finished and dropped.
-        An async source that waits for its next item is cancelled there; a plain one is left where it is.
+        An async source is cancelled where it waits, an async generator also at its ``yield``, and ends; what its
+        clean-up raises, ``aclose`` raises, or the log has it. A plain source is left where it is.
         """
 
         def start(feeds: Feeds) -> Request | Awaitable[Request]:

@@ -94,11 +94,11 @@ async def test_a_pipeline_lane_that_fails(models: Models) -> None:
     async with MultiDeviceSession(models.add(SHAPE)) as session:
         with pytest.raises(FeedError) as caught:
             await session.infer_pipeline(feeds)
-        assert notes(caught.value) == ["device 1, lane 0"]
+        assert notes(caught.value) == ["item 2 of the source", "device 1, lane 0"]
         got: list[PipelineOutput] = []
         with pytest.raises(FeedError) as caught:
             await _collect(session.infer_pipeline(feeds), got)
-        assert notes(caught.value) == ["device 1, lane 0"]
+        assert notes(caught.value) == ["item 2 of the source", "device 1, lane 0"]
         assert [one.index for one in got if one.device_id == 1] == [0, 1], "results before the failure come first"
 
 

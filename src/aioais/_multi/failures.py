@@ -1,12 +1,12 @@
-"""What failed where: fatal codes, notes on errors, the error of a stream that has no device left."""
+"""What failed where: fatal codes, the error of a stream that has no device left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import AclError, BrokenSessionError, ClosedError
+from ..errors import AclError, BrokenSessionError, ClosedError, add_note
 
-__all__ = ["add_note", "describe", "is_fatal", "no_device_left", "root"]
+__all__ = ["describe", "is_fatal", "no_device_left", "root"]
 
 
 def is_fatal(error: BaseException) -> bool:
@@ -25,12 +25,6 @@ def root(error: Exception) -> Exception:
 def describe(error: BaseException) -> str:
     """Give an error in one line, as the last line of its traceback has it."""
     return f"{type(error).__name__}: {error}"
-
-
-def add_note(error: BaseException, note: str) -> None:
-    """Add a line to an error (PEP 678), also where Python does not know of it yet."""
-    notes: list[str] = getattr(error, "__notes__", [])
-    error.__notes__ = [*notes, note]  # type: ignore[attr-defined,unused-ignore]
 
 
 def no_device_left(causes: Mapping[int, BaseException]) -> BaseException:

@@ -12,10 +12,10 @@ from typing import Any
 import anyio
 import numpy as np
 
-from ..errors import BrokenSessionError, ClosedError, FeedError
+from ..errors import BrokenSessionError, ClosedError, FeedError, add_note
 from ..session import InferSession
 from ..types import PipelineOutput
-from .failures import add_note, describe, is_fatal, root
+from .failures import describe, is_fatal, root
 from .pool import SessionPool
 
 __all__ = ["Lane", "PipelineRun", "Times", "make_lanes", "run_lanes"]

@@ -15,10 +15,10 @@ from .._acl.library import find_library
 from .._acl.process import process_of
 from .._bridge.offload import run_in_thread
 from .._path.opening import Options
-from ..errors import AclError, ArgumentError, BrokenSessionError, ClosedError, DeviceError, WrongLoopError
+from ..errors import AclError, ArgumentError, BrokenSessionError, ClosedError, DeviceError, WrongLoopError, add_note
 from ..session import InferSession
 from ..types import DeviceStatistics
-from .failures import add_note, describe
+from .failures import describe
 
 __all__ = ["DeviceState", "SessionPool"]
 

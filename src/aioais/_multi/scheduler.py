@@ -13,7 +13,7 @@ import numpy as np
 from .._path.request import Request
 from .._path.source import open_source
 from .._path.streaming import give_up
-from ..errors import ClosedError
+from ..errors import ClosedError, add_note
 from ..session import InferSession
 from ..types import StreamOutput
 from .failures import is_fatal, no_device_left, root
@@ -69,23 +69,23 @@ async def stream_items(
     feeder = open_source(source, scheduler, "feeds")
     del source
     with pool.call(scheduler.cut_short, False):
-        try:
-            scheduler.open(await pool.resolve(device_ids))
-            while True:
-                scheduler.has_news = False
-                await scheduler.rerun()
-                await feeder.fill()
-                if scheduler.is_ready:
-                    yield scheduler.take()
-                    scheduler.taken()
-                elif scheduler.is_empty and (scheduler.has_failed or not feeder.has_more):
-                    scheduler.raise_last()
-                    return
-                else:
-                    await scheduler.wait()
-        finally:
-            scheduler.give_up()  # before any await: that may be cancelled too
-            await feeder.close()
+        async with feeder:
+            try:
+                scheduler.open(await pool.resolve(device_ids))
+                while True:
+                    scheduler.has_news = False
+                    await scheduler.rerun()
+                    await feeder.fill()
+                    if scheduler.is_ready:
+                        yield scheduler.take()
+                        scheduler.taken()
+                    elif scheduler.is_empty and (scheduler.has_failed or not feeder.has_more):
+                        scheduler.raise_last()
+                        return
+                    else:
+                        await scheduler.wait()
+            finally:
+                scheduler.give_up()  # before any await: that may be cancelled too
 
 
 class Scheduler:
@@ -228,6 +228,7 @@ class Scheduler:
             self._fail_without_devices()
             return None
         best.in_flight += 1
+        item.device_id = best.id
         try:
             request = self._start(best.session, item.feeds)
         except Exception as exc:  # noqa: BLE001 - raised at its place
@@ -251,7 +252,6 @@ class Scheduler:
             give_up(request)
             return
         item.request = request
-        item.device_id = device.id
         request.future.add_done_callback(partial(self._finished, item, device))
 
     def _refused(self, item: _Item, device: _Device, error: Exception) -> None:
@@ -333,6 +333,8 @@ class Scheduler:
         if self._is_ordered:
             self._prefix -= 1
         if item.error is not None:
+            if item.error is not self._no_device:
+                add_note(item.error, f"item {item.index} of the source, device {item.device_id}")
             try:
                 raise item.error
             finally:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator
+from types import TracebackType
 from typing import Any, Protocol
 
 from ..errors import FeedError
 
 __all__ = ["AsyncFeeder", "Feeder", "Sink", "open_source"]
+
+_log = logging.getLogger("aioais")
 
 
 class Sink(Protocol):
@@ -32,7 +36,7 @@ class Sink(Protocol):
 
 
 class Feeder:
-    """Reads a plain iterator, in the consumer's task."""
+    """Reads a plain iterator, in the consumer's task; leaves it where it is."""
 
     def __init__(self, sink: Sink, source: Iterator[Any]) -> None:
         self.has_more = True
@@ -56,8 +60,12 @@ class Feeder:
             self.has_more = False
             sink.fail(exc)
 
-    async def close(self) -> None:
-        """Leave the source where it is."""
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.has_more = False
 
 
@@ -66,6 +74,9 @@ class AsyncFeeder:
 
     One task runs the source from its first step to its last, as task groups, timeouts and context
     variables inside of it demand. It knows nothing of the consumer, which may be collected any time.
+
+    Whoever leaves the ``async with`` block early has the source cancelled where it is, a generator also at its
+    ``yield``. What its clean-up raises is raised there, or logged where another error is on its way.
     """
 
     def __init__(self, sink: Sink, source: AsyncIterable[Any]) -> None:
@@ -74,6 +85,11 @@ class AsyncFeeder:
         self._source = source
         self._task: asyncio.Task[None] | None = None
         self._is_asked = asyncio.Event()
+        self._is_ending = False
+        """The source cleans up, which no second cancellation is to cut short."""
+
+    async def __aenter__(self) -> None:
+        pass
 
     async def fill(self) -> None:
         """Have items read while there is room; the sink is woken for each."""
@@ -85,36 +101,71 @@ class AsyncFeeder:
         sink = self._sink
         try:
             source = aiter(self._source)
-            while self.has_more:
-                if not sink.has_room():
-                    self._is_asked.clear()
-                    await self._is_asked.wait()
-                    continue
-                feeds = await anext(source)
-                if self.has_more:
-                    pending = sink.submit(feeds)
-                    if pending is not None:
-                        await pending
-                    sink.wake()
+            try:
+                await self._read(source)
+            finally:
+                self._is_ending = True
+                await _end(source)  # a task group in it that had this task cancelled raises its own error now
         except StopAsyncIteration:
             pass
-        except Exception as exc:  # noqa: BLE001 - raised at its place
+        except Exception as exc:
+            if not self.has_more:
+                raise  # for __aexit__
             sink.fail(exc)
         except BaseException as exc:
             if self.has_more:
-                sink.fail(exc)  # not the cancellation that close() asked for
+                sink.fail(exc)  # not the cancellation that __aexit__ asked for
             raise
         finally:
             self.has_more = False
             sink.wake()
 
-    async def close(self) -> None:
-        """Stop the source where it waits for its next item."""
+    async def _read(self, source: AsyncIterator[Any]) -> None:
+        sink = self._sink
+        while self.has_more:
+            if not sink.has_room():
+                self._is_asked.clear()
+                await self._is_asked.wait()
+                continue
+            feeds = await anext(source)
+            if self.has_more:
+                pending = sink.submit(feeds)
+                if pending is not None:
+                    await pending
+                sink.wake()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.has_more = False
         task, self._task = self._task, None  # its end holds its frame, its frame this object
-        if task is not None and not task.done():
+        if task is None:
+            return
+        if not self._is_ending:
             task.cancel()
-            await asyncio.wait([task])
+        await asyncio.wait([task])
+        failure = None if task.cancelled() else task.exception()
+        try:
+            if failure is not None:
+                if kind is None or kind is GeneratorExit:
+                    raise failure
+                _log.error("a source of feeds failed when it was given up: %s", repr(failure))
+        finally:
+            del task, failure  # an error would hold this frame, and the frame the error
+
+
+async def _end(source: AsyncIterator[Any]) -> None:
+    """Have a generator clean up: it is cancelled at its ``yield``, as it would be at an ``await``.
+
+    Closing it would not do: task groups wrap ``GeneratorExit`` in an error of theirs.
+    """
+    if isinstance(source, AsyncGenerator):
+        try:
+            await source.athrow(asyncio.CancelledError())
+        except (asyncio.CancelledError, StopAsyncIteration):
+            pass
+        finally:
+            await source.aclose()  # it may have swallowed that
 
 
 def open_source(source: Iterable[Any] | AsyncIterable[Any], sink: Sink, name: str) -> Feeder | AsyncFeeder:

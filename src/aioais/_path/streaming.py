@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import add_note
 from .request import Request
 from .source import open_source
 
@@ -41,33 +42,42 @@ async def stream_results(
     window = _Window(start, depth)
     feeder = open_source(source, window, "feeds_list")
     del source
-    items = window.items
-    try:
-        while True:
-            await feeder.fill()
-            while not items and feeder.has_more:
-                await window.wait()
-            if not items:
-                return
-            yield await _take(items)
-            items.popleft()
-    finally:
-        window.give_up()  # before any await: that may be cancelled too
-        await feeder.close()
+    items, index = window.items, 0
+    async with feeder:
+        try:
+            while True:
+                await feeder.fill()
+                while not items and feeder.has_more:
+                    await window.wait()
+                if not items:
+                    return
+                yield await _take(items, index)
+                items.popleft()
+                index += 1
+        finally:
+            window.give_up()  # before any await: that may be cancelled too
 
 
-async def _take(items: deque[Request | BaseException | None]) -> Any:
+async def _take(items: deque[Request | BaseException | None], index: int) -> Any:
     """Wait for the oldest result, and keep no reference to it."""
     oldest = items[0]
     try:
         if isinstance(oldest, BaseException):
             raise oldest
         assert oldest is not None
-        outputs = await oldest.future
+        try:
+            outputs = await oldest.future
+        except Exception as exc:
+            _note_place(exc, index)
+            raise
     finally:
         del oldest  # an error would hold this frame, and the frame the error
     items[0] = None
     return outputs
+
+
+def _note_place(error: Exception, index: int) -> None:
+    add_note(error, f"item {index} of the source")
 
 
 def give_up(request: Request) -> None:
@@ -92,6 +102,7 @@ class _Window:
         """Requests, what failed in place of one, ``None`` while the consumer has the result."""
         self._start = start
         self._depth = depth
+        self._submitted = 0
         self._has_news = asyncio.Event()
 
     def has_room(self) -> bool:
@@ -100,14 +111,23 @@ class _Window:
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
         """Start a request."""
-        request = self._start(feeds)
+        index, self._submitted = self._submitted, self._submitted + 1
+        try:
+            request = self._start(feeds)
+        except Exception as exc:
+            _note_place(exc, index)
+            raise
         if isinstance(request, Request):
             self.items.append(request)
             return None
-        return self._append(request)
+        return self._append(request, index)
 
-    async def _append(self, pending: Awaitable[Request]) -> None:
-        self.items.append(await pending)
+    async def _append(self, pending: Awaitable[Request], index: int) -> None:
+        try:
+            self.items.append(await pending)
+        except Exception as exc:
+            _note_place(exc, index)
+            raise
 
     def fail(self, error: BaseException) -> None:
         """Have an error raised at its place."""
