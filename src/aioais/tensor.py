@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import numpy as np
 
@@ -108,9 +108,11 @@ class Tensor:
         """The opened device, for the library's own use."""
         return self._device
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        """Refuse: NumPy would make an array of one object of it."""
-        raise TypeError(f"{self!r} is no array in host memory: use await tensor.to_host()")
+    if not TYPE_CHECKING:  # type checkers are not to take it for something that NumPy takes
+
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+            """Refuse: NumPy would make an array of one object of it."""
+            raise TypeError(f"{self!r} is no array in host memory: use await tensor.to_host()")
 
     def __repr__(self) -> str:
         state = " closed" if self._block is None else ""
