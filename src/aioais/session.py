@@ -220,10 +220,8 @@ class InferSession(Measures):
             ``static``, ``dymbatch``, ``dymhw``, ``dymdims``, ``dymshape`` (also spelt ``dyn…``) or
             ``auto``. ``static`` on a model with gears runs its largest.
         custom_sizes
-            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. Sizes that
-            are given should be large enough: CANN notices a buffer that is too small only behind the
-            execution. Where an output is larger its buffer grows and the model runs again; without sizes,
-            ACL allocates what may be large.
+            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. They should
+            do: CANN finds out behind the execution. Larger outputs make buffers grow, or ACL allocates them.
         out_array
             ``False`` leaves the outputs on the device.
 
