@@ -288,13 +288,7 @@ def model_bytes(pointer: int, size: int, call: str) -> bytes | int:
 
 
 def load(source: str | bytes) -> tuple[int, int]:
-    """Load a model in the current context.
-
-    Returns
-    -------
-    int, int
-        Model id and return code.
-    """
+    """Load a model in the current context; gives its id and the return code."""
     if not state.initialised:
         return 0, report(AclCode.GE_EXEC_NOT_INIT, "loading a model before acl.init")
     context = current()
