@@ -461,9 +461,9 @@ class InferSession(Measures):
         await run_in_thread("aioais-finalize", finalize_all)
 
     def _opened(self) -> Pipeline:
-        """Give the pipeline, or say why there is none."""
+        """Give the pipeline, or say why there is none; a broken one that was finalised goes on saying what broke it."""
         pipeline = self._pipeline
-        if self.closed:
+        if self._is_closed or (self.closed and pipeline is not None and pipeline.breakage.cause is None):
             raise ClosedError(f"{self!r} is closed: open a new session")
         if pipeline is None:
             raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")
@@ -495,6 +495,6 @@ class InferSession(Measures):
     def __repr__(self) -> str:
         options = self._options
         state = "closed" if self.closed else "open" if self._pipeline is not None else "not open"
-        if state == "open" and self._pipeline is not None and self._pipeline.breakage.cause is not None:
+        if not self._is_closed and self._pipeline is not None and self._pipeline.breakage.cause is not None:
             state = "broken"
         return f"<InferSession {options.model_path!r} on {options.platform} device {options.device_id}, {state}>"

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -195,22 +195,20 @@ async def settled(neighbours: Sequence[InferSession]) -> dict[str, int]:
     """
     await _ended(_PASSING)  # their frames may hold a request, a session or a block
     gc.collect()  # dropped blocks are posted to the control threads
-    if not neighbours:
-        await _ended("aioais-ctl-")  # each ends when nothing needs its device any more
-    for session in neighbours:
-        pipeline = session._pipeline
-        assert pipeline is not None
-        worker = pipeline.device.worker
+    devices = [session._pipeline.device for session in neighbours if session._pipeline is not None]
+    # A control thread ends when nothing needs its device any more, as one that was opened after a failure may be.
+    await _ended("aioais-ctl-", {device.worker.thread for device in devices})
+    for device in devices:
         # A control thread lets go of a job, and of what that holds, after it has told of its end. When the first
         # of these has run, what earlier ones have dropped is in the inbox; when the second has, it is freed.
-        await wait_future(worker.submit(lambda: None))
-        await wait_future(worker.submit(pipeline.device.pinned.trim))
+        await wait_future(device.worker.submit(lambda: None))
+        await wait_future(device.worker.submit(device.pinned.trim))
     return {name: number for name, number in emulator.live().items() if name not in ("devices", "contexts")}
 
 
-async def _ended(names: str | tuple[str, ...]) -> None:
+async def _ended(names: str | tuple[str, ...], kept: Collection[threading.Thread] = ()) -> None:
     for thread in threading.enumerate():
-        if thread.name.startswith(names):
+        if thread.name.startswith(names) and thread not in kept:
             await asyncio.to_thread(thread.join, 10)
 
 
