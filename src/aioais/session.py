@@ -463,7 +463,7 @@ class InferSession(Measures):
     def _opened(self) -> Pipeline:
         """Give the pipeline, or say why there is none; a broken one that was finalised goes on saying what broke it."""
         pipeline = self._pipeline
-        if self._is_closed or (self.closed and pipeline is not None and pipeline.breakage.cause is None):
+        if self._is_closed or (pipeline is not None and pipeline.breakage.ends_whole):
             raise ClosedError(f"{self!r} is closed: open a new session")
         if pipeline is None:
             raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")

@@ -128,6 +128,11 @@ class Breakage:
         """Whether :meth:`close` was called."""
         return self._is_wanted.is_set()
 
+    @property
+    def ends_whole(self) -> bool:
+        """Whether the session was closed and did not break."""
+        return self.cause is None and self._is_wanted.is_set()
+
     def disown(self) -> None:
         """Call the session ended in a forked child: what it holds is its parent's."""
         if not self.closed.done():
