@@ -159,6 +159,11 @@ class DeviceHangError(AclInternalError):
     """The device did not finish within the session's ``hang_timeout``; its work may still be running."""
 
 
+def blames_device(error: BaseException) -> bool:
+    """Whether ACL blames the device (507xxx): for most of these its context is unusable (pyACL reference)."""
+    return isinstance(error, AclError) and error.code // 1000 == 507
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Add a line to an error (PEP 678), also where Python does not know of it yet; for the library's own use."""
     notes: list[str] = getattr(error, "__notes__", [])

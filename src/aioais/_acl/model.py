@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from ..errors import AclError, AclMemoryError, ModelError
+from ..errors import AclError, AclMemoryError, ModelError, blames_device
 from ..types import DataType, Format, Mode, TensorDesc
 from .constants import AIPP_INPUT_NAME, DYNAMIC_INPUT_NAME
 from .gears import Gears, read_gears
@@ -25,8 +25,6 @@ _MODES: Final[dict[ModelKind, Mode]] = {
     "dims": "dymdims",
     "shape": "dymshape",
 }
-_DEVICE_FAILED: Final = 507
-"""First digits of the codes that blame the device."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class LoadedModel:
         if code:
             error = library.error("acl.mdl.load_from_file", code)
             try:
-                if isinstance(error, AclMemoryError) or code // 1000 == _DEVICE_FAILED:
+                if isinstance(error, AclMemoryError) or blames_device(error):
                     raise error
                 raise ModelError(_load_text(library, path, error)) from error
             finally:

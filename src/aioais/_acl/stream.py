@@ -19,10 +19,10 @@ _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 class Event:
     """A point in a stream that another stream, or a thread, can wait for; it keeps its time.
 
-    An event is recorded again and again. Events of the ``ex`` kind allow that as they are, and
-    :meth:`Stream.wait` is for them. The older kind stays set until it is reset, which forgets its time:
-    :meth:`Stream.follow` (pyACL API pages of ``create_event_with_flag`` and ``reset_event``; in the
-    published runtime a wait for one that was recorded again without a reset passes at once).
+    An event is recorded again and again. Events of the ``ex`` kind allow that as they are. The older kind
+    stays set until it is reset, which forgets its time (pyACL API pages of ``create_event_with_flag`` and
+    ``reset_event``; in the published runtime a wait for one that was recorded again without a reset passes
+    at once), so waits need events of their own: :meth:`Stream.follow`.
     """
 
     __slots__ = ("_elapsed", "_library", "handle", "is_set")
@@ -90,20 +90,27 @@ class Stream:
         if code:
             raise self._library.error("acl.rt.record_event", code)
 
-    def wait(self, event: Event) -> None:
-        """Queue a wait of this stream for the last record of ``event``."""
-        code = self._wait(self.handle, event.handle)
-        if code:
-            raise self._library.error("acl.rt.stream_wait_event", code)
+    def follow(self, other: Stream, mark: Event, own: Event | None) -> None:
+        """Queue a wait of this stream for what is queued on ``other``.
 
-    def follow(self, other: Stream, event: Event) -> None:
-        """Queue a wait of this stream for all that is queued on ``other``, with an event for that alone."""
-        if event.is_set:
-            other.reset(event)
-        event.is_set = True
-        other.record(event)
-        self.wait(event)
-        self.reset(event)
+        Parameters
+        ----------
+        other
+            The stream to wait for.
+        mark
+            Recorded there behind the work to wait for.
+        own
+            An event for this wait alone, where ``mark`` cannot be reset; ``None`` where it need not be.
+        """
+        if own is None:
+            self._wait_for(mark)
+            return
+        if own.is_set:
+            other.reset(own)
+        own.is_set = True
+        other.record(own)
+        self._wait_for(own)
+        self.reset(own)
 
     def reset(self, event: Event) -> None:
         """Queue the moment from which ``event`` is as if it had not been recorded."""
@@ -133,6 +140,11 @@ class Stream:
         handle, self.handle = self.handle, 0
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
+
+    def _wait_for(self, event: Event) -> None:
+        code = self._wait(self.handle, event.handle)
+        if code:
+            raise self._library.error("acl.rt.stream_wait_event", code)
 
     def _settle(self, seconds: float | None) -> None:
         error = self._wait_once(seconds)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import AclError, BrokenSessionError, ClosedError, add_note
+from ..errors import AclError, BrokenSessionError, ClosedError, add_note, blames_device
 
 __all__ = ["describe", "is_fatal", "no_device_left", "root"]
 
 
 def is_fatal(error: BaseException) -> bool:
     """Whether an error says that the device, and not the request, is at fault (codes 507xxx, a broken session)."""
-    return isinstance(error, BrokenSessionError) or (isinstance(error, AclError) and error.code // 1000 == 507)
+    return isinstance(error, BrokenSessionError) or blames_device(error)
 
 
 def root(error: Exception) -> Exception:

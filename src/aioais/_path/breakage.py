@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from .._bridge.delivery import Delivery
-from ..errors import AclError, BrokenSessionError, DeviceHangError
+from ..errors import AclError, BrokenSessionError, DeviceHangError, blames_device
 from .admission import Admission
 from .holdings import Holdings
 from .request import Request
@@ -19,8 +19,6 @@ __all__ = ["Breakage", "free_what_was_left"]
 
 _log = logging.getLogger("aioais")
 
-_DEVICE_FAILED: Final = 507
-"""First digits of the codes that blame the device: after most of them the context is unusable (pyACL reference)."""
 _DEVICE_LOST: Final = frozenset({507010, 507053, 507054, 507901})
 """Lost heartbeat, device memory error, uncorrectable ECC error, closed connection to the device.
 
@@ -92,7 +90,7 @@ class Breakage:
 
     def judge(self, error: BaseException) -> None:
         """Break the session if it cannot go on after an error; give the context up if it may be lost."""
-        if isinstance(error, AclError) and error.code // 1000 == _DEVICE_FAILED:
+        if blames_device(error):
             self._holdings.device.give_up()
         if isinstance(error, DeviceHangError) or (isinstance(error, AclError) and error.code in _DEVICE_LOST):
             self.strike(error)
@@ -131,7 +129,7 @@ class Breakage:
     @property
     def ends_whole(self) -> bool:
         """Whether the session was closed and did not break."""
-        return self.cause is None and self._is_wanted.is_set()
+        return self.cause is None and self.is_closing
 
     def disown(self) -> None:
         """Call the session ended in a forked child: what it holds is its parent's."""

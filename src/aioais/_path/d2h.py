@@ -20,10 +20,7 @@ def submit_d2h(request: Request, slot: Slot, stream: Stream, executions: Stream)
     outputs = request.outputs
     assert outputs is not None
     if not request.is_joined:
-        if slot.execute_done is None:
-            stream.wait(slot.execute_marks[-1])
-        else:
-            stream.follow(executions, slot.execute_done)
+        stream.follow(executions, slot.execute_marks[-1], slot.execute_done)
     if not request.to_host or slot.device.is_shared:
         return
     marks = slot.d2h_marks

@@ -106,14 +106,18 @@ class DynamicRuns:
             return True
         elements = max(1, *(math.prod(shape) for shape in shapes))
         return all(
-            _ample_bytes(tensor, elements) <= max(plan.sizes[k], self._learned[k])
-            for k, tensor in enumerate(self._model.info.outputs)
+            _ample_bytes(tensor, elements) <= nbytes
+            for tensor, nbytes in zip(self._model.info.outputs, self._wanted(request), strict=True)
         )
+
+    def _wanted(self, request: Request) -> list[int]:
+        """Give the bytes of the buffers that a request has."""
+        return list(map(max, request.plan.sizes, self._learned))
 
     def _run_in_buffers(self, request: Request, slot: Slot, refusal: AclError | None) -> tuple[OutputPlan, ...]:
         """Run with the slot's own buffers, again and again while an output is larger."""
         info = self._model.info
-        wanted = list(map(max, request.plan.sizes, self._learned))
+        wanted = self._wanted(request)
         if any(_capacity(slot, k) < nbytes for k, nbytes in enumerate(wanted)):
             self._stream.synchronize()  # a step of an iteration has copies queued from the outputs of the one before
         for k, nbytes in enumerate(wanted):

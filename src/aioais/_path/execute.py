@@ -76,12 +76,9 @@ class Executor:
         self.launch(request, slot)
 
     def prepare(self, request: Request, slot: Slot) -> None:
-        """Choose the gear, if there are gears; nothing is queued."""
-        if not request.is_dynamic:
-            self.set_gear(request, slot)
-
-    def set_gear(self, request: Request, slot: Slot) -> None:
-        """Set the gear where it is another, and find out the output shapes."""
+        """Set the gear where it is another, and find out the output shapes; nothing is queued."""
+        if request.is_dynamic:
+            return  # the run itself tells
         plan = request.plan
         if plan.gear is not None and (plan.gear != self._gear or plan.gear != slot.gear):
             # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
@@ -102,10 +99,7 @@ class Executor:
         """Have the execute stream wait for the copies, unless they are on it themselves."""
         if not request.is_joined and request.last_copy is not slot.h2d_marks[0]:
             assert request.last_copy is not None
-            if slot.h2d_done is None:
-                self.stream.wait(request.last_copy)
-            else:
-                self.stream.follow(slot.stream, slot.h2d_done)
+            self.stream.follow(slot.stream, request.last_copy, slot.h2d_done)
 
     def launch(self, request: Request, slot: Slot) -> None:
         """Queue the executions; with dynamic shape, wait for them and learn the shapes of the outputs."""

@@ -156,16 +156,14 @@ class IterationRequest(Request):
         bool
             Whether other steps follow. If so, this one is complete on the device, and in the summary.
         """
+        executor.prepare(self, slot)  # each time: others may have run since
         if not self._steps_done:
-            executor.prepare(self, slot)
             if self.outputs is not None:
                 self._iteration.check_bytes(self.plan, self.outputs)
                 self._make_room(slot)
             executor.count(self)
             executor.wait_inputs(self, slot)
         else:
-            if not self.is_dynamic:
-                executor.set_gear(self, slot)  # others may have run since
             executor.count(self)
             self._feed_back(executor, slot)
         executor.launch(self, slot)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._acl.dataset import Dataset
 from .._acl.memory import DeviceBlock, view
-from .._acl.model import ModelInfo
+from .._acl.model import ModelInfo, TensorInfo
 from .._acl.release import run_all
 from .._acl.stream import Event, Stream
 from ..errors import AclMemoryError
@@ -189,7 +189,7 @@ class Slot:
         """Address of a pinned area for results of output ``k`` up to ``SMALL_OUTPUT`` bytes."""
         address, nbytes = self._small[k]
         if not address:
-            size = self.info.outputs[k].size if self.info.kind != "shape" else 0
+            size = self._most_bytes(self.info.outputs[k])
             nbytes = min(size, SMALL_OUTPUT) if size else SMALL_OUTPUT
             address = self._pinned(nbytes)
             self._small[k] = address, nbytes
@@ -230,14 +230,16 @@ class Slot:
             return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
         if nbytes < item.nbytes or not address:
-            # With ranges the reported size is that of the upper bounds, which may be out of all proportion.
-            most = self.info.inputs[k].size if self.info.kind != "shape" else 0
-            wanted = max(item.nbytes, 2 * nbytes, most, 1)
+            wanted = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
             self._staging[k] = self._pinned(wanted), wanted
             if address:
                 self.device.pinned.release(address, nbytes)
             address = self._staging[k][0]
         return view(address, item.shape, item.dtype)
+
+    def _most_bytes(self, tensor: TensorInfo) -> int:
+        """Give the reported bytes of a tensor; 0 with ranges, whose upper bounds may be out of all proportion."""
+        return tensor.size if self.info.kind != "shape" else 0
 
     def _grown(
         self, blocks: list[DeviceBlock | None], k: int, nbytes: int, dataset: Dataset, index: int
