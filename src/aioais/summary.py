@@ -101,13 +101,22 @@ class Timeline:
 
     def add(self, ms: float) -> None:
         """Add one entry."""
+        self.extend((ms,))
+
+    def extend(self, times: Sequence[float]) -> None:
+        """Add entries, oldest first."""
         with self._lock:
             ring = self._ring
             if ring is None:
                 ring = self._ring = array("d", [0.0]) * _KEPT
-            ring[self._count % _KEPT] = ms
-            self._count += 1
-            self._total += ms
+            start = self._count % _KEPT
+            if start + len(times) <= _KEPT:
+                ring[start : start + len(times)] = array("d", times)
+            else:
+                for k, ms in enumerate(times):
+                    ring[(start + k) % _KEPT] = ms
+            self._count += len(times)
+            self._total += sum(times)
 
     def clear(self) -> None:
         """Forget all entries."""
@@ -159,6 +168,8 @@ class MemorySummary:
         MemorySummary._h2d.clear()
         MemorySummary._d2h.clear()
 
+    record_all_h2d: Final = _h2d.extend
+    record_all_d2h: Final = _d2h.extend
     record_h2d: Final = _h2d.add
     """Adds one copy from host to device; for the library's own use."""
 

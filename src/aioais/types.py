@@ -197,9 +197,9 @@ class SessionStatistics(NamedTuple):
     """A session at one moment; an immutable record."""
 
     in_flight: int
-    """Requests that own a set of buffers now."""
+    """Requests that own a set of buffers now, or share one."""
     queued: int
-    """Requests that wait for one; without those that were cancelled meanwhile."""
+    """Requests that wait for that; without those that were cancelled meanwhile."""
     done: int
     """Requests completed."""
     failed: int

@@ -118,7 +118,8 @@ async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple
         emulator.fail("acl.rt.malloc", 207001, times=2)  # once more when idle memory was given back
         assert await asyncio.wait_for(burst(session, shape, 32), 20) == []
         now = session.statistics()
-        assert (now.depth, now.slots, now.failed) == (1, 1, 0)
+        # Small requests share one set, so no other is asked for.
+        assert (now.depth, now.slots, now.failed) == (4 if shape == SMALL else 1, 1, 0)
 
 
 async def test_spare_buffers_are_kept_when_others_cannot_be_made(models: Models) -> None:

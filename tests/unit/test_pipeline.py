@@ -644,7 +644,8 @@ async def test_leaving_early(models: Models, way: str, stage: str, shape: Shape,
         statistics = await all_home(session)
         # Slots are made on demand; each has the same memory as before.
         assert statistics.device_bytes * before.slots == before.device_bytes * statistics.slots
-        await until(lambda: session.statistics().pinned_leased <= 3 * statistics.slots)
+        # Staging of both inputs and an area for the output each, and what bursts have.
+        await until(lambda: session.statistics().pinned_leased <= 3 * statistics.slots + 1)
         assert emulator.live()["datasets"] == 2 * statistics.slots
         results = await asyncio.gather(*(session.infer(pair(shape, k)) for k in range(2 * depth)))
         for k, outputs in enumerate(results):

@@ -29,13 +29,15 @@ class Dataset:
         synchronous execute.
     """
 
-    __slots__ = ("_bound", "_buffers", "_library", "handle")
+    __slots__ = ("_bound", "_buffers", "_library", "handle", "version")
 
     def __init__(self, library: Library, buffers: Iterable[tuple[int, int]]) -> None:
         acl = library.acl
         self._library = library
         self._buffers: list[int] = []
         self._bound: list[tuple[int, int]] = []
+        self.version = 0
+        """Changes with each address."""
         self.handle = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
         try:
             for address, nbytes in buffers:
@@ -52,6 +54,7 @@ class Dataset:
         if self._bound[index] == (address, nbytes):
             return
         library = self._library
+        self.version += 1
         library.check(
             "acl.update_data_buffer",
             library.acl.update_data_buffer(self._buffers[index], address, nbytes),
@@ -61,6 +64,7 @@ class Dataset:
     def allocated(self, index: int) -> tuple[int, int]:
         """Read address and bytes that ACL itself put in for a ``(0, 0)`` output."""
         acl, buffer = self._library.acl, self._buffers[index]
+        self.version += 1
         bound = acl.get_data_buffer_addr(buffer), acl.get_data_buffer_size_v2(buffer)
         self._bound[index] = bound
         return bound

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 from ..errors import AclError, DeviceHangError
 from .constants import EventFlag
 from .library import Library
 
-__all__ = ["Event", "Stream"]
+__all__ = ["Call", "Event", "Stream"]
 
 _log = logging.getLogger("aioais")
+
+Call = tuple[Callable[..., int], tuple[int, ...], str]
+"""A function of ACL that gives a code, its arguments, and its name."""
 
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
@@ -83,6 +87,18 @@ class Stream:
         code = self._copy(dst, dst_max, src, count, kind, self.handle)
         if code:
             raise self._library.error("acl.rt.memcpy_async", code)
+
+    def copy_call(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> Call:
+        """Give what :meth:`copy` calls, to be called again and again."""
+        return self._copy, (dst, dst_max, src, count, kind, self.handle), "acl.rt.memcpy_async"
+
+    def record_call(self, event: Event) -> Call:
+        """Give what :meth:`record` calls, to be called again and again."""
+        return self._record, (event.handle, self.handle), "acl.rt.record_event"
+
+    def wait_call(self, event: Event) -> Call:
+        """Give what :meth:`follow` calls where the event need not be reset, to be called again and again."""
+        return self._wait, (self.handle, event.handle), "acl.rt.stream_wait_event"
 
     def record(self, event: Event) -> None:
         """Queue the moment at which everything before it is done."""

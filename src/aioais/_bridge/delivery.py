@@ -31,10 +31,10 @@ class Delivery:
     5 to 28 microseconds, so results that come while one is under way share it.
     """
 
-    __slots__ = ("_armed", "_armed_at", "_loop", "_ready")
+    __slots__ = ("_armed", "_armed_at", "_ready", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._ready: deque[Deliverable] = deque()
         self._armed = False
         self._armed_at = 0.0
@@ -51,7 +51,7 @@ class Delivery:
             self._armed = True
             self._armed_at = time.perf_counter()
             try:
-                self._loop.call_soon_threadsafe(self._drain)
+                self.loop.call_soon_threadsafe(self._drain)
             except RuntimeError:  # the loop is closed: nobody is left to tell
                 self._ready.clear()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..errors import ClosedError
 from .clock import SessionClock
@@ -49,12 +49,13 @@ class Admission:
         self._iterations = 0
         self._express_pending = 0
         self._backlog: deque[Request] = deque()
-        self._is_closed = False
+        self.is_closed = False
+        """Nothing may enter any more."""
         self._refusal: Callable[[], BaseException] | None = None
 
     def check(self) -> None:
         """Raise if nothing may enter any more."""
-        if self._is_closed:
+        if self.is_closed:
             if self._refusal is not None:
                 raise self._refusal()
             raise ClosedError("the session is closed: open a new one")
@@ -67,29 +68,30 @@ class Admission:
             if self._backlog or not self._route(request):
                 self._backlog.append(request)
 
-    def express_submitted(self) -> None:
-        """Tell that an express request has nothing more to submit."""
+    def express_submitted(self, count: int) -> None:
+        """Tell that so many express requests have nothing more to submit."""
         with self._lock:
-            self._express_pending -= 1
+            self._express_pending -= count
             self._advance()
 
-    def leave(self, request: Request) -> None:
-        """Count a request that has ended."""
+    def leave(self, requests: Iterable[Request]) -> None:
+        """Count requests that have ended."""
         with self._lock:
             if self._refusal is not None:
                 return  # counted when the session broke
-            if request.is_abandoned:
-                self.cancelled += 1
-            elif request.error is not None:
-                self.failed += 1
-            else:
-                self.done += 1
-            self._active.discard(request)
-            if not request.is_express:
-                self._staged -= 1
-                self._iterations -= request.is_iteration
-                self._advance()
-            if self._is_closed and not self._active:
+            for request in requests:
+                if request.is_abandoned:
+                    self.cancelled += 1
+                elif request.error is not None:
+                    self.failed += 1
+                else:
+                    self.done += 1
+                self._active.discard(request)
+                if not request.is_express:
+                    self._staged -= 1
+                    self._iterations -= request.is_iteration
+                    self._advance()
+            if self.is_closed and not self._active:
                 self._on_drained()
 
     @property
@@ -101,9 +103,9 @@ class Admission:
     def close(self) -> None:
         """Refuse what comes from now on; idempotent."""
         with self._lock:
-            if self._is_closed:
+            if self.is_closed:
                 return
-            self._is_closed = True
+            self.is_closed = True
             if not self._active:
                 self._on_drained()
 
@@ -117,7 +119,7 @@ class Admission:
         """
         with self._lock:
             self._refusal = refusal  # before the flag: check() may be called without the lock
-            self._is_closed = True
+            self.is_closed = True
             requests, self._active = list(self._active), set()
             self._backlog.clear()
             abandoned = sum(request.is_abandoned for request in requests)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Iterable
+from itertools import chain
 
 from ..summary import MemorySummary, Timeline
 from ..types import StageTime
@@ -20,8 +23,8 @@ _BRIEF_MS = 0.4
 """Waiting for the copies back takes no longer than passing a request to the thread that would do it meanwhile."""
 _LONG_MS = 3.0
 """Many hops; the device may idle for some of them where the next execution was queued too late."""
-_WEIGHT = 0.2
-"""Weight of the newest request in the running mean."""
+_REMEMBERED = 9
+"""Newest requests whose median is typical. Where a thread loses its turn while it submits, one seems slow."""
 
 
 class SessionClock:
@@ -33,14 +36,16 @@ class SessionClock:
 
     def __init__(self) -> None:
         self.executions = Timeline()
-        self._lock = threading.Lock()  # guards totals and means
+        self._lock = threading.Lock()  # guards totals and what is remembered
         self.is_light = False
         """The device needs less time for a request than it takes to pass one from thread to thread."""
         self.is_brief = False
         """The device needs little time for a request, so each hop from thread to thread counts."""
         self.is_long = False
         """The device needs so long for an execution that results need not come home in halves."""
-        self._device_ms = self._execute_ms = 1.0
+        # Before there were enough, the device passes for neither fast nor slow.
+        self._device_ms = deque([1.0] * _REMEMBERED, _REMEMBERED)
+        self._execute_ms = deque([1.0] * _REMEMBERED, _REMEMBERED)
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
 
     def add(self, request: Request, slot: Slot) -> None:
@@ -76,11 +81,33 @@ class SessionClock:
             self._execute.add(request.earlier_ms + execute)
             if is_copied_back:
                 self._d2h.add(d2h)
-            self._device_ms += (h2d + execute + d2h - self._device_ms) * _WEIGHT
-            self._execute_ms += (execute - self._execute_ms) * _WEIGHT
-            self.is_long = self._execute_ms > _LONG_MS
-            self.is_brief = self._device_ms < _BRIEF_MS
-            self.is_light = self._device_ms < (_HEAVY_MS if self.is_light else _LIGHT_MS)
+            self._judge([h2d + execute + d2h], [execute])
+
+    def add_rows(self, rows: list[list[float]], queued: list[float], inputs: int, outputs: int) -> None:
+        """Add requests that are complete on the device.
+
+        Parameters
+        ----------
+        rows
+            For each the milliseconds of its copies to the device, its executions, and its copies back.
+        queued
+            How long each waited before.
+        inputs, outputs
+            Copies to the device, and back.
+        """
+        back = len(rows[0]) - outputs
+        h2d, h2d_sums = _columns(rows, 0, inputs)
+        execute, execute_sums = _columns(rows, inputs, back)
+        d2h, d2h_sums = _columns(rows, back, back + outputs)
+        MemorySummary.record_all_h2d(h2d)
+        self.executions.extend(execute)
+        MemorySummary.record_all_d2h(d2h)
+        with self._lock:
+            self._queue.extend(queued)
+            self._h2d.extend(h2d_sums)
+            self._execute.extend(execute_sums)
+            self._d2h.extend(d2h_sums)
+            self._judge(map(sum, rows[-_REMEMBERED:]), execute_sums[-_REMEMBERED:])
 
     def add_step(self, request: Request, slot: Slot) -> None:
         """Read the time stamps of a step that others follow; on the execute thread."""
@@ -91,10 +118,28 @@ class SessionClock:
             request.earlier_ms += elapsed
             start = mark
 
+    def _judge(self, device: Iterable[float], execute: Iterable[float]) -> None:
+        """Learn from requests what the next will take; holds the lock."""
+        self._device_ms.extend(device)
+        self._execute_ms.extend(execute)
+        typical = sorted(self._device_ms)[_REMEMBERED // 2]
+        self.is_long = sorted(self._execute_ms)[_REMEMBERED // 2] > _LONG_MS
+        self.is_brief = typical < _BRIEF_MS
+        self.is_light = typical < (_HEAVY_MS if self.is_light else _LIGHT_MS)
+
     def stages(self) -> dict[str, StageTime]:
         """Give count, total and maximum of each stage."""
         pairs = zip(STAGES, self._totals, strict=True)
         return {stage: StageTime(total.count, total.ms, total.most) for stage, total in pairs}
+
+
+def _columns(rows: list[list[float]], first: int, end: int) -> tuple[list[float], list[float]]:
+    """Give the entries of some columns, row by row, and their sum for each row."""
+    if end == first + 1:  # most models have one input and one output
+        column = [row[first] for row in rows]
+        return column, column
+    parts = [row[first:end] for row in rows]
+    return [*chain.from_iterable(parts)], [*map(sum, parts)]
 
 
 class _Total:
@@ -112,3 +157,8 @@ class _Total:
         self.ms += ms
         if ms > self.most:
             self.most = ms
+
+    def extend(self, times: list[float]) -> None:
+        self.count += len(times)
+        self.ms += sum(times)
+        self.most = max(self.most, *times)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .._acl.library import Library
 from .._acl.model import LoadedModel
-from .._acl.stream import Stream
+from .._acl.stream import Call, Stream
 from ..errors import AclError
 from .dynamic import DynamicRuns
 from .plan import output_plans
@@ -114,6 +114,11 @@ class Executor:
             if code:
                 raise self._library.error("acl.mdl.execute_async", code)
             stream.record(marks[k + 1])
+
+    def launch_call(self, slot: Slot) -> Call:
+        """Give what queues one execution with the buffers of a slot, to be called again and again."""
+        arguments = self._model.id, slot.in_data.handle, slot.out_data.handle, self.stream.handle
+        return self._submit, arguments, "acl.mdl.execute_async"
 
     def synchronize(self) -> Failure | None:
         """Wait for all that is queued; gives the newest failure, whoever it was told to.

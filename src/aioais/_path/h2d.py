@@ -30,7 +30,7 @@ def submit_h2d(request: Request, slot: Slot, stream: Stream) -> None:
     staged = slot.staged(plan)
     for area, feed in zip(staged, feeds, strict=True):
         if area is not None:
-            np.copyto(area, feed)  # type: ignore[arg-type]  # an area means a host feed
+            np.copyto(area, feed)
     marks = slot.h2d_marks
     stream.record(marks[0])
     mark = 0

@@ -10,6 +10,7 @@ from .._acl.stream import Stream
 from ..errors import AclError, DeviceHangError
 from .device import Device
 from .execute import Executor
+from .places import Places
 from .recorder import Recorder
 from .slot_pool import SlotPool
 
@@ -23,17 +24,24 @@ class Holdings:
     ----------
     device
         The opened device.
-    model, executor, slots, recorder
+    model, executor, slots, places, recorder
         Owned, and freed in an order in which no child outlives its parent.
     """
 
     def __init__(
-        self, device: Device, model: LoadedModel, executor: Executor, slots: SlotPool, recorder: Recorder
+        self,
+        device: Device,
+        model: LoadedModel,
+        executor: Executor,
+        slots: SlotPool,
+        places: Places,
+        recorder: Recorder,
     ) -> None:
         self.device = device
         self.model = model
         self.executor = executor
         self.slots = slots
+        self.places = places
         self.recorder = recorder
 
     def wait_idle(self, seconds: float) -> bool:
@@ -54,7 +62,14 @@ class Holdings:
     def free(self) -> None:
         """Free all; nothing on the device may use it any more. A failure is raised when all else is freed."""
         run_all(
-            [self.recorder.close, self.slots.close, self.model.close, self.executor.close, self.device.release_session]
+            [
+                self.recorder.close,
+                self.slots.close,
+                self.places.close,
+                self.model.close,
+                self.executor.close,
+                self.device.release_session,
+            ]
         )
 
     def _wait(self, stream: Stream, seconds: float) -> None:

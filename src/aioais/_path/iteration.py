@@ -137,8 +137,6 @@ class IterationRequest(Request):
         What to repeat.
     """
 
-    __slots__ = ("_iteration", "_steps_done")
-
     is_iteration = True
 
     def __init__(

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from queue import Empty, SimpleQueue
-from time import perf_counter
 
 from .._acl.model import LoadedModel
-from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
 from ..timing import Recording
 from . import live
 from .admission import Admission
 from .breakage import Breakage
+from .bursts import Bursts, most_joined
 from .clock import SessionClock
-from .d2h import submit_d2h
 from .device import Device
 from .draft import Draft
-from .execute import Executor, failure_of
+from .entrance import Entrance
+from .execute import Executor
 from .feeds import Planner
-from .h2d import submit_h2d
 from .holdings import Holdings
-from .iteration import IterationRequest
-from .outputs import collect_arrays, collect_tensors
 from .permits import Permits
+from .places import Places
+from .prepared import Prepared
 from .recorder import Recorder
 from .request import Request
 from .slot import Slot
 from .slot_pool import SlotPool
 from .stage_threads import StageThreads
+from .steps import Steps
 
 __all__ = ["Pipeline"]
-
-_log = logging.getLogger("aioais")
 
 
 class Pipeline:
@@ -81,13 +77,11 @@ class Pipeline:
     ) -> None:
         self.device = device
         self.info = model.info
-        self.planner = planner
         self.hang_timeout = hang_timeout
         self.clock = SessionClock()
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
         self._recorder = Recorder(device.library)
         self._delivery = delivery
-        self._debug = debug
         self._executor = Executor(device.library, model, loop, hang_timeout)
         self.slots = SlotPool(device, model.info, depth, loop, hang_timeout)
         self._h2d_inbox: SimpleQueue[Request | None] = SimpleQueue()
@@ -102,8 +96,10 @@ class Pipeline:
         self._handed_over = 0  # requests that the execute thread has to submit; H2D thread only
         self._taken_over = 0  # those that it has submitted; execute thread only
         self._sent_home = self._came_home = 0  # by way of the D2H thread; counted by the execute and the D2H thread
+        counts = len(model.info.inputs), loop, len(model.info.outputs)
+        places = Places(device.library, device.pinned, depth, most_joined(depth, loop), counts)
         self.breakage = Breakage(
-            Holdings(device, model, self._executor, self.slots, self._recorder),
+            Holdings(device, model, self._executor, self.slots, places, self._recorder),
             self.admission,
             delivery,
             self._interrupt,
@@ -112,6 +108,12 @@ class Pipeline:
             hang_timeout,
         )
         self.closed = self.breakage.closed
+        self.entrance = Entrance(planner, self.submit, delivery.loop)
+        prepared = Prepared(device, self._executor, places, is_wanted=not debug)
+        self._steps = Steps(
+            device, self._executor, self.clock, self._recorder, self.breakage, prepared, debug, hang_timeout
+        )
+        self.bursts = Bursts(device, prepared, self._executor, self.clock, depth, loop, self._steps.fail)
         try:
             self._threads = StageThreads(
                 device,
@@ -155,11 +157,6 @@ class Pipeline:
         for inbox in (self._h2d_inbox, self._execute_inbox, self._d2h_inbox):
             inbox.put(None)
 
-    def _fail(self, request: Request, error: BaseException) -> None:
-        """Note the first failure of a request, and break the session where it cannot go on."""
-        request.error = request.error or error
-        self.breakage.judge(error)
-
     # ------------------------------------------------------------------ H2D thread
     def _h2d_step(self) -> bool:
         request = self._h2d_inbox.get()
@@ -170,68 +167,25 @@ class Pipeline:
             try:
                 request.slot = self.slots.take() or self.slots.wait()
             except BaseException as exc:  # noqa: BLE001 - the caller gets it
-                self._fail(request, exc)
-        if not self._start(request):
-            self._end([request])
+                self._steps.fail(request, exc)
         # What the execute thread has to submit comes first, and one thread submits at a time.
-        elif request.is_dynamic or request.is_iteration or self._handed_over != self._taken_over:
+        is_ours = not (request.is_dynamic or request.is_iteration or self._handed_over != self._taken_over)
+        if not self._steps.start(request, may_prepare=is_ours):
+            self._end([request])
+        elif not is_ours:
             request.is_handed_over = True
             self._handed_over += 1
             self._execute_inbox.put(request)
         else:
             self._permits.take()
-            self._execute(request)
+            self._steps.execute(request)
             if request.is_submitted:
-                self._start_back(request)
+                self._steps.start_back(request)
             else:
                 self._permits.give_back()
             self._execute_inbox.put(request)
         del request  # an error's traceback holds this frame, and the request the error
         return True
-
-    def _start(self, request: Request) -> bool:
-        """Queue the copies of a request; ``False`` if it ends here."""
-        slot = request.slot
-        if slot is None or request.is_abandoned or request.feeds is None:
-            return False
-        request.started_at = perf_counter()
-        if self._debug:
-            _log.debug("request %d: H2D on device %d", request.number, self.device.id)
-        try:
-            submit_h2d(request, slot, self._copy_stream(request, slot))
-        except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
-            self._fail(request, exc)
-        return True
-
-    def _execute(self, request: Request) -> bool:
-        """Submit a request, or one step of it; ``True`` if other steps follow."""
-        if request.error is not None or request.was_cancelled or self.breakage.cause is not None:
-            return False
-        if request.is_abandoned:
-            request.was_cancelled = True
-            return False
-        slot = request.slot
-        assert slot is not None
-        if self._debug:
-            _log.debug("request %d: execute on device %d", request.number, self.device.id)
-        try:
-            if isinstance(request, IterationRequest):
-                return request.step(self._executor, slot, self.clock)
-            self._executor.submit(request, slot)
-        except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
-            self._fail(request, exc)
-        return False
-
-    def _start_back(self, request: Request) -> None:
-        """Queue the copies of the outputs behind the execution."""
-        if request.error is not None or request.was_cancelled:
-            return
-        slot = request.slot
-        assert slot is not None
-        try:
-            submit_d2h(request, slot, self._copy_stream(request, slot), self._executor.stream)
-        except BaseException as exc:  # noqa: BLE001 - carried on to the thread that can wait
-            self._fail(request, exc)
 
     # -------------------------------------------------------------- execute thread
     def _execute_step(self) -> bool:
@@ -244,19 +198,22 @@ class Pipeline:
             self._delivery.post(self._complete)  # the loop takes these while the device works on those
             self._delivery.give_way()
         if express:
-            if not self._await_executions(express):
+            if not self._steps.await_executions(express):
                 return False
-            self._bring_home(express)
+            if express[0].is_joined and express[0].cell is not None:
+                self.bursts.collect(express)
+            else:
+                self._steps.bring_home(express)
             self._finish(express)
             self._complete = express
             if not self._waiting and self._execute_inbox.empty():
                 self._delivery.post(self._complete)
         if submitted:
             self._permits.give(sum(request.is_submitted for request in submitted))
-            is_whole = self._await_executions(submitted)
+            is_whole = self._steps.await_executions(submitted)
             # First come, first served: not while others are on their way by the D2H thread.
             if is_whole and self.clock.is_brief and self._sent_home == self._came_home:
-                self._bring_home(submitted)
+                self._steps.bring_home(submitted)
                 self._end(submitted)
             while submitted:
                 self._send_home(submitted.pop(0))
@@ -282,13 +239,13 @@ class Pipeline:
 
     def _take_over(self, request: Request) -> None:
         """Submit what only this thread may, and wait for it."""
-        if self._execute(request):
+        if self._steps.execute(request):
             self._execute_inbox.put(request)  # behind those that have come meanwhile
             return
-        self._start_back(request)
+        self._steps.start_back(request)
         self._taken_over += 1
         if self.breakage.cause is None:
-            self._await_executions([request])
+            self._steps.await_executions([request])
             self._send_home(request)
         del request  # as in _h2d_step
 
@@ -300,25 +257,34 @@ class Pipeline:
         """Do all steps of the express requests for which there are slots; gives those that are to be waited for."""
         express: list[Request] = []
         request: Request | None = None
+        is_brief = self.clock.is_brief
         while waiting:
             # Staged ones are not under way now, so only this thread returns slots: it must not wait for one.
             request = waiting[0]
+            joins_burst = self.bursts.takes(request)
+            if express and joins_burst:
+                break
             if not request.is_abandoned:
                 try:
                     request.slot = self.slots.take()
                 except BaseException as exc:  # noqa: BLE001 - the caller gets it
-                    self._fail(request, exc)
+                    self._steps.fail(request, exc)
                 else:
                     if request.slot is None:
                         break
             waiting.popleft()
-            request.is_joined = self.clock.is_brief
-            has_started = self._start(request)
+            if joins_burst and request.slot is not None:
+                burst = self._submit_burst(request, request.slot, waiting)
+                if burst is not None:
+                    request = None
+                    return burst
+            request.is_joined = is_brief
+            has_started = self._steps.start(request, may_prepare=not is_brief)
             if has_started:
-                self._execute(request)
-                self._start_back(request)
+                self._steps.execute(request)
+                self._steps.start_back(request)
                 express.append(request)
-            self.admission.express_submitted()
+            self.admission.express_submitted(1)
             if not has_started:
                 self._end([request])
             elif request.is_dynamic:
@@ -326,18 +292,24 @@ class Pipeline:
         request = None  # as in _h2d_step
         return express
 
-    def _await_executions(self, requests: list[Request]) -> bool:
-        """Wait for executions, and tell each request that may have failed; ``False`` once broken."""
-        failure = self._executor.failure
-        # Runs of dynamic shape were waited for, unless that failed; joined requests have their copies here too.
-        if any(r.is_joined or (r.is_submitted and (not r.is_dynamic or r.error is not None)) for r in requests):
-            failure = self._executor.synchronize()
-            if failure is not None:
-                self.breakage.judge(failure.error)
-        for request in requests:
-            if request.error is None and (request.is_joined or request.is_submitted):
-                request.error = failure_of(request, failure)
-        return self.breakage.cause is None
+    def _submit_burst(self, first: Request, slot: Slot, waiting: deque[Request]) -> list[Request] | None:
+        """Submit a request, and those behind it that go with it; ``None`` if it must go alone."""
+        burst: list[Request] = []
+        ended = [first]
+        try:
+            cells = self.bursts.cells(first, slot)
+            if cells is None:
+                return None
+            burst, ended = self.bursts.fill(cells, first, waiting)
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            self._steps.fail(first, exc)
+        if burst:
+            self.bursts.submit(burst, waiting)
+        self.admission.express_submitted(len(burst) + len(ended))
+        if ended:
+            self._end(ended)
+        del first  # as in _h2d_step
+        return burst
 
     # ------------------------------------------------------------------ D2H thread
     def _d2h_step(self) -> bool:
@@ -349,7 +321,7 @@ class Pipeline:
             return False
         batch = [request]
         del request  # a result that its caller drops must not live on in this frame
-        self._bring_home(batch)
+        self._steps.bring_home(batch)
         self._end(batch)
         self._came_home += 1
         return True
@@ -358,34 +330,6 @@ class Pipeline:
         """Return the slots and deliver; the list is empty afterwards."""
         self._finish(requests)
         self._delivery.post(requests)
-
-    def _copy_stream(self, request: Request, slot: Slot) -> Stream:
-        """Joined requests have all their work on the execute stream."""
-        return self._executor.stream if request.is_joined else slot.stream
-
-    def _bring_home(self, requests: list[Request]) -> None:
-        """Wait for copies back, and collect the results."""
-        for request in requests:
-            slot = request.slot
-            assert slot is not None
-            try:
-                # In any case: only then nothing on the device uses the slot any more.
-                if not request.is_joined:
-                    slot.stream.synchronize()
-                if request.error is None and not request.was_cancelled:
-                    if request.to_host:
-                        request.result = collect_arrays(request, self.device, slot)
-                    else:
-                        request.result = collect_tensors(request, self.device, slot, self.hang_timeout)
-                    self.clock.add(request, slot)
-            except BaseException as exc:  # noqa: BLE001 - the caller gets it
-                self._fail(request, exc)
-            if request.error is not None:
-                slot.gear = slot.shapes = None  # what is set on the device is not known any more
-            if request.draft is not None:
-                self._recorder.measure(request, slot)
-            if self._debug:
-                _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
     def _finish(self, requests: list[Request]) -> None:
         """Return the slots and count the requests."""
@@ -397,4 +341,4 @@ class Pipeline:
             request.blocks.clear()
             if slot is not None:
                 self.slots.give(slot)
-            self.admission.leave(request)
+        self.admission.leave(requests)

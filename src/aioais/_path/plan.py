@@ -64,11 +64,26 @@ class Plan:
         Dynamic shape: bytes to preallocate for each output.
     has_sizes
         The caller chose them.
+    has_tensors
+        Some feeds are device tensors.
     is_small
         Few bytes go in, so that one thread may as well do all steps.
+    is_plain
+        The ACL calls are the same each time, as far as is known, and few bytes are copied.
     """
 
-    __slots__ = ("dynamic_shapes", "gear", "has_sizes", "inputs", "is_small", "outputs", "serial", "sizes")
+    __slots__ = (
+        "dynamic_shapes",
+        "gear",
+        "has_sizes",
+        "has_tensors",
+        "inputs",
+        "is_plain",
+        "is_small",
+        "outputs",
+        "serial",
+        "sizes",
+    )
 
     _count = 0
 
@@ -90,6 +105,8 @@ class Plan:
         self.sizes = sizes
         self.has_sizes = has_sizes
         self.is_small = sum(item.nbytes for item in inputs if not item.is_device) <= _SMALL
+        self.has_tensors = any(item.is_device for item in inputs)
+        self.is_plain = self.is_small and dynamic_shapes is None and not self.has_tensors
 
 
 _SMALL = 256 << 10

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._acl.memory import DeviceBlock
 from .._acl.stream import Event
 from ..tensor import Tensor
 from ..timing import Outcome
+from .cells import Cell
 from .draft import Draft
 from .plan import OutputPlan, Plan
 from .slot import Slot
@@ -31,69 +31,47 @@ class Request:
     waiting at any time: that detaches the waiter and nothing else.
     """
 
-    __slots__ = (
-        "blocks",
-        "draft",
-        "earlier_ms",
-        "error",
-        "feeds",
-        "future",
-        "is_express",
-        "is_handed_over",
-        "is_joined",
-        "is_submitted",
-        "last_copy",
-        "number",
-        "outputs",
-        "plan",
-        "queued_at",
-        "result",
-        "slot",
-        "started_at",
-        "submission",
-        "to_host",
-        "was_cancelled",
-    )
-
+    # Defaults of the class, as setting each in every request would cost the loop a microsecond.
     is_iteration: ClassVar[bool] = False
     """It has several steps, each a submission of its own."""
+    slot: Slot | None = None
+    result: list[Any] | None = None
+    error: BaseException | None = None
+    cell: Cell | None = None
+    """Its part of a burst, while it is in one."""
+    is_express = False
+    """The execute thread submits all its work, and waits for it."""
+    is_joined = False
+    """All its work is on the execute stream."""
+    is_handed_over = False
+    """Its execution is submitted by the execute thread."""
+    last_copy: Event | None = None
+    """Recorded behind its last copy to the device."""
+    is_submitted = False
+    """An execution was queued on the device."""
+    submission = 0
+    """Its number on the execute stream of the session."""
+    was_cancelled = False
+    earlier_ms = 0.0
+    """Executions that are in the session's summary already."""
+    draft: Draft | None = None
+    """Its times, if somebody records them."""
+    started_at = 0.0
 
     def __init__(
         self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], to_host: bool
     ) -> None:
         self.number = next(_numbers)
         self.plan = plan
-        # The memory of tensors and not they themselves: their owner may close them at once.
-        self.feeds: list[np.ndarray | DeviceBlock] | None = [
-            feed.block if isinstance(feed, Tensor) else feed for feed in feeds
-        ]
+        self.feeds: list[Any] | None = feeds
+        if plan.has_tensors:  # their memory and not they themselves: their owner may close them at once
+            self.feeds = [feed.block if isinstance(feed, Tensor) else feed for feed in feeds]
         self.future = future
         self.to_host = to_host
-        self.slot: Slot | None = None
+        self.outputs: tuple[OutputPlan, ...] | None = plan.outputs
         self.blocks: list[Any] = []
         """Device memory and pinned blocks that must outlive the work on the device."""
-        self.outputs: tuple[OutputPlan, ...] | None = plan.outputs
-        self.result: list[Any] | None = None
-        self.error: BaseException | None = None
-        self.is_express = False
-        """The execute thread submits all its work, and waits for it."""
-        self.is_joined = False
-        """All its work is on the execute stream."""
-        self.is_handed_over = False
-        """Its execution is submitted by the execute thread."""
-        self.last_copy: Event | None = None
-        """Recorded behind its last copy to the device."""
-        self.is_submitted = False
-        """An execution was queued on the device."""
-        self.submission = 0
-        """Its number on the execute stream of the session."""
-        self.was_cancelled = False
-        self.earlier_ms = 0.0
-        """Executions that are in the session's summary already."""
-        self.draft: Draft | None = None
-        """Its times, if somebody records them."""
         self.queued_at = perf_counter()
-        self.started_at = 0.0
 
     @property
     def is_dynamic(self) -> bool:
@@ -113,6 +91,11 @@ class Request:
     def settle(self) -> None:
         """Give the result to whoever waits; on the loop's thread."""
         future, result, error = self.future, self.result, self.error
+        if error is None and self.draft is None:  # by far the most frequent
+            self.result = None
+            if not future.done():
+                future.set_result(result)
+            return
         self.result = self.error = None
         if self.draft is not None:
             outcome: Outcome = "cancelled" if future.cancelled() else "done" if error is None else "failed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class Slot:
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
         self._datasets: list[Dataset] = []
+        self.cells: dict[int, Any] = {}
+        """What is prepared for requests of a plan, by its serial; forgotten with the memory that it points to."""
         self.stream = Stream(device.library, hang_timeout)
         try:
             self._build(loop)
@@ -127,7 +129,7 @@ class Slot:
         given, taken = self.outputs[source], self.inputs[k]
         assert given is not None
         if self.device.is_shared:
-            self._views.clear()  # they look at the input's buffer
+            self._forget()  # they look at the input's buffer
         if taken is None or taken.nbytes < given.nbytes:
             # Not by doubling: the two would outgrow each other without end.
             small, taken = taken, self.device.alloc(given.nbytes)
@@ -174,10 +176,10 @@ class Slot:
         views = self._views.get(plan.serial)
         if views is None:
             if any(not item.is_device and self._room(item.position) < item.nbytes for item in plan.inputs):
-                self._views.clear()  # they look at the blocks that are about to be replaced
+                self._forget()  # they look at the blocks that are about to be replaced
             views = [None if item.is_device else self._stage(item.position, item) for item in plan.inputs]
             if len(self._views) >= _MOST_VIEWS:
-                self._views.clear()
+                self._forget()
             self._views[plan.serial] = views
         return views
 
@@ -200,7 +202,7 @@ class Slot:
 
         A failure is raised when all else is freed.
         """
-        self._views.clear()
+        self._forget()
         datasets, self._datasets = self._datasets, []
         events, self._events = self._events, []
         blocks = [block for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None]
@@ -213,6 +215,11 @@ class Slot:
             if address:
                 pinned.release(address, nbytes)
         run_all(steps)
+
+    def _forget(self) -> None:
+        """Drop what points to memory of the slot."""
+        self._views.clear()
+        self.cells.clear()
 
     def _room(self, k: int) -> int:
         """Bytes of the memory that feeds of input ``k`` are copied to."""

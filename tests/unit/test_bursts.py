@@ -1,0 +1,314 @@
+"""Small requests that share one set of buffers: what is right of one request must be right of each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tests.unit.sums import check, feeds
+
+from aioais import AclError, InferSession, MemorySummary, emulator
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Models
+
+    from aioais.emulator import Gate
+
+pytestmark = pytest.mark.usefixtures("clean_slate")
+
+SMALL = (1, 8)
+CODE = 507899
+
+Task = asyncio.Task[list[np.ndarray[Any, Any]]]
+
+
+async def round_of(session: InferSession, count: int) -> None:
+    results = await asyncio.gather(*(session.infer(feeds(SMALL, seed)) for seed in range(count)))
+    for seed, result in enumerate(results):
+        check(SMALL, seed, result)
+
+
+async def grown(session: InferSession) -> int:
+    """Keep the session busy until bursts are as large as they get; gives how large."""
+    pipeline = session._pipeline
+    assert pipeline is not None
+    while pipeline.bursts.room < pipeline.bursts.most:
+        await round_of(session, 64)
+    return pipeline.bursts.most
+
+
+async def gate_of(gate: Gate) -> None:
+    assert await asyncio.to_thread(gate.wait_reached, 60)
+
+
+@asynccontextmanager
+async def waiting(session: InferSession, count: int, first: int = 1) -> AsyncIterator[list[Task]]:
+    """Submit requests that find the device at work, so that it takes what may go together next at once.
+
+    Their seeds are 1, 2, … Leaving the block lets the device go on.
+    """
+    with emulator.gate("execute") as gate:
+        lonely = asyncio.create_task(session.infer(feeds(SMALL, 0)))
+        await gate_of(gate)
+        tasks = [asyncio.create_task(session.infer(feeds(SMALL, seed))) for seed in range(first, first + count)]
+        while session.statistics().queued < count:
+            await asyncio.sleep(0)
+        yield tasks
+    check(SMALL, 0, await lonely)
+
+
+async def outcomes(tasks: list[Task], first: int = 1) -> list[int]:
+    """Give the numbers of those that failed; the others must be right."""
+    failed = []
+    for k, result in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
+        if isinstance(result, AclError):
+            failed.append(k)
+        else:
+            assert isinstance(result, list), result
+            check(SMALL, first + k, result)
+    return failed
+
+
+@pytest.mark.parametrize(("depth", "most"), [(1, 1), (2, 16), (4, 32), (6, 32)])
+async def test_how_many(models: Models, depth: int, most: int) -> None:
+    async with InferSession(0, models.add(SMALL), depth=depth) as session:
+        assert await grown(session) == most
+        async with waiting(session, 40) as tasks:
+            behind = emulator.gate("h2d")
+        with behind:
+            await gate_of(behind)
+            now = session.statistics()
+            assert (now.in_flight, now.queued, now.slots <= depth) == (most, 40 - most, True)
+        assert await outcomes(tasks) == []
+        now = session.statistics()
+        assert (now.in_flight, now.queued) == (0, 0)
+
+
+async def test_never_more_than_the_depth_at_first(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL), depth=2) as session:
+        for seed in range(20):
+            check(SMALL, seed, await session.infer(feeds(SMALL, seed)))
+        async with waiting(session, 10) as tasks:
+            behind = emulator.gate("h2d")
+        with behind:
+            await gate_of(behind)
+            assert session.statistics().in_flight <= 2
+        assert await outcomes(tasks) == []
+
+
+async def test_a_slower_device_has_depth_requests(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL), depth=2) as session:
+        await grown(session)
+        with emulator.configure(execute_ms=3):
+            for seed in range(12):
+                check(SMALL, seed, await session.infer(feeds(SMALL, seed)))
+            tasks = [asyncio.create_task(session.infer(feeds(SMALL, seed))) for seed in range(1, 11)]
+            while not all(task.done() for task in tasks):
+                assert session.statistics().in_flight <= 2
+                await asyncio.sleep(0.001)
+            assert await outcomes(tasks) == []
+
+
+async def test_several_executions_are_one_request_at_a_time(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL), loop=3) as session:
+        assert await grown(session) == 1
+        session.reset_summaryinfo()
+        async with waiting(session, 8) as tasks:
+            pass
+        assert await outcomes(tasks) == []
+        assert session.summary().count == 27
+
+
+async def test_each_is_timed(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        await grown(session)
+        MemorySummary.reset()
+        session.reset_summaryinfo()
+        before = session.statistics().stages
+        async with waiting(session, 31) as tasks:
+            pass
+        assert await outcomes(tasks) == []
+        counts = [
+            len(session.summary()),
+            len(MemorySummary.get_h2d_time_list()),
+            len(MemorySummary.get_d2h_time_list()),
+        ]
+        assert counts == [32, 64, 32]
+        assert min(session.summary()) > 0
+        for name, stage in session.statistics().stages.items():
+            assert stage.count - before[name].count == 32
+
+
+@pytest.mark.parametrize("nth", [0, 1, 7, 30])
+@pytest.mark.parametrize(
+    ("call", "each"), [("acl.rt.memcpy_async", 3), ("acl.mdl.execute_async", 1), ("acl.rt.record_event", 4)]
+)
+async def test_a_call_that_fails_concerns_one_request(models: Models, call: str, each: int, nth: int) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        await grown(session)
+        async with waiting(session, 31) as tasks:
+            emulator.fail(call, CODE, after=nth * each + (call == "acl.rt.record_event"))
+        assert await outcomes(tasks) == [nth]
+        now = session.statistics()
+        assert (now.in_flight, now.queued, now.failed) == (0, 0, 1)
+        await round_of(session, 64)
+
+
+async def test_a_time_that_cannot_be_read_concerns_one_request(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        await grown(session)
+        async with waiting(session, 31) as tasks:
+            # Those of the lonely one are read first: two copies there, one execution, one copy back.
+            emulator.fail("acl.rt.event_elapsed_time", CODE, after=4 + 4 * 9 + 2)
+        assert await outcomes(tasks) == [9]
+
+
+async def test_a_failure_on_the_device_concerns_the_burst(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        most = await grown(session)
+        async with waiting(session, 40) as tasks:
+            emulator.fail("acl.mdl.execute_async", CODE, after=3, device_side=True)
+        assert await outcomes(tasks) == list(range(most))
+        pipeline = session._pipeline
+        assert pipeline is not None
+        assert pipeline.bursts.room == 8, "after a failure they are small again, and grow"
+        await round_of(session, 64)
+
+
+async def test_cancelled_before_and_after(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        most = await grown(session)
+        before = session.statistics().cancelled
+        async with waiting(session, 40) as tasks:
+            for k in (0, 5, 39):
+                tasks[k].cancel()
+            await asyncio.sleep(0)
+            emulator.reset_counts()
+            behind = emulator.gate("h2d")
+        with behind:
+            await gate_of(behind)
+            assert session.statistics().in_flight == most
+            tasks[1].cancel()
+            tasks[20].cancel()
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for k, result in enumerate(results):
+            if k in (0, 1, 5, 20, 39):
+                assert isinstance(result, asyncio.CancelledError)
+            else:
+                assert isinstance(result, list), result
+                check(SMALL, 1 + k, result)
+        assert emulator.counts()["acl.mdl.execute_async"] == 37, "what was cancelled in time has not run"
+        assert session.statistics().cancelled - before == 5
+
+
+@pytest.mark.parametrize("times", [2, 1000])
+@pytest.mark.parametrize("call", ["acl.rt.create_event_ex_with_flag", "acl.rt.malloc_host"])
+async def test_no_room_for_a_burst(models: Models, call: str, times: int, caplog: pytest.LogCaptureFixture) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        for seed in range(3):  # the slot is made, and nothing of a burst yet
+            check(SMALL, seed, await session.infer(feeds(SMALL, seed)))
+        emulator.fail(call, 207007 if "event" in call else 207001, times=times)
+        with caplog.at_level(logging.WARNING, "aioais"):
+            for seed in range(60):
+                check(SMALL, seed, await session.infer(feeds(SMALL, seed)))
+        emulator.disarm()
+        await round_of(session, 64)
+        assert session.statistics().failed == 0
+        pipeline = session._pipeline
+        assert pipeline is not None
+        warned = [record.message for record in caplog.records if "together from now on" in record.message]
+        # Memory is asked for twice, an event once; then for one request, and then no more.
+        assert (len(warned), pipeline.bursts.most) == ((1, 1) if times == 2 and "malloc" in call else (2, 0)), warned
+
+
+async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -> None:
+    async with InferSession(0, models.add(SMALL), depth=2) as session:
+        pipeline = session._pipeline
+        assert pipeline is not None
+        while not pipeline.clock.is_light:
+            await round_of(session, 4)
+        emulator.fail("acl.rt.create_event_ex_with_flag", 207007, after=30, times=1000)
+        with caplog.at_level(logging.WARNING, "aioais"):
+            while not any("together from now on" in record.message for record in caplog.records):
+                await round_of(session, 64)
+        assert 1 < pipeline.bursts.most < 16
+        await round_of(session, 64)
+        assert session.statistics().failed == 0
+
+
+async def test_buffers_that_change(models: Models) -> None:
+    """Device tensors, outputs that stay there and exchanged buffers give the slot other ones in between."""
+    async with InferSession(0, models.add(SMALL)) as session:
+        await grown(session)
+        one, two = feeds(SMALL, 100)
+        for turn in range(20):
+            there = await session.to_device(one)
+            (out,) = await session.infer([there, two], out_array=False)
+            again = await session.infer_iteration([one, two], [0, -1], 3, mem_copy=turn % 2 == 0)
+            np.testing.assert_array_equal(again[0], one + 3 * two)
+            await round_of(session, 8)
+            np.testing.assert_array_equal(await out.to_host(), one + two)
+            out.close()
+            there.close()
+
+
+async def test_a_tensor_takes_its_memory_along(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        await grown(session)
+        held = session.statistics().device_bytes
+        (out,) = await session.infer(feeds(SMALL, 1), out_array=False)
+        assert session.statistics().device_bytes > held
+        await round_of(session, 8)
+        slots = session.statistics().slots
+        out.close()
+        del out
+        while session.statistics().device_bytes != held:  # what was prepared holds no buffer
+            assert session.statistics().slots == slots
+            await asyncio.sleep(0.001)
+
+
+async def test_kinds_of_feeds_take_turns(models: Models) -> None:
+    path = models.convert(models.identity(["n", 4]), "gears", input_shape="x:-1,4", dynamic_batch_size="1,2,4")
+    async with InferSession(0, path) as session:
+
+        async def lane(lane: int) -> None:
+            for turn in range(60):
+                rows = (1, 2, 4)[(lane * 7 + turn) % 3]
+                array = np.full((rows, 4), 1000 * lane + turn, np.float32)
+                (result,) = await session.infer([array], "auto")
+                np.testing.assert_array_equal(result, array)
+
+        await asyncio.gather(*(lane(k) for k in range(48)))
+
+
+async def test_feeds_and_results_are_the_callers(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        await grown(session)
+        kept = []
+        for seed in range(40):
+            arrays = feeds(SMALL, seed)
+            tasks = [asyncio.create_task(session.infer(arrays)) for _ in range(8)]
+            await asyncio.gather(*tasks)
+            for array in arrays:
+                array.fill(-1)
+            kept += [(seed, task.result()) for task in tasks]
+        for seed, result in kept:
+            check(SMALL, seed, result)
+            result[0][:] = 0  # writable
+
+
+async def test_memory_comes_back(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL)) as keeps_the_device_open:
+        async with InferSession(0, models.add(SMALL)) as session:
+            await grown(session)
+        del session
+        gc.collect()
+        now = keeps_the_device_open.statistics()
+        assert now.pinned_leased == 0
