@@ -35,7 +35,7 @@ class Measures(ABC):
         pipeline = self._opened()
         pinned = pipeline.device.pinned
         return SessionStatistics(
-            in_flight=pipeline.slots.in_use + pipeline.bursts.extra,
+            in_flight=pipeline.slots.in_use,
             queued=pipeline.admission.queued,
             done=pipeline.admission.done,
             failed=pipeline.admission.failed,

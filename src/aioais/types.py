@@ -197,9 +197,10 @@ class SessionStatistics(NamedTuple):
     """A session at one moment; an immutable record."""
 
     in_flight: int
-    """Requests that own a set of buffers now, or share one."""
+    """Requests that own a set of buffers now."""
     queued: int
-    """Requests that wait for that; without those that were cancelled meanwhile."""
+    """Requests that wait for one, on the host or, small ones, on the device's stream; without those that were
+    cancelled meanwhile."""
     done: int
     """Requests completed."""
     failed: int

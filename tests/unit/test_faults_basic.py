@@ -111,6 +111,7 @@ async def test_buffers_cannot_be_made(models: Models, call: str, nth: int, shape
 
 
 @BOTH
+@pytest.mark.usefixtures("patient")
 async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple[int, ...]) -> None:
     async with InferSession(0, models.add(shape), depth=4) as session:
         for seed in range(60):  # until it is known how light the model is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import collections
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from aioais import FeedError, InferSession
+from aioais import ArgumentError, FeedError, InferSession
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -39,6 +40,36 @@ KINDS = {
 
 def random(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+async def test_nearly_like_the_last_ones(models: Models, same: Same) -> None:
+    """What was right of the feeds before says nothing of these, however alike they are."""
+    path = models.subtract([2, 3], [2, 3], [2, 3])
+    a, b = random(2, 3), random(2, 3, seed=1)
+    wanted = models.run(path, a=a, b=b)
+    wrong: list[tuple[Any, dict[str, Any]]] = [
+        ([a], {}),
+        ([a, b, b], {}),
+        ([a, b.astype(np.float64)], {}),
+        ([a.astype(">f4"), b], {}),
+        ([a.reshape(3, 2), b], {}),
+        ([a, [1.0]], {}),
+        ([a, None], {}),
+        ([a, b], {"mode": "dymbatch"}),
+        ([a, b], {"custom_sizes": 0}),
+        ([a, b], {"custom_sizes": [10, 10.5]}),
+    ]
+    async with InferSession(0, path) as session:
+        for feeds, options in wrong:
+            for _ in range(2):
+                same(await session.infer([a, b]), wanted)
+            with pytest.raises((FeedError, ArgumentError)):
+                await session.infer(feeds, **options)
+        kept = [a, b]
+        task = asyncio.create_task(session.infer(kept))
+        await asyncio.sleep(0)
+        kept.clear()  # the list is the caller's again
+        same(await task, wanted)
 
 
 # --- by position and by name --------------------------------------------------------------------

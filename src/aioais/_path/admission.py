@@ -96,9 +96,12 @@ class Admission:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for buffers and that somebody still waits for."""
+        """Requests that wait for buffers, on the host or on the device's stream, and that somebody still waits for."""
         active = self._active.copy()  # one step under the GIL
-        return sum(not request.started_at and request.slot is None and not request.is_abandoned for request in active)
+        return sum(
+            request.slot is None and not request.is_abandoned and (not request.started_at or request.cell is not None)
+            for request in active
+        )
 
     def close(self) -> None:
         """Refuse what comes from now on; idempotent."""

@@ -55,8 +55,6 @@ class Bursts:
         Most requests of a burst; less once there were no events or no memory for more.
     room
         Requests that the next one may have.
-    extra
-        Requests on the device that have no slot of their own.
     """
 
     def __init__(
@@ -69,7 +67,6 @@ class Bursts:
         loop: int,
         fail: Callable[[Request, BaseException], None],
     ) -> None:
-        self.extra = 0
         self._device = device
         self._prepared = prepared
         self._executor = executor
@@ -125,7 +122,6 @@ class Bursts:
             self._stage(waiting.popleft(), cell, now, burst, ended)
         if len(burst) == self.room and waiting:
             self.room = min(2 * self.room, self.most)  # of the next
-        self.extra = max(0, len(burst) - 1)
         return burst, ended
 
     def submit(self, burst: list[Request], waiting: deque[Request]) -> None:
@@ -143,7 +139,6 @@ class Bursts:
                     other.started_at = 0.0
                     waiting.appendleft(other)
                 del burst[k + 1 :]
-                self.extra = k
                 return
             request.feeds = None
 
@@ -166,7 +161,6 @@ class Bursts:
             request.cell = None
         if rows:
             self._clock.add_rows(rows, queued, len(slot.info.inputs), len(slot.info.outputs))
-        self.extra = 0
 
     def _lower(self, most: int, error: Exception) -> None:
         self.most = self._first = self.room = most

@@ -53,8 +53,9 @@ class Pipeline:
 
     *The express.* A lonely request has nothing to overlap with, and neither have requests whose work on the device is
     shorter than a hop from thread to thread. The execute thread does all steps of those itself, and joins brief ones on
-    the execute stream; copies back of longer ones must not hold up whoever comes next, so theirs have their own stream.
-    A model takes submissions from one thread at a time, so where both kinds meet, one waits until the other is through.
+    the execute stream, many at a time where many wait (:class:`Bursts`); copies back of longer ones must not hold up
+    whoever comes next, so theirs have their own stream. A model takes submissions from one thread at a time, so where
+    both kinds meet, one waits until the other is through.
 
     Parameters
     ----------
