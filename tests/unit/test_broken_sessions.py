@@ -353,11 +353,11 @@ async def test_a_stage_thread_dies(models: Models, thread: str, monkeypatch: pyt
     pipeline = session._pipeline
     assert pipeline is not None
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    method = {"h2d": "_start", "exec": "_await_executions", "d2h": "_bring_home"}[thread]
-    monkeypatch.setattr(pipeline, method, broken)
+    step = {"h2d": "start", "exec": "await_executions", "d2h": "bring_home"}[thread]
+    monkeypatch.setattr(pipeline._steps, step, broken)
     tasks = [asyncio.ensure_future(session.infer(feeds(LARGE))) for _ in range(6)]
     errors = await asyncio.gather(*tasks, return_exceptions=True)
     for error in errors:
