@@ -238,7 +238,7 @@ class InferSession(Measures):
             The feeds, the mode or ``custom_sizes`` do not fit the model; nothing has run.
         AclError
             ACL failed. Requests that were executed together with the failed one raise it too, as ACL
-            does not tell them apart; small ones that shared a set of buffers run again alone before.
+            does not tell them apart.
         DeviceHangError, BrokenSessionError
             The device did not finish within ``hang_timeout``; the session is broken, now or since earlier.
         ClosedError, WrongLoopError, ForkError

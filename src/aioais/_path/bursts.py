@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
-
-import numpy as np
 
 from ..errors import AclError
 from .cells import Cell
@@ -17,7 +16,6 @@ from .execute import Executor
 from .prepared import Cells, Prepared
 from .request import Request
 from .slot import Slot
-from .steps import Steps
 
 __all__ = ["Bursts", "most_joined"]
 
@@ -26,8 +24,6 @@ _log = logging.getLogger("aioais")
 _GROWTH: Final = 8
 """Most requests of a burst for each that the session's depth allows."""
 _MOST: Final = 32
-_HOPELESS: Final = 2
-"""Failures in a row."""
 
 
 def most_joined(depth: int, loop: int) -> int:
@@ -46,10 +42,12 @@ class Bursts:
     ----------
     device
         The opened device.
-    prepared, executor, clock, steps
+    prepared, executor, clock
         Of the session.
     depth, loop
         As in ``InferSession``.
+    fail
+        Notes the failure of a request.
 
     Attributes
     ----------
@@ -65,15 +63,15 @@ class Bursts:
         prepared: Prepared,
         executor: Executor,
         clock: SessionClock,
-        steps: Steps,
         depth: int,
         loop: int,
+        fail: Callable[[Request, BaseException], None],
     ) -> None:
         self._device = device
         self._prepared = prepared
         self._executor = executor
         self._clock = clock
-        self._steps = steps
+        self._fail = fail
         self.most = most_joined(depth, loop)
         self._first = self.room = min(depth, self.most)
 
@@ -135,8 +133,7 @@ class Bursts:
             try:
                 self._prepared.queue(request.cell.rest)
             except BaseException as exc:  # noqa: BLE001 - carried on to where it is waited for
-                self._steps.fail(request, exc)
-                request.cell = None  # there is nothing to collect
+                self._fail(request, exc)
                 for other in reversed(burst[k + 1 :]):
                     other.cell = None
                     other.started_at = 0.0
@@ -151,52 +148,19 @@ class Bursts:
         assert slot is not None
         rows: list[list[float]] = []
         queued: list[float] = []
-        if len(burst) > 1 and burst[0].error is not None:
-            self._run_again(burst, slot, rows, queued)
         for request in burst:
-            if request.error is None and request.result is None:
-                self._collect(request, rows, queued)
+            if request.error is None:
+                try:
+                    rows.append(self._prepared.collect(request))
+                    queued.append((request.started_at - request.queued_at) * 1e3)
+                except BaseException as exc:  # noqa: BLE001 - the caller gets it
+                    self._fail(request, exc)
             if request.error is not None:
                 slot.gear = slot.shapes = None  # what is set on the device is not known any more
                 self.room = self._first
             request.cell = None
         if rows:
             self._clock.add_rows(rows, queued, len(slot.info.inputs), len(slot.info.outputs))
-
-    def _run_again(self, burst: list[Request], slot: Slot, rows: list[list[float]], queued: list[float]) -> None:
-        """Run requests one by one, as ACL does not tell which of those that it waited for has failed.
-
-        Where two in a row fail it is the device that does, and the others keep the error that they have.
-        """
-        first = burst[0].cell
-        assert first is not None
-        failures = 0
-        for request in burst:
-            cell = request.cell
-            if cell is None or request.error is None or request.is_abandoned or failures == _HOPELESS:
-                continue
-            for area, feed in zip(first.staging, cell.staging, strict=True):
-                np.copyto(area, feed)
-            request.cell, request.error = first, None
-            try:
-                slot.gear = None
-                self._executor.prepare(request, slot)
-                self._executor.count(request)
-                self._prepared.queue(first.rest)
-            except BaseException as exc:  # noqa: BLE001 - carried on to where it is waited for
-                self._steps.fail(request, exc)
-            if not self._steps.await_executions([request]):
-                return
-            if request.error is None:
-                self._collect(request, rows, queued)
-            failures = failures + 1 if request.error is not None else 0
-
-    def _collect(self, request: Request, rows: list[list[float]], queued: list[float]) -> None:
-        try:
-            rows.append(self._prepared.collect(request))
-            queued.append((request.started_at - request.queued_at) * 1e3)
-        except BaseException as exc:  # noqa: BLE001 - the caller gets it
-            self._steps.fail(request, exc)
 
     def _lower(self, most: int, error: Exception) -> None:
         self.most = self._first = self.room = most
@@ -215,7 +179,7 @@ class Bursts:
         try:
             is_staged = not request.is_abandoned and self._prepared.stage(request)
         except BaseException as exc:  # noqa: BLE001 - the caller gets it
-            self._steps.fail(request, exc)
+            self._fail(request, exc)
             is_staged = False
         if is_staged:
             burst.append(request)

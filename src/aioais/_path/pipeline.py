@@ -114,7 +114,7 @@ class Pipeline:
         self._steps = Steps(
             device, self._executor, self.clock, self._recorder, self.breakage, prepared, debug, hang_timeout
         )
-        self.bursts = Bursts(device, prepared, self._executor, self.clock, self._steps, depth, loop)
+        self.bursts = Bursts(device, prepared, self._executor, self.clock, depth, loop, self._steps.fail)
         try:
             self._threads = StageThreads(
                 device,
