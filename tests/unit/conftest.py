@@ -12,7 +12,7 @@ import pytest
 
 import aioais
 from aioais import emulator
-from aioais._path import clock
+from aioais._path import bursts, clock
 from aioais._path.lifecycle import finalize_all
 from aioais.emulator._state import state
 from aioais.testing import LeakError, check_leaks
@@ -46,6 +46,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU device pass for one that is faster than threads wake, however slow the machine is."""
     for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
         monkeypatch.setattr(clock, name, 1.0)
+    monkeypatch.setattr(bursts, "_BUSY_S", 1.0)
 
 
 @pytest.fixture

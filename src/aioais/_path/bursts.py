@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Final
 
 from ..errors import AclError
@@ -24,6 +24,8 @@ _log = logging.getLogger("aioais")
 _GROWTH: Final = 8
 """Most requests of a burst for each that the session's depth allows."""
 _MOST: Final = 32
+_BUSY_S: Final = 0.0002
+"""Processor time up to which a burst may grow; at twice that it shrinks. The loop waits for the GIL meanwhile."""
 
 
 def most_joined(depth: int, loop: int) -> int:
@@ -36,7 +38,7 @@ class Bursts:
 
     Where the device needs less time for a request than a thread needs to wake, the host is what limits them all.
     What it does once a wait it should do for many requests, then. Bursts begin with ``depth`` requests, and grow
-    while they are full, others wait, and the device goes on being that fast.
+    while they are full, others wait, the device goes on being that fast, and the loop has its turn soon enough.
 
     Parameters
     ----------
@@ -74,6 +76,8 @@ class Bursts:
         self._fail = fail
         self.most = most_joined(depth, loop)
         self._first = self.room = min(depth, self.most)
+        self._may_grow = False  # it was full, and others wait
+        self._started = 0.0  # in processor time of the thread
 
     def takes(self, request: Request) -> bool:
         """Whether a request may be in a burst, as far as is known."""
@@ -109,6 +113,7 @@ class Bursts:
         burst: list[Request] = []
         ended: list[Request] = []
         now = perf_counter()
+        self._started = thread_time()
         self._stage(first, cells.joined(0), now, burst, ended)
         del first  # the traceback of an error holds this frame, and the request the error
         most = self._allowed(cells) if burst else 0
@@ -120,8 +125,7 @@ class Bursts:
                 self._lower(len(burst), exc)
                 break
             self._stage(waiting.popleft(), cell, now, burst, ended)
-        if len(burst) == self.room and waiting:
-            self.room = min(2 * self.room, self.most)  # of the next
+        self._may_grow = len(burst) == self.room and bool(waiting)
         return burst, ended
 
     def submit(self, burst: list[Request], waiting: deque[Request]) -> None:
@@ -148,6 +152,7 @@ class Bursts:
         assert slot is not None
         rows: list[list[float]] = []
         queued: list[float] = []
+        has_failed = False
         for request in burst:
             if request.error is None:
                 try:
@@ -157,10 +162,20 @@ class Bursts:
                     self._fail(request, exc)
             if request.error is not None:
                 slot.gear = slot.shapes = None  # what is set on the device is not known any more
-                self.room = self._first
+                has_failed = True
             request.cell = None
         if rows:
             self._clock.add_rows(rows, queued, len(slot.info.inputs), len(slot.info.outputs))
+        self._adapt(has_failed, thread_time() - self._started)
+
+    def _adapt(self, has_failed: bool, busy: float) -> None:
+        """Say how many the next burst may have."""
+        if has_failed:
+            self.room = self._first
+        elif busy > 2 * _BUSY_S:
+            self.room = max(self._first, self.room // 2)
+        elif self._may_grow and busy < _BUSY_S:
+            self.room = min(2 * self.room, self.most)
 
     def _lower(self, most: int, error: Exception) -> None:
         self.most = self._first = self.room = most

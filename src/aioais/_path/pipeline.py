@@ -201,6 +201,7 @@ class Pipeline:
         if express:
             if not self._steps.await_executions(express):
                 return False
+            self._delivery.give_way()
             if express[0].is_joined and express[0].cell is not None:
                 self.bursts.collect(express)
             else:
