@@ -23,8 +23,8 @@ _log = logging.getLogger("aioais")
 
 _GROWTH: Final = 8
 """Most requests of a burst for each that the session's depth allows."""
-_MOST: Final = 32
-_BUSY_S: Final = 0.0002
+_MOST: Final = 16
+_BUSY_S: Final = 0.0004
 """Processor time up to which a burst may grow; at twice that it shrinks. The loop waits for the GIL meanwhile."""
 
 
