@@ -60,8 +60,8 @@ class InferSession(Measures):
         ``"ascend"`` or ``"cpu"`` instead of what the file's name says.
     depth
         How many requests may be past admission at once. Each owns one set of device buffers. Where more wait and the
-        device needs less than 0.12 ms for one, up to eight times as many small ones (16 at most) wait for one set on
-        the device's stream, one behind the other, unless ``depth`` is 1 or ``loop`` more than 1.
+        device needs less than 0.12 ms for one, up to 16 small ones wait for one set on the device's stream, one behind
+        the other, unless ``depth`` is 1 or ``loop`` more than 1.
     check
         ``"strict"`` compares number, type and shape of feeds with the model, ``"bytes"`` only their
         bytes, as ais_bench does.

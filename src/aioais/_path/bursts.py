@@ -21,16 +21,15 @@ __all__ = ["Bursts", "most_joined"]
 
 _log = logging.getLogger("aioais")
 
-_GROWTH: Final = 8
-"""Most requests of a burst for each that the session's depth allows."""
 _MOST: Final = 16
+"""Requests of a burst."""
 _BUSY_S: Final = 0.0004
 """Processor time up to which a burst may grow; at twice that it shrinks. The loop waits for the GIL meanwhile."""
 
 
 def most_joined(depth: int, loop: int) -> int:
     """Give the most requests of a burst; parameters as in ``InferSession``."""
-    return min(_GROWTH * depth, _MOST) if depth > 1 and loop == 1 else 1
+    return _MOST if depth > 1 and loop == 1 else 1
 
 
 class Bursts:
@@ -157,7 +156,7 @@ class Bursts:
             if request.error is None:
                 try:
                     rows.append(self._prepared.collect(request))
-                    queued.append((request.started_at - request.queued_at) * 1e3)
+                    queued.append(request.queued_ms)
                 except BaseException as exc:  # noqa: BLE001 - the caller gets it
                     self._fail(request, exc)
             if request.error is not None:

@@ -46,7 +46,7 @@ class Cell(NamedTuple):
     copies: list[Call]
     """To the device, where they are on another stream than the rest and need not wait for its turn."""
     rest: list[Call]
-    spans: list[tuple[int, int]]
+    spans: list[tuple[Event, Event]]
     """The events before and behind each copy and execution."""
 
 
@@ -79,7 +79,7 @@ def joined_cell(
     for mark in marks.execute[1:]:
         calls += [buffers.launch, stream.record_call(mark)]
     calls += _copies_back(buffers, marks, landing, stream)
-    row = [before.handle, *[mark.handle for step in marks for mark in step[1:]]]
+    row = [before, *[mark for step in marks for mark in step[1:]]]
     return Cell(staging, landing, [], calls, list(pairwise(row)))
 
 
@@ -108,7 +108,7 @@ def staged_cell(
         calls += [buffers.launch, executions.record_call(mark)]
     calls += [stream.wait_call(marks.execute[-1]), stream.record_call(marks.d2h[0])]
     calls += _copies_back(buffers, marks, landing, stream)
-    spans = [(one.handle, other.handle) for step in marks for one, other in pairwise(step)]
+    spans = [span for step in marks for span in pairwise(step)]
     return Cell(staging, landing, copies, calls, spans)
 
 

@@ -76,7 +76,7 @@ class SessionClock:
                 d2h += elapsed
                 start = mark
         with self._lock:
-            self._queue.add((request.started_at - request.queued_at) * 1e3)
+            self._queue.add(request.queued_ms)
             self._h2d.add(h2d)
             self._execute.add(request.earlier_ms + execute)
             if is_copied_back:
@@ -153,10 +153,7 @@ class _Total:
         self.most = 0.0
 
     def add(self, ms: float) -> None:
-        self.count += 1
-        self.ms += ms
-        if ms > self.most:
-            self.most = ms
+        self.extend([ms])
 
     def extend(self, times: list[float]) -> None:
         self.count += len(times)

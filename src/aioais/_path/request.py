@@ -79,6 +79,11 @@ class Request:
         return self.plan.dynamic_shapes is not None
 
     @property
+    def queued_ms(self) -> float:
+        """How long it waited for its buffers, once it has started."""
+        return (self.started_at - self.queued_at) * 1e3
+
+    @property
     def is_abandoned(self) -> bool:
         """Whether nobody waits any more; cheap, and right to ask in any thread."""
         return self.future.cancelled()

@@ -165,8 +165,7 @@ class Steps:
     def _collect(self, request: Request, slot: Slot) -> None:
         if request.cell is not None:
             row = self._prepared.collect(request)
-            queued = (request.started_at - request.queued_at) * 1e3
-            self._clock.add_rows([row], [queued], len(slot.info.inputs), len(slot.info.outputs))
+            self._clock.add_rows([row], [request.queued_ms], len(slot.info.inputs), len(slot.info.outputs))
             return
         if request.to_host:
             request.result = collect_arrays(request, self._device, slot)
