@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -399,18 +400,30 @@ async def test_a_disk_that_is_full(
 async def test_cancelled_while_entering(models: Models, tmp_path: Path) -> None:
     async with InferSession(0, models.identity(SMALL)) as session:
         path = tmp_path / "out.json"
+        trace = session.trace(path)
+        create, may_create = trace._create, threading.Event()
+
+        def late() -> Any:
+            may_create.wait()
+            return create()
+
+        trace._create = late  # type: ignore[method-assign]
 
         async def body() -> None:
-            async with session.trace(path):
+            async with trace:
                 await asyncio.Event().wait()
 
         task = asyncio.ensure_future(body())
         await asyncio.sleep(0)
+        threads = [thread for thread in threading.enumerate() if thread.name == "aioais-trace"]
+        assert threads
         task.cancel()
         await asyncio.wait([task])
-        while path.exists() and not path.read_text():
-            await asyncio.sleep(0.001)
         assert task.cancelled()
+        may_create.set()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert not path.exists(), "what nobody writes to any more goes away"
         pipeline = session._pipeline
         assert pipeline is not None
         assert pipeline.recordings == ()
