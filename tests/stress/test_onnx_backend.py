@@ -60,4 +60,4 @@ async def test_the_suite_of_onnx(tmp_path: Path) -> None:
     sys.stdout.write(f"{passed} of {len(chosen)} cases pass; only on bare ONNX Runtime: {dict(differences)}\n")
     assert not wrong, "\n".join(wrong)
     # The older ONNX Runtime is, the more of the suite is newer than it.
-    assert passed > 0.7 * len(chosen)
+    assert passed > 0.5 * len(chosen)
