@@ -168,7 +168,8 @@ def rows(found: list[dict[str, Any]]) -> list[Row]:
             f"{statistics.median(one['short_efficiency']):.2f}, the first after "
             f"{statistics.median(one['first']):.2f} of one request"
         )
-        lines.append(Row(f"infer_pipeline over {stages} ms, share of the bound", text, spread, beside))
+        figure = f"infer_pipeline over {stages} ms, depth {one['depth']}, share of the bound"
+        lines.append(Row(figure, text, spread, beside))
     return lines
 
 
@@ -179,10 +180,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=main.__doc__)
     parser.add_argument("--om")
-    om = parser.parse_args().om
+    parser.add_argument("--depth", type=int, default=4)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = om or make_noop(Path(folder))
-        show(rows(asyncio.run(measure(find_acl(path), path))))
+        path = options.om or make_noop(Path(folder))
+        show(rows(asyncio.run(measure(find_acl(path), path, depth=options.depth))))
 
 
 if __name__ == "__main__":
