@@ -24,11 +24,11 @@ class Measures(ABC):
 
     def summary(self) -> InferSummary:
         """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
-        return self._opened().clock.executions.snapshot()
+        return self._opened().clock.executions()
 
     def reset_summaryinfo(self) -> None:
         """Empty what :meth:`summary` gives."""
-        self._opened().clock.executions.clear()
+        self._opened().clock.forget_executions()
 
     def statistics(self) -> SessionStatistics:
         """Give counters, stage times and memory at this moment; looks at each request under way."""

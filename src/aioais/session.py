@@ -55,7 +55,8 @@ class InferSession(Measures):
     debug
         Log every stage of every request at DEBUG on the logger ``aioais``.
     loop
-        Executions per request, at least 1.
+        Executions per request, at least 1. More than 64 are timed in 64 groups, as a device has few events: those of
+        a group have the same entry in :meth:`summary`.
     platform
         ``"ascend"`` or ``"cpu"`` instead of what the file's name says.
     depth

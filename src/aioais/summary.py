@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from array import array
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final, overload
 
 import numpy as np
@@ -13,13 +15,16 @@ __all__ = ["InferSummary", "MemorySummary"]
 
 _KEPT: Final = 65536
 """Newest entries kept; counts and totals go on being exact beyond."""
+_MOST_NOTED: Final = 8
+"""Requests that are not booked yet."""
 
 
 class InferSummary(Sequence[float]):
     """Milliseconds of each execution of a session, oldest first.
 
     A snapshot: later executions do not change it. The newest 65 536 entries are kept; ``count``,
-    ``total`` and ``mean`` cover all of them since the session was opened or reset.
+    ``total`` and ``mean`` cover all of them since the session was opened or reset. A time that ACL
+    could not tell is 0.0.
 
     Parameters
     ----------
@@ -84,6 +89,11 @@ class InferSummary(Sequence[float]):
         return f"<InferSummary: {self._count} executions, mean {self.mean:.3f} ms>"
 
 
+def known_times(times: Sequence[float]) -> Sequence[float]:
+    """Give 0.0 for each time that is unknown, which is NaN."""
+    return [0.0 if math.isnan(ms) else ms for ms in times] if math.isnan(sum(times)) else times
+
+
 class Timeline:
     """Collects times from any thread; bounded.
 
@@ -105,6 +115,7 @@ class Timeline:
 
     def extend(self, times: Sequence[float]) -> None:
         """Add entries, oldest first."""
+        times = known_times(times)
         with self._lock:
             ring = self._ring
             if ring is None:
@@ -143,10 +154,49 @@ class Timeline:
         return (ring[oldest:] + ring[:oldest]).tolist()
 
 
+class Ledger:
+    """What was measured and is not booked yet, of all sessions.
+
+    A request that completes waits only until its times are noted. They are booked when there are several, which
+    takes less for each, or before somebody looks.
+    """
+
+    __slots__ = ("_lock", "_noted")
+
+    def __init__(self) -> None:
+        self._noted: deque[Callable[[], None]] = deque()
+        # Held while entries are booked, so that who looks sees them all; a handler of signals may look meanwhile.
+        self._lock = threading.RLock()
+
+    def note(self, book: Callable[[], None], count: int) -> None:
+        """Have so many entries booked."""
+        self._noted.append(book)
+        # Where another thread is booking, these are its too, or the next one's.
+        if len(self._noted) + count > _MOST_NOTED and self._lock.acquire(blocking=False):
+            try:
+                self._book()
+            finally:
+                self._lock.release()
+
+    def settle(self) -> None:
+        """Book all; to be called before anything is read or forgotten."""
+        with self._lock:
+            self._book()
+
+    def _book(self) -> None:
+        noted = self._noted
+        while noted:
+            noted.popleft()()
+
+
+ledger: Final = Ledger()
+
+
 class MemorySummary:
     """Copy times of the whole process, one entry per tensor copied, oldest first.
 
-    As in ais_bench every method is static. The newest 65 536 entries of each direction are kept.
+    As in ais_bench every method is static. The newest 65 536 entries of each direction are kept. A time
+    that ACL could not tell is 0.0.
     """
 
     _h2d: Final = Timeline()
@@ -155,23 +205,34 @@ class MemorySummary:
     @staticmethod
     def get_h2d_time_list() -> list[float]:
         """Give the milliseconds of each copy from host to device."""
+        ledger.settle()
         return MemorySummary._h2d.kept()
 
     @staticmethod
     def get_d2h_time_list() -> list[float]:
         """Give the milliseconds of each copy from device to host."""
+        ledger.settle()
         return MemorySummary._d2h.kept()
 
     @staticmethod
     def reset() -> None:
         """Empty both lists."""
+        ledger.settle()
         MemorySummary._h2d.clear()
         MemorySummary._d2h.clear()
 
+    @staticmethod
+    def record_h2d(ms: float) -> None:
+        """Add one copy from host to device; for the library's own use."""
+        ledger.settle()
+        MemorySummary._h2d.add(ms)
+
+    @staticmethod
+    def record_d2h(ms: float) -> None:
+        """Add one copy from device to host; for the library's own use."""
+        ledger.settle()
+        MemorySummary._d2h.add(ms)
+
     record_all_h2d: Final = _h2d.extend
     record_all_d2h: Final = _d2h.extend
-    record_h2d: Final = _h2d.add
-    """Adds one copy from host to device; for the library's own use."""
-
-    record_d2h: Final = _d2h.add
-    """Adds one copy from device to host; for the library's own use."""
+    """Add many, to be called by what the ledger books."""

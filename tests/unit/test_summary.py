@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -248,3 +250,140 @@ async def test_statistics_of_a_failed_request(models: Models) -> None:
             await session.infer([x, x])
         await session.infer([x, x])
         assert session.statistics()[:5] == (0, 0, 2, 1, 0)
+
+
+# --- times that ACL does not know ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [107006, 107007, 207000])
+@pytest.mark.parametrize("kind", ["small", "large", "device", "iteration"])
+async def test_an_unknown_time_fails_no_request(
+    models: Models, kind: str, code: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (1, 40_000 if kind == "large" else 4)
+    async with InferSession(0, models.identity(list(shape))) as session:
+        pipeline = session._pipeline
+        assert pipeline is not None
+        monkeypatch.setattr(pipeline.device.library, "tells_times", True)
+        for _ in range(12):
+            await session.infer([ones(*shape)])
+        before = session.summary()
+        emulator.fail("acl.rt.event_elapsed_time", code, times=1000)
+        try:
+            for _ in range(12):
+                if kind == "device":
+                    (tensor,) = await session.infer([ones(*shape)], out_array=False)
+                    result = await tensor.to_host()
+                    tensor.close()
+                elif kind == "iteration":
+                    (result,) = await session.infer_iteration([ones(*shape)], [0], 1)
+                else:
+                    (result,) = await session.infer([ones(*shape)])
+                np.testing.assert_array_equal(result, ones(*shape))
+        finally:
+            emulator.disarm()
+        after = session.summary()
+        assert after.count == before.count + 12
+        assert list(after)[-12:] == [0.0] * 12
+        assert after.total == pytest.approx(before.total)
+        assert not pipeline.clock.is_brief, "what is unknown is not fast"
+        stages = session.statistics().stages
+        assert all(np.isfinite(stage.total_ms) and np.isfinite(stage.max_ms) for stage in stages.values())
+        assert np.isfinite(MemorySummary.get_h2d_time_list()).all()
+        assert session.statistics().failed == 0
+    warned = [record.message for record in caplog.records if "times are unknown" in record.message]
+    assert len(warned) == 1
+    assert str(code) in warned[0]
+
+
+async def test_another_failure_of_the_clock_is_the_requests(models: Models) -> None:
+    async with InferSession(0, models.identity([1, 4])) as session:
+        await session.infer([ones(1, 4)])
+        emulator.fail("acl.rt.event_elapsed_time", 507899)
+        with pytest.raises(aioais.AclError, match="507899"):
+            await session.infer([ones(1, 4)])
+
+
+# --- many executions per request ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lonely", "at once", "dynamic", "iteration"])
+@pytest.mark.parametrize(("loop", "marks"), [(64, 64), (65, 64), (1000, 64)])
+async def test_many_executions_need_few_events(models: Models, kind: str, loop: int, marks: int) -> None:
+    path = models.identity(["n", 4]) if kind == "dynamic" else models.identity([1, 4])
+    emulator.reset_counts()
+    before = emulator.live()["events"]
+    async with InferSession(0, path, loop=loop, depth=2) as session:
+
+        async def infer() -> list[np.ndarray[Any, Any]]:
+            return await session.infer([ones(1, 4)], "auto")
+
+        steps = 1
+        if kind == "at once":
+            steps = 6
+            for result in await asyncio.gather(*(infer() for _ in range(steps))):
+                np.testing.assert_array_equal(result[0], ones(1, 4))
+        elif kind == "iteration":
+            steps = 3
+            await session.infer_iteration([ones(1, 4)], [0], steps)
+        else:
+            await infer()
+        assert emulator.live()["events"] - before <= 3 * (marks + 8)
+        times = session.summary()
+        assert (len(times), times.count) == (steps * loop, steps * loop)
+        assert times.total == pytest.approx(session.statistics().stages["execute"].total_ms)
+        assert all(len(set(times[k * loop : (k + 1) * loop])) <= marks for k in range(steps))
+        assert emulator.counts()["acl.mdl.execute_async"] >= steps * loop
+
+
+# --- what is noted and not booked yet -----------------------------------------------------------
+
+
+async def test_who_looks_sees_every_request_that_has_ended(models: Models) -> None:
+    async with InferSession(0, models.identity([1, 4])) as session:
+        for count in range(1, 30):
+            await session.infer([ones(1, 4)])
+            if count % 3 == 0:
+                assert session.summary().count == count
+            elif count % 3 == 1:
+                assert len(MemorySummary.get_h2d_time_list()) == len(MemorySummary.get_d2h_time_list()) == count
+            else:
+                assert session.statistics().stages["execute"].count == count
+        await session.infer([ones(1, 4)])
+        session.reset_summaryinfo()
+        assert len(session.summary()) == 0
+        await session.infer([ones(1, 4)])
+    assert len(MemorySummary.get_h2d_time_list()) == 31, "those of closed sessions too"
+
+
+async def test_a_closed_session_leaves_no_times_behind(models: Models) -> None:
+    async with InferSession(0, models.identity([1, 4])) as session:
+        for _ in range(3):
+            await session.infer([ones(1, 4)])
+        clock = weakref.ref(session._pipeline.clock) if session._pipeline else None
+    del session
+    gc.collect()
+    assert clock is not None
+    assert clock() is None
+
+
+async def test_copies_are_in_order(models: Models) -> None:
+    async with InferSession(0, models.identity([1, 4])) as session:
+        for _ in range(3):
+            await session.infer([ones(1, 4)])
+        MemorySummary.record_h2d(-1.0)
+        await session.infer([ones(1, 4)])
+    assert MemorySummary.get_h2d_time_list().index(-1.0) == 3
+
+
+async def test_sessions_note_at_the_same_time(models: Models) -> None:
+    path = models.identity([1, 4])
+
+    async def use(session: InferSession, count: int) -> None:
+        for _ in range(count):
+            await session.infer([ones(1, 4)])
+
+    async with InferSession(0, path) as one, InferSession(1, path) as two:
+        await asyncio.gather(*(use(session, 50) for session in (one, two) for _ in range(6)))
+        assert (one.summary().count, two.summary().count) == (300, 300)
+        assert len(MemorySummary.get_d2h_time_list()) == 600

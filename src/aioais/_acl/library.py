@@ -53,6 +53,8 @@ class Library:
         Whether the wait for a stream can be bounded.
     has_dims_range
         Whether the shape ranges of a dynamic-shape model can be asked for.
+    tells_times
+        No time that was asked for was unknown so far.
     """
 
     def __init__(self, acl: Acl, platform: Platform) -> None:
@@ -62,6 +64,7 @@ class Library:
         self.has_event_ex = hasattr(acl.rt, "create_event_ex_with_flag")
         self.has_stream_timeout = hasattr(acl.rt, "synchronize_stream_with_timeout")
         self.has_dims_range = hasattr(acl.mdl, "get_input_dims_range")
+        self.tells_times = True
         self.has_dims_v2 = hasattr(acl.mdl, "get_input_dims_v2")
 
     def error(self, call: str, code: int) -> AclError:

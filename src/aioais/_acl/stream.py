@@ -19,6 +19,9 @@ Call = tuple[Callable[..., int], tuple[int, ...], str]
 
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
+_NO_TIME = frozenset({107006, 107007, 207000})
+"""Codes of a time that ACL does not know, where nothing is wrong with what was timed."""
+
 
 class Event:
     """A point in a stream that another stream, or a thread, can wait for; it keeps its time.
@@ -50,6 +53,22 @@ class Event:
         elapsed, code = self._elapsed(since.handle, self.handle)
         if code:
             raise self._library.error("acl.rt.event_elapsed_time", code)
+        return elapsed
+
+    def known_ms(self, since: Event) -> float:
+        """Give the same, or NaN where ACL has no time of one of them; the first such case is logged.
+
+        A request whose times are unknown is as good as any other.
+        """
+        elapsed, code = self._elapsed(since.handle, self.handle)
+        if code:
+            error = self._library.error("acl.rt.event_elapsed_time", code)
+            if code not in _NO_TIME:
+                raise error
+            if self._library.tells_times:
+                self._library.tells_times = False
+                _log.warning("some times are unknown, and count as 0: %s", error)
+            return math.nan
         return elapsed
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ class Bursts:
         self.most = most_joined(depth, loop)
         self._first = self.room = min(depth, self.most)
         self._may_grow = False  # it was full, and others wait
-        self._started = 0.0  # in processor time of the thread
+        self._started = 0.0  # in processor time of the thread; 0 for one alone, of which nothing is learnt
 
     def takes(self, request: Request) -> bool:
         """Whether a request may be in a burst, as far as is known."""
@@ -112,7 +112,7 @@ class Bursts:
         burst: list[Request] = []
         ended: list[Request] = []
         now = perf_counter()
-        self._started = thread_time()
+        self._started = thread_time() if waiting else 0.0
         self._stage(first, cells.joined(0), now, burst, ended)
         del first  # the traceback of an error holds this frame, and the request the error
         most = self._allowed(cells) if burst else 0
@@ -165,7 +165,8 @@ class Bursts:
             request.cell = None
         if rows:
             self._clock.add_rows(rows, queued, len(slot.info.inputs), len(slot.info.outputs))
-        self._adapt(has_failed, thread_time() - self._started)
+        if self._started or has_failed:
+            self._adapt(has_failed, thread_time() - self._started)
 
     def _adapt(self, has_failed: bool, busy: float) -> None:
         """Say how many the next burst may have."""

@@ -34,6 +34,8 @@ class Buffers(NamedTuple):
     outputs: Sequence[tuple[OutputPlan, int]]
     launch: Call
     """Queues one execution with them."""
+    executions: Sequence[int]
+    """How many of them each event is behind."""
 
 
 class Cell(NamedTuple):
@@ -76,8 +78,7 @@ def joined_cell(
         before = marks.h2d[0]
         calls.append(stream.record_call(before))
     calls += _copies_in(buffers, marks, staging, stream)
-    for mark in marks.execute[1:]:
-        calls += [buffers.launch, stream.record_call(mark)]
+    calls += _executions(buffers, marks, stream)
     calls += _copies_back(buffers, marks, landing, stream)
     row = [before, *[mark for step in marks for mark in step[1:]]]
     return Cell(staging, landing, [], calls, list(pairwise(row)))
@@ -104,8 +105,7 @@ def staged_cell(
     """
     copies = [stream.record_call(marks.h2d[0]), *_copies_in(buffers, marks, staging, stream)]
     calls = [executions.wait_call(marks.h2d[-1]), executions.record_call(marks.execute[0])]
-    for mark in marks.execute[1:]:
-        calls += [buffers.launch, executions.record_call(mark)]
+    calls += _executions(buffers, marks, executions)
     calls += [stream.wait_call(marks.execute[-1]), stream.record_call(marks.d2h[0])]
     calls += _copies_back(buffers, marks, landing, stream)
     spans = [span for step in marks for span in pairwise(step)]
@@ -118,6 +118,13 @@ def _copies_in(buffers: Buffers, marks: Marks, staging: list[np.ndarray], stream
         if item.nbytes:
             calls.append(stream.copy_call(address, room, area.ctypes.data, item.nbytes, _H2D))
         calls.append(stream.record_call(mark))
+    return calls
+
+
+def _executions(buffers: Buffers, marks: Marks, stream: Stream) -> list[Call]:
+    calls = []
+    for count, mark in zip(buffers.executions, marks.execute[1:], strict=True):
+        calls += [*[buffers.launch] * count, stream.record_call(mark)]
     return calls
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import chain, cycle, pairwise
 
-from ..summary import MemorySummary, Timeline
+from .._acl.stream import Event
+from ..summary import InferSummary, MemorySummary, Timeline, known_times, ledger
 from ..types import StageTime
 from .request import Request
 from .slot import Slot
@@ -32,10 +34,16 @@ class SessionClock:
 
     Times on the device come from event time stamps in its own streams, so they hold what the
     device did and not how long threads took to notice.
+
+    Parameters
+    ----------
+    per_mark
+        How many executions of a request each event is behind; those of one pass for equally long.
     """
 
-    def __init__(self) -> None:
-        self.executions = Timeline()
+    def __init__(self, per_mark: Sequence[int]) -> None:
+        self._executions = Timeline()
+        self._per_mark = per_mark
         self._lock = threading.Lock()  # guards totals and what is remembered
         self.is_light = False
         """The device needs less time for a request than it takes to pass one from thread to thread."""
@@ -50,28 +58,26 @@ class SessionClock:
 
     def add(self, request: Request, slot: Slot) -> None:
         """Read the time stamps of a request that is complete on the device."""
+        ledger.settle()  # those before it come first
         # On one stream the end of a stage is the start of the next, and has one mark only.
         is_joined = request.is_joined and not request.is_dynamic
         h2d, start = 0.0, slot.h2d_marks[0]
         for mark in slot.h2d_marks[1:]:
             if start is request.last_copy:
                 break
-            elapsed = mark.elapsed_ms(start)
+            elapsed = mark.known_ms(start)
             MemorySummary.record_h2d(elapsed)
             h2d += elapsed
             start = mark
-        execute, start = 0.0, start if is_joined else slot.execute_marks[0]
-        for mark in slot.execute_marks[1:]:
-            elapsed = mark.elapsed_ms(start)
-            self.executions.add(elapsed)
-            execute += elapsed
-            start = mark
+        start = start if is_joined else slot.execute_marks[0]
+        execute = self._add_executions([start, *slot.execute_marks[1:]])
+        start = slot.execute_marks[-1]
         d2h = 0.0
         is_copied_back = request.to_host and not slot.device.is_shared
         if is_copied_back:
             start = start if request.is_joined else slot.d2h_marks[0]
             for mark in slot.d2h_marks[1:]:
-                elapsed = mark.elapsed_ms(start)
+                elapsed = mark.known_ms(start)
                 MemorySummary.record_d2h(elapsed)
                 d2h += elapsed
                 start = mark
@@ -84,7 +90,7 @@ class SessionClock:
             self._judge([h2d + execute + d2h], [execute])
 
     def add_rows(self, rows: list[list[float]], queued: list[float], inputs: int, outputs: int) -> None:
-        """Add requests that are complete on the device.
+        """Note requests that are complete on the device.
 
         Parameters
         ----------
@@ -95,12 +101,15 @@ class SessionClock:
         inputs, outputs
             Copies to the device, and back.
         """
+        ledger.note(partial(self._book, rows, queued, inputs, outputs), len(rows))
+
+    def _book(self, rows: list[list[float]], queued: list[float], inputs: int, outputs: int) -> None:
         back = len(rows[0]) - outputs
         h2d, h2d_sums = _columns(rows, 0, inputs)
         execute, execute_sums = _columns(rows, inputs, back)
         d2h, d2h_sums = _columns(rows, back, back + outputs)
         MemorySummary.record_all_h2d(h2d)
-        self.executions.extend(execute)
+        self._executions.extend(self._each(execute))
         MemorySummary.record_all_d2h(d2h)
         with self._lock:
             self._queue.extend(queued)
@@ -111,12 +120,20 @@ class SessionClock:
 
     def add_step(self, request: Request, slot: Slot) -> None:
         """Read the time stamps of a step that others follow; on the execute thread."""
-        start = slot.execute_marks[0]
-        for mark in slot.execute_marks[1:]:
-            elapsed = mark.elapsed_ms(start)
-            self.executions.add(elapsed)
-            request.earlier_ms += elapsed
-            start = mark
+        ledger.settle()
+        request.earlier_ms += self._add_executions(slot.execute_marks)
+
+    def _add_executions(self, marks: Sequence[Event]) -> float:
+        """Add what is between these; gives the sum."""
+        times = [behind.known_ms(before) for before, behind in pairwise(marks)]
+        self._executions.extend(self._each(times))
+        return sum(times)
+
+    def _each(self, times: list[float]) -> list[float]:
+        """Give the time of each execution; of one request, or of several in a row."""
+        if self._per_mark[0] == 1:
+            return times
+        return [ms / count for ms, count in zip(times, cycle(self._per_mark), strict=False) for _ in range(count)]
 
     def _judge(self, device: Iterable[float], execute: Iterable[float]) -> None:
         """Learn from requests what the next will take; holds the lock."""
@@ -127,8 +144,23 @@ class SessionClock:
         self.is_brief = typical < _BRIEF_MS
         self.is_light = typical < (_HEAVY_MS if self.is_light else _LIGHT_MS)
 
+    def settle(self) -> None:
+        """Have nothing noted any more, which would keep the times in memory."""
+        ledger.settle()
+
+    def executions(self) -> InferSummary:
+        """Give the time of each execution."""
+        ledger.settle()
+        return self._executions.snapshot()
+
+    def forget_executions(self) -> None:
+        """Begin anew what :meth:`executions` gives."""
+        ledger.settle()
+        self._executions.clear()
+
     def stages(self) -> dict[str, StageTime]:
         """Give count, total and maximum of each stage."""
+        ledger.settle()
         pairs = zip(STAGES, self._totals, strict=True)
         return {stage: StageTime(total.count, total.ms, total.most) for stage, total in pairs}
 
@@ -157,5 +189,6 @@ class _Total:
 
     def extend(self, times: list[float]) -> None:
         self.count += len(times)
-        self.ms += sum(times)
-        self.most = max(self.most, *times)
+        known = known_times(times)
+        self.ms += sum(known)
+        self.most = max(self.most, *known)

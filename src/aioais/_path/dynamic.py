@@ -172,18 +172,19 @@ class DynamicRuns:
         """Run once and wait; gives the error instead of raising it."""
         slow, stream, marks = self._library.slow, self._stream, slot.execute_marks
         stream.record(marks[0])
-        for k in range(self._loop):
-            code = slow.execute_async(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
-            if code:
-                error = self._library.error("acl.mdl.execute_async", code)
-                try:
-                    stream.synchronize()
-                except DeviceHangError as exc:
-                    return exc  # the buffers must not be touched
-                except AclError:
-                    pass  # the first failure is the one to tell
-                return error
-            stream.record(marks[k + 1])
+        for count, mark in zip(slot.executions, marks[1:], strict=True):
+            for _ in range(count):
+                code = slow.execute_async(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
+                if code:
+                    error = self._library.error("acl.mdl.execute_async", code)
+                    try:
+                        stream.synchronize()
+                    except DeviceHangError as exc:
+                        return exc  # the buffers must not be touched
+                    except AclError:
+                        pass  # the first failure is the one to tell
+                    return error
+            stream.record(mark)
         # An output that is too small concerns nobody else, so the failure is not noted.
         try:
             stream.synchronize()

@@ -57,9 +57,9 @@ class Executor:
     def __init__(self, library: Library, model: LoadedModel, loop: int, hang_timeout: float | None) -> None:
         self._library = library
         self._model = model
-        self._loop = loop
         self._gear: tuple[int, ...] | None = None
-        self._submit = library.acl.mdl.execute_async
+        # Many may fill the queue of the stream: then the call waits, and pyACL's own would do so with the GIL.
+        self._submit = library.acl.mdl.execute_async if loop == 1 else library.slow.execute_async
         self.stream = Stream(library, hang_timeout)
         self._dynamic = DynamicRuns(library, model, self.stream, loop, may_run_synchronously=hang_timeout is None)
         self.submitted = 0
@@ -109,11 +109,12 @@ class Executor:
         stream, marks = self.stream, slot.execute_marks
         if not request.is_joined:
             stream.record(marks[0])
-        for k in range(self._loop):
-            code = self._submit(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
-            if code:
-                raise self._library.error("acl.mdl.execute_async", code)
-            stream.record(marks[k + 1])
+        for count, mark in zip(slot.executions, marks[1:], strict=True):
+            for _ in range(count):
+                code = self._submit(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
+                if code:
+                    raise self._library.error("acl.mdl.execute_async", code)
+            stream.record(mark)
 
     def launch_call(self, slot: Slot) -> Call:
         """Give what queues one execution with the buffers of a slot, to be called again and again."""

@@ -24,7 +24,7 @@ from .places import Places
 from .prepared import Prepared
 from .recorder import Recorder
 from .request import Request
-from .slot import Slot
+from .slot import Slot, executions_per_mark
 from .slot_pool import SlotPool
 from .stage_threads import StageThreads
 from .steps import Steps
@@ -79,7 +79,8 @@ class Pipeline:
         self.device = device
         self.info = model.info
         self.hang_timeout = hang_timeout
-        self.clock = SessionClock()
+        executions = executions_per_mark(loop)
+        self.clock = SessionClock(executions)
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
         self._recorder = Recorder(device.library)
         self._delivery = delivery
@@ -97,7 +98,7 @@ class Pipeline:
         self._handed_over = 0  # requests that the execute thread has to submit; H2D thread only
         self._taken_over = 0  # those that it has submitted; execute thread only
         self._sent_home = self._came_home = 0  # by way of the D2H thread; counted by the execute and the D2H thread
-        counts = len(model.info.inputs), loop, len(model.info.outputs)
+        counts = len(model.info.inputs), len(executions), len(model.info.outputs)
         places = Places(device.library, device.pinned, depth, most_joined(depth, loop), counts)
         self.breakage = Breakage(
             Holdings(device, model, self._executor, self.slots, places, self._recorder),
@@ -105,7 +106,7 @@ class Pipeline:
             delivery,
             self._interrupt,
             lambda seconds: self._threads.join(seconds),
-            lambda: live.end(self),
+            self._end_of_session,
             hang_timeout,
         )
         self.closed = self.breakage.closed
@@ -150,6 +151,10 @@ class Pipeline:
         """Wait for the threads once ``closed`` is done: microseconds, as their last step is."""
         if self.breakage.cause is None:
             self._threads.join()
+
+    def _end_of_session(self) -> None:
+        live.end(self)
+        self.clock.settle()
 
     def _interrupt(self) -> None:
         """Have every thread look up from its queue, to see that the session is broken."""
@@ -234,6 +239,8 @@ class Pipeline:
             item = inbox.get(block=not waiting)
             while item is not None:
                 (waiting if item.is_express else handed_over if item.is_handed_over else submitted).append(item)
+                if inbox.empty():  # cheaper than an exception
+                    return submitted, handed_over, False
                 item = inbox.get_nowait()
         except Empty:
             return submitted, handed_over, False

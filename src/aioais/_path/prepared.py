@@ -153,6 +153,7 @@ class Prepared:
             [(item, block.address, block.nbytes) for item, block in zip(plan.inputs, blocks, strict=True)],
             [(item, slot.output_block(item.position, item.nbytes).address) for item in outputs],
             executor.launch_call(slot),
+            slot.executions,
         )
         versions = slot.in_data.version, slot.out_data.version
         cells = slot.cells[plan.serial] = Cells(slot, plan, executor, self._places, versions, buffers)
@@ -192,6 +193,6 @@ class Prepared:
         """
         cell = request.cell
         assert cell is not None
-        row = [behind.elapsed_ms(before) for before, behind in cell.spans]
+        row = [behind.known_ms(before) for before, behind in cell.spans]
         request.result = [area.copy() for area in cell.landing]
         return row

@@ -16,7 +16,7 @@ from ..errors import AclMemoryError
 from .device import Device
 from .plan import InputPlan, Plan
 
-__all__ = ["SMALL_OUTPUT", "Slot"]
+__all__ = ["SMALL_OUTPUT", "Slot", "executions_per_mark"]
 
 SMALL_OUTPUT: Final = 64 << 10
 """Outputs up to this size are copied out of the slot; larger ones lease their pinned block.
@@ -25,6 +25,14 @@ A copy of this size costs less than the bookkeeping of a lease, and a small resu
 keeps for long does not hold pinned memory."""
 
 _MOST_VIEWS: Final = 64
+_MOST_MARKS: Final = 64
+"""Events behind the executions of a request; some devices have 1023 in all (pyACL reference, ``create_event``)."""
+
+
+def executions_per_mark(loop: int) -> list[int]:
+    """Give how many of ``loop`` executions each event is behind; more than one only where there are many."""
+    marks = min(loop, _MOST_MARKS)
+    return [loop // marks + (k < loop % marks) for k in range(marks)]
 
 
 class Slot:
@@ -52,6 +60,7 @@ class Slot:
         self.info = info
         self.gear: tuple[int, ...] | None = None
         self.shapes: tuple[tuple[int, ...], ...] | None = None
+        self.executions = executions_per_mark(loop)
         self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
         self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
         self._hidden: list[DeviceBlock] = []
@@ -64,12 +73,12 @@ class Slot:
         """What is prepared for requests of a plan, by its serial; forgotten with the memory that it points to."""
         self.stream = Stream(device.library, hang_timeout)
         try:
-            self._build(loop)
+            self._build()
         except BaseException:
             self.close()
             raise
 
-    def _build(self, loop: int) -> None:
+    def _build(self) -> None:
         device, info = self.device, self.info
         library = device.library
         is_open = info.kind == "shape"
@@ -91,7 +100,7 @@ class Slot:
         self.out_data = Dataset(library, [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs])
         self._datasets.append(self.out_data)
         self.h2d_marks = [self._event() for _ in range(len(info.inputs) + 1)]
-        self.execute_marks = [self._event() for _ in range(loop + 1)]
+        self.execute_marks = [self._event() for _ in range(len(self.executions) + 1)]
         self.d2h_marks = [self._event() for _ in range(len(info.outputs) + 1)]
         # Where events lose their time when they are reset, the waits need events of their own.
         separate = not library.has_event_ex
