@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, overload
 
 import numpy as np
 
 __all__ = ["InferSummary", "MemorySummary"]
+
+_log = logging.getLogger("aioais")
 
 _KEPT: Final = 65536
 """Newest entries kept; counts and totals go on being exact beyond."""
@@ -85,8 +90,30 @@ class InferSummary(Sequence[float]):
     def __getitem__(self, index: int | slice) -> float | list[float]:
         return self._times[index]
 
+    def __eq__(self, other: object) -> bool:
+        """Compare the entries that are kept, with those of a list too."""
+        if isinstance(other, InferSummary):
+            return self._times == other._times and self._count == other._count and self._total == other._total
+        if isinstance(other, list):
+            return self._times == other
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Be a list for NumPy: ``numpy.mean`` would call :attr:`mean`."""
+        kwargs = dict(zip(kwargs, _as_lists(kwargs.values()), strict=True))
+        return _AS_ARRAYS.__array_function__(function, (), _as_lists(args), kwargs)
+
     def __repr__(self) -> str:
         return f"<InferSummary: {self._count} executions, mean {self.mean:.3f} ms>"
+
+
+_AS_ARRAYS: Final = np.empty(0)  # does what NumPy does for arrays
+
+
+def _as_lists(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple([value.exec_time_list if isinstance(value, InferSummary) else value for value in values])
 
 
 def known_times(times: Sequence[float]) -> Sequence[float]:
@@ -104,10 +131,14 @@ class Timeline:
     __slots__ = ("_count", "_lock", "_ring", "_total")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all three
+        self.renew_lock()
         self._ring: array[float] | None = None
         self._count = 0
         self._total = 0.0
+
+    def renew_lock(self) -> None:
+        """Forget who has the lock."""
+        self._lock = threading.RLock()  # guards all three; a handler of signals may look meanwhile
 
     def add(self, ms: float) -> None:
         """Add one entry."""
@@ -161,12 +192,18 @@ class Ledger:
     takes less for each, or before somebody looks.
     """
 
-    __slots__ = ("_lock", "_noted")
+    __slots__ = ("_is_booking", "_lock", "_noted")
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what is noted, and who is booking."""
         self._noted: deque[Callable[[], None]] = deque()
-        # Held while entries are booked, so that who looks sees them all; a handler of signals may look meanwhile.
+        # Held while entries are booked, so that other threads see them all. A handler of signals may look meanwhile,
+        # and sees what is booked so far.
         self._lock = threading.RLock()
+        self._is_booking = False
 
     def note(self, book: Callable[[], None], count: int) -> None:
         """Have so many entries booked."""
@@ -183,10 +220,26 @@ class Ledger:
         with self._lock:
             self._book()
 
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Book all, and nothing while the block runs."""
+        with self._lock:
+            self._book()
+            yield
+
     def _book(self) -> None:
-        noted = self._noted
-        while noted:
-            noted.popleft()()
+        if self._is_booking:
+            return
+        self._is_booking = True
+        try:
+            noted = self._noted
+            while noted:
+                try:
+                    noted.popleft()()
+                except Exception:  # noqa: BLE001 - times are lost; neither a session nor whoever looks is to fail of it
+                    _log.exception("times of requests could not be booked")
+        finally:
+            self._is_booking = False
 
 
 ledger: Final = Ledger()
@@ -217,9 +270,9 @@ class MemorySummary:
     @staticmethod
     def reset() -> None:
         """Empty both lists."""
-        ledger.settle()
-        MemorySummary._h2d.clear()
-        MemorySummary._d2h.clear()
+        with ledger.settled():
+            MemorySummary._h2d.clear()
+            MemorySummary._d2h.clear()
 
     @staticmethod
     def record_h2d(ms: float) -> None:
@@ -236,3 +289,14 @@ class MemorySummary:
     record_all_h2d: Final = _h2d.extend
     record_all_d2h: Final = _d2h.extend
     """Add many, to be called by what the ledger books."""
+
+
+def _begin_anew() -> None:
+    """Go on in a forked child, where whoever had a lock is not."""
+    ledger.begin_anew()
+    MemorySummary._h2d.renew_lock()
+    MemorySummary._d2h.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -6,8 +6,9 @@ import asyncio
 import gc
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -331,3 +332,53 @@ async def test_memory_comes_back(models: Models) -> None:
         gc.collect()
         now = keeps_the_device_open.statistics()
         assert now.pinned_leased == 0
+
+
+async def test_sessions_leave_events_for_each_other(
+    models: Models, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some devices have 1023 in all, so bursts have half of them together."""
+    monkeypatch.setattr("aioais.emulator.event._LIMIT", 1023)
+    path = models.add(SMALL)
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(InferSession(0, path)) for _ in range(16)]
+        for session in sessions:
+            pipeline = session._pipeline
+            assert pipeline is not None
+            while pipeline.bursts.room < pipeline.bursts.most:
+                await round_of(session, 64)
+        pipelines = [session._pipeline for session in sessions]
+        assert [pipeline.bursts.most for pipeline in pipelines if pipeline][:8] == [16] * 8
+        assert pipelines[-1] is not None
+        assert pipelines[-1].bursts.most <= 1
+        assert sum(session.statistics().failed for session in sessions) == 0
+        assert "not left of those that are for bursts" in caplog.text
+        await sessions[0].aclose()
+        async with InferSession(0, path) as session:
+            assert await grown(session) == 16, "what a session had is there for others"
+
+
+async def test_a_coroutine_that_is_closed_while_it_waits(models: Models) -> None:
+    async with InferSession(0, models.add(SMALL), depth=1) as session:
+        check(SMALL, 7, await session.infer(feeds(SMALL, 7)))
+        async with waiting(session, 1) as tasks:
+            given_up = session.infer(feeds(SMALL, 2))
+            given_up.send(None)
+            given_up.close()
+        assert await outcomes(tasks) == []
+        check(SMALL, 3, await session.infer(feeds(SMALL, 3)))
+        now = session.statistics()
+        assert (now.done, now.cancelled, session.summary().count) == (4, 1, 4)
+
+
+async def test_a_log_that_is_kept_keeps_no_request(models: Models, caplog: pytest.LogCaptureFixture) -> None:
+    async with InferSession(0, models.add(SMALL)) as session:
+        results = [weakref.ref((await session.infer(feeds(SMALL, seed)))[0]) for seed in range(3)]
+        emulator.fail("acl.rt.create_event_ex_with_flag", 207007, times=1000)
+        with caplog.at_level(logging.WARNING, "aioais"):
+            results += [weakref.ref((await session.infer(feeds(SMALL, seed)))[0]) for seed in range(60)]
+        emulator.disarm()
+    del session
+    gc.collect()
+    assert any("together from now on" in record.message for record in caplog.records)
+    assert [ref for ref in results if ref() is not None] == []

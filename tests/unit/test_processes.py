@@ -52,6 +52,20 @@ def test_open_at_the_end(path: str, action: str) -> None:
     assert f"sessions that were never closed when the process ended: 1 ({path!r} on device 0); use" in err
 
 
+@pytest.mark.parametrize("action", ["always", "error"])
+def test_tensors_open_at_the_end(path: str, action: str) -> None:
+    body = """
+    async def main():
+        global kept, closed
+        async with InferSession(0, PATH) as session:
+            kept, closed = await session.to_device(X), await session.to_device(X)
+            closed.close()
+    asyncio.run(main())
+    """
+    err = run(path, body, "-W", f"{action}::ResourceWarning")
+    assert "device tensors that were open when the process ended: 1; close them" in err
+
+
 @pytest.mark.parametrize("kept", ["session", "tensor", "result"])
 def test_kept_until_the_end(path: str, kept: str) -> None:
     body = f"""
@@ -224,6 +238,40 @@ def test_fork_inside_the_loop(path: str) -> None:
     asyncio.run(main())
     """
     run(path, body, "-W", "ignore")
+
+
+def test_fork_while_times_are_booked(path: str) -> None:
+    body = """
+    from aioais import MemorySummary
+    from aioais._path.clock import SessionClock
+    book, inside, go = SessionClock._book, threading.Event(), threading.Event()
+    def slowly(*row):
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            go.wait()
+        book(*row)
+    async def main():
+        async with InferSession(0, PATH) as session:
+            await session.infer([X])
+            SessionClock._book = slowly
+            tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(40)]
+            while not inside.is_set():
+                await asyncio.sleep(0.001)
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                before = len(MemorySummary.get_h2d_time_list())
+                MemorySummary.record_h2d(1.0)
+                assert len(MemorySummary.get_h2d_time_list()) == before + 1
+                os._exit(0)
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            go.set()
+            await asyncio.gather(*tasks)
+            assert status == 0, status
+            assert session.summary().count == 41
+    asyncio.run(main())
+    """
+    run(path, body, "-W", "ignore::DeprecationWarning")
 
 
 def test_ctrl_c(path: str) -> None:

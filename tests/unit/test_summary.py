@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +50,22 @@ def test_it_is_a_sequence_of_floats() -> None:
     assert "4 executions" in repr(summary)
     with pytest.raises(IndexError):
         summary[4]
+
+
+def test_it_compares_as_a_list() -> None:
+    summary = InferSummary([1.0, 2.0], 2, 3.0)
+    assert summary == [1.0, 2.0]
+    assert summary == InferSummary([1.0, 2.0], 2, 3.0)
+    assert summary != InferSummary([1.0, 2.0], 3, 5.0), "an entry was forgotten"
+    assert summary not in ([1.0], (1.0, 2.0), None)
+    assert InferSummary([], 0, 0.0) == []
+
+
+def test_numpy_takes_it_for_a_list() -> None:
+    summary: Any = InferSummary([1.0, 2.0, 6.0], 3, 9.0)
+    assert (np.mean(summary), np.median(summary), np.max(a=summary)) == (3.0, 2.0, 6.0)
+    assert np.concatenate([summary, [0.0]]).tolist() == [1.0, 2.0, 6.0, 0.0]
+    assert np.asarray(summary).tolist() == summary
 
 
 @pytest.mark.parametrize(("p", "wanted"), [(0, 1.0), (50, 2.5), (100, 4.0), (25.0, 1.75)])
@@ -387,3 +405,59 @@ async def test_sessions_note_at_the_same_time(models: Models) -> None:
         await asyncio.gather(*(use(session, 50) for session in (one, two) for _ in range(6)))
         assert (one.summary().count, two.summary().count) == (300, 300)
         assert len(MemorySummary.get_d2h_time_list()) == 600
+
+
+# --- booking ------------------------------------------------------------------------------------
+
+
+async def test_what_cannot_be_booked_fails_nobody(
+    models: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_memory(*_: Any) -> None:
+        raise MemoryError("no ring")
+
+    path = models.identity([1, 4])
+    async with InferSession(0, path) as session, InferSession(1, path) as other:
+        for _ in range(3):
+            await session.infer([ones(1, 4)])
+        monkeypatch.setattr("aioais.summary.array", out_of_memory)
+        await asyncio.gather(*(other.infer([ones(1, 4)]) for _ in range(20)))
+        assert session.summary() == []
+        for _ in range(3):
+            await session.infer([ones(1, 4)])
+        await session.aclose()
+        monkeypatch.undo()
+        await other.infer([ones(1, 4)])
+        assert other.statistics().done == 21
+    assert {record.getMessage() for record in caplog.records} == {"times of requests could not be booked"}
+
+
+@pytest.mark.parametrize("place", ["extend", "_judge"])
+async def test_a_handler_of_signals_may_look_while_times_are_booked(models: Models, place: str) -> None:
+    async with InferSession(0, models.identity([1, 4])) as session:
+        for _ in range(3):
+            await session.infer([ones(1, 4)])
+        seen = []
+
+        def look(*_: object) -> None:
+            seen.append((session.summary().count, session.statistics().stages["execute"].count))
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            if frame.f_code.co_name == place and frame.f_code.co_filename.endswith(("summary.py", "clock.py")):
+                return trace_line
+            return trace
+
+        def trace_line(frame: FrameType, event: str, arg: object) -> Any:
+            holds_lock = place == "_judge" or "ring" in frame.f_locals
+            if holds_lock and not seen:
+                look()  # where Python would run a handler
+            return trace_line
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            assert session.summary().count == 3
+        finally:
+            sys.settrace(before)
+        assert len(seen) == 1
+        assert session.statistics().stages["execute"].count == 3

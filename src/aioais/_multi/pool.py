@@ -265,7 +265,7 @@ class SessionPool:
             session, state.session = state.session, None
             if session is not None and session._pipeline is not None and not session._pipeline.closed.done():
                 session._is_closed = True  # one warning, the owner's, is enough
-                session._pipeline.close()
+                session._pipeline.device.post(session._pipeline.close)  # as the finaliser of a session
                 left.append(device_id)
         return left
 

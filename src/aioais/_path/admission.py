@@ -80,7 +80,7 @@ class Admission:
             if self._refusal is not None:
                 return  # counted when the session broke
             for request in requests:
-                if request.is_abandoned:
+                if request.is_abandoned or request.was_cancelled:
                     self.cancelled += 1
                 elif request.error is not None:
                     self.failed += 1

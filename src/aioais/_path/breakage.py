@@ -147,7 +147,10 @@ class Breakage:
             self._holdings.free()
         except BaseException as exc:  # noqa: BLE001 - whoever closes the session gets it
             failure = exc
-        self._on_end()
+        try:
+            self._on_end()
+        except BaseException as exc:  # noqa: BLE001 - as above
+            failure = failure or exc
         if failure is not None:
             self.closed.set_exception(failure)
         else:
@@ -192,8 +195,10 @@ class Breakage:
             )
             with _left_lock:
                 _left.append(self)
-        self._on_end()
-        self.closed.set_result(None)
+        try:
+            self._on_end()
+        finally:
+            self.closed.set_result(None)
 
     def _error_for(self, request: Request) -> BaseException:
         """Tell the failure itself to those whom the device worked for, and of it to all others."""

@@ -179,7 +179,7 @@ class Bursts:
 
     def _lower(self, most: int, error: Exception) -> None:
         self.most = self._first = self.room = most
-        _log.warning("device %d: at most %d small requests together from now on: %s", self._device.id, most, error)
+        _log.warning("device %d: at most %d small requests together from now on: %s", self._device.id, most, str(error))
 
     def _allowed(self, cells: Cells) -> int:
         """Give the most requests that may go together now."""
@@ -200,4 +200,5 @@ class Bursts:
             burst.append(request)
         else:
             request.cell = None
+            request.was_cancelled = request.error is None
             ended.append(request)

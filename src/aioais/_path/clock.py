@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -44,7 +45,7 @@ class SessionClock:
     def __init__(self, per_mark: Sequence[int]) -> None:
         self._executions = Timeline()
         self._per_mark = per_mark
-        self._lock = threading.Lock()  # guards totals and what is remembered
+        self._lock = threading.RLock()  # guards totals and what is remembered; a handler of signals may look meanwhile
         self.is_light = False
         """The device needs less time for a request than it takes to pass one from thread to thread."""
         self.is_brief = False
@@ -137,8 +138,9 @@ class SessionClock:
 
     def _judge(self, device: Iterable[float], execute: Iterable[float]) -> None:
         """Learn from requests what the next will take; holds the lock."""
-        self._device_ms.extend(device)
-        self._execute_ms.extend(execute)
+        # What is unknown, NaN, has no place in an order, and is not taken for fast.
+        self._device_ms.extend([math.inf if math.isnan(ms) else ms for ms in device])
+        self._execute_ms.extend([math.inf if math.isnan(ms) else ms for ms in execute])
         typical = sorted(self._device_ms)[_REMEMBERED // 2]
         self.is_long = sorted(self._execute_ms)[_REMEMBERED // 2] > _LONG_MS
         self.is_brief = typical < _BRIEF_MS

@@ -23,6 +23,32 @@ _PATIENCE_S: Final = 1.0
 """How long to wait for what the control thread has to free; it may be busy with a copy that hangs."""
 
 
+_MOST_BURST_EVENTS: Final = 512
+"""Events that bursts of all its sessions may have: half of what some devices have in all (pyACL reference,
+``create_event``), so that a session can still be opened beside many."""
+
+
+class EventBudget:
+    """How many more events may be made; in any thread."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._lock = threading.Lock()  # guards it
+
+    def take(self, count: int) -> bool:
+        """Take so many, or none if there are fewer."""
+        with self._lock:
+            if self._left < count:
+                return False
+            self._left -= count
+            return True
+
+    def give_back(self, count: int) -> None:
+        """Give so many back."""
+        with self._lock:
+            self._left += count
+
+
 class Device:
     """One opened device, shared by the sessions and tensors on it.
 
@@ -40,6 +66,7 @@ class Device:
         self.context = 0
         self.is_shared = False
         """Host and device have one memory (an RC board): nothing is copied between them."""
+        self.burst_events = EventBudget(_MOST_BURST_EVENTS)
         self.worker = Worker(f"aioais-ctl-{device_id}")
         self.shortage = Shortage(self.library, device_id, self._finish_posted)
         spare = self.shortage.overcome
@@ -107,8 +134,8 @@ class Device:
         Those who have it open keep it; it ends when nobody does. From any thread.
         """
         with _lock:
-            if _devices.get((self.library.platform, self.id)) is self:
-                del _devices[self.library.platform, self.id]
+            if _devices.get((self.process, self.id)) is self:
+                del _devices[self.process, self.id]
                 _given_up.append(self)
 
     def _finish_posted(self) -> None:
@@ -134,8 +161,8 @@ class Device:
                 _retiring.append(self)
                 if self in _given_up:
                     _given_up.remove(self)
-                elif _devices.get((self.library.platform, self.id)) is self:
-                    del _devices[self.library.platform, self.id]
+                elif _devices.get((self.process, self.id)) is self:
+                    del _devices[self.process, self.id]
         self.worker.stop()  # first: what is submitted from here on would find no context
         run_all([self.copies.close, self._destroy_context, self._leave])
 
@@ -154,7 +181,7 @@ class Device:
 
 _lock = threading.Lock()
 """Guards the lists of devices and their session counts; never held across a call into ACL."""
-_devices: dict[tuple[str, int], Device] = {}
+_devices: dict[tuple[AclProcess, int], Device] = {}
 _given_up: list[Device] = []
 """Devices whose context may not work any more; opened again they are others."""
 _retiring: list[Device] = []
@@ -166,7 +193,7 @@ def acquire_device(library: Library, device_id: int, config_path: str | None) ->
     process = process_of(library)
     process.check_fork()
     with _lock:
-        key = library.platform, device_id
+        key = process, device_id
         device = _devices.get(key)
         if device is None:
             device = _devices[key] = Device(process, device_id)

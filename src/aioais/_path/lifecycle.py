@@ -93,6 +93,7 @@ def _at_exit() -> None:
     if not pipelines and not live_devices() and not any(p.is_initialised for p in live_processes()):
         return
     _warn_of_open([pipeline for pipeline in pipelines if not pipeline.breakage.is_closing])
+    _warn_of_tensors(len([tensor for tensor in list(live_tensors) if not tensor.closed]))
     deadline = time.monotonic() + _PATIENCE_S
     for pipeline in pipelines:
         pipeline.close()
@@ -114,13 +115,20 @@ def _warn_of_open(pipelines: list[Pipeline]) -> None:
     if not pipelines:
         return
     names = ", ".join(f"{pipeline.info.path!r} on device {pipeline.device.id}" for pipeline in pipelines)
+    _warn(
+        f"sessions that were never closed when the process ended: {len(pipelines)} ({names}); use 'async with', or "
+        "'await session.aclose()'"
+    )
+
+
+def _warn_of_tensors(count: int) -> None:
+    if count:
+        _warn(f"device tensors that were open when the process ended: {count}; close them, or let go of them, before")
+
+
+def _warn(text: str) -> None:
     try:
-        warnings.warn(
-            f"sessions that were never closed when the process ended: {len(pipelines)} ({names}); use 'async with', or "
-            "'await session.aclose()'",
-            ResourceWarning,
-            stacklevel=2,
-        )
+        warnings.warn(text, ResourceWarning, stacklevel=2)
     except ResourceWarning as exc:  # made an error: nobody is left to catch it
         _log.warning("%s", exc)
 

@@ -99,7 +99,7 @@ class Pipeline:
         self._taken_over = 0  # those that it has submitted; execute thread only
         self._sent_home = self._came_home = 0  # by way of the D2H thread; counted by the execute and the D2H thread
         counts = len(model.info.inputs), len(executions), len(model.info.outputs)
-        places = Places(device.library, device.pinned, depth, most_joined(depth, loop), counts)
+        places = Places(device, depth, most_joined(depth, loop), counts)
         self.breakage = Breakage(
             Holdings(device, model, self._executor, self.slots, places, self._recorder),
             self.admission,

@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from .._acl.library import Library
-from .._acl.memory import PinnedPool, view
+from .._acl.memory import view
 from .._acl.release import run_all
 from .._acl.stream import Event
 from .cells import Marks
+from .device import Device
 from .plan import Plan
 
 __all__ = ["Places", "bytes_of"]
@@ -20,15 +20,17 @@ _MOST_BYTES: Final = 1 << 20
 """Pinned memory of all places, unless one alone needs more."""
 
 
+class NoEventsLeftError(Exception):
+    """Other sessions have the events that bursts may have."""
+
+
 class Places:
     """Events and pinned memory for bursts; on the execute thread.
 
     Parameters
     ----------
-    library
-        The ACL in use.
-    pinned
-        Where memory comes from.
+    device
+        Where memory and events come from.
     first, most
         Places that are made when a second one is needed, and when one more is.
     counts
@@ -40,12 +42,12 @@ class Places:
         Changes when the memory does, so that nobody goes on using the old.
     """
 
-    def __init__(
-        self, library: Library, pinned: PinnedPool, first: int, most: int, counts: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, device: Device, first: int, most: int, counts: tuple[int, int, int]) -> None:
         self.serial = 0
-        self._library = library
-        self._pinned = pinned
+        self._library = device.library
+        self._pinned = device.pinned
+        self._budget = device.burst_events
+        self._taken = 0
         self._first = min(first, most)
         self._most = most
         self._counts = counts
@@ -89,12 +91,19 @@ class Places:
 
         Raises
         ------
-        AclError
-            There is no event left.
+        AclError, NoEventsLeftError
+            There is no event left, or none for bursts.
         """
         if k >= len(self._marks):
             # At once, so that none is made in the midst of work: as many as come first, or all.
-            for _ in range(len(self._marks), 1 if not k else self._first if k < self._first else self._most):
+            end = 1 if not k else self._first if k < self._first else self._most
+            wanted = (end - len(self._marks)) * sum(self._counts)
+            if k:  # the first is no more than a request alone would have
+                if not self._budget.take(wanted):
+                    raise NoEventsLeftError(f"{wanted} more events are not left of those that are for bursts")
+
+                self._taken += wanted
+            for _ in range(len(self._marks), end):
                 start = self._marks[0].h2d[0] if self._marks else self._event()
                 self._marks.append(Marks(*[[start, *[self._event() for _ in range(count)]] for count in self._counts]))
         return self._marks[k]
@@ -102,9 +111,13 @@ class Places:
     def close(self) -> None:
         """Free all; idempotent. Nothing queued may use it any more."""
         events, self._events = self._events, []
+        taken, self._taken = self._taken, 0
         self._marks.clear()
         self._release()
-        run_all(event.close for event in events)
+        try:
+            run_all(event.close for event in events)
+        finally:
+            self._budget.give_back(taken)
 
     def _event(self) -> Event:
         event = Event(self._library)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import numpy as np
 from .._acl.model import ModelInfo, nbytes_of
 
 __all__ = ["InputPlan", "OutputPlan", "Plan", "output_plans"]
+
+_serials = itertools.count(1)
 
 
 class InputPlan(NamedTuple):
@@ -85,8 +88,6 @@ class Plan:
         "sizes",
     )
 
-    _count = 0
-
     def __init__(
         self,
         inputs: tuple[InputPlan, ...],
@@ -96,8 +97,7 @@ class Plan:
         sizes: tuple[int, ...],
         has_sizes: bool,
     ) -> None:
-        Plan._count += 1
-        self.serial = Plan._count
+        self.serial = next(_serials)
         self.inputs = inputs
         self.gear = gear
         self.outputs = outputs

@@ -52,6 +52,7 @@ class Request:
     submission = 0
     """Its number on the execute stream of the session."""
     was_cancelled = False
+    """Nobody waited for it any more, so it does not run to its end."""
     earlier_ms = 0.0
     """Executions that are in the session's summary already."""
     draft: Draft | None = None
@@ -103,7 +104,8 @@ class Request:
             return
         self.result = self.error = None
         if self.draft is not None:
-            outcome: Outcome = "cancelled" if future.cancelled() else "done" if error is None else "failed"
+            was_cancelled = future.cancelled() or self.was_cancelled
+            outcome: Outcome = "cancelled" if was_cancelled else "done" if error is None else "failed"
             self.draft.settle(self.number, self.queued_at, self.started_at, outcome)
         if future.done():
             return

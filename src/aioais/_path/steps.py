@@ -75,6 +75,7 @@ class Steps:
         """
         slot = request.slot
         if slot is None or request.is_abandoned or request.feeds is None:
+            request.was_cancelled = request.error is None  # its coroutine may have been closed, not cancelled
             return False
         request.started_at = perf_counter()
         if self._debug:
