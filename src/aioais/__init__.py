@@ -6,6 +6,9 @@
         outputs = await session.infer([array])
 """
 
+import importlib
+import typing
+
 from ._atc.convert import convert as convert
 from ._version import __version__ as __version__
 from .errors import AclError as AclError
@@ -49,6 +52,18 @@ from .types import SessionStatistics as SessionStatistics
 from .types import StageTime as StageTime
 from .types import StreamOutput as StreamOutput
 from .types import TensorDesc as TensorDesc
+
+if typing.TYPE_CHECKING:
+    from . import emulator as emulator
+    from . import testing as testing
+else:
+
+    def __getattr__(name):
+        """Import ``aioais.emulator`` and ``aioais.testing`` when they are asked for: on an NPU nothing needs them."""
+        if name in ("emulator", "testing"):
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = (
     "AclError",

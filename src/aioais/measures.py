@@ -16,23 +16,30 @@ __all__ = ["Measures"]
 
 
 class Measures(ABC):
-    """The part of ``InferSession`` that only looks on. Every method is plain and costs the loop microseconds."""
+    """The part of ``InferSession`` that only looks on. Every method is plain and costs the loop microseconds.
+
+    What was measured can still be read when the session is closed.
+    """
 
     @abstractmethod
     def _opened(self) -> Pipeline:
         """Give the pipeline, or say why there is none."""
 
+    @abstractmethod
+    def _known(self) -> Pipeline:
+        """Give the pipeline, that of a closed session too."""
+
     def summary(self) -> InferSummary:
         """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
-        return self._opened().clock.executions()
+        return self._known().clock.executions()
 
     def reset_summaryinfo(self) -> None:
         """Empty what :meth:`summary` gives."""
-        self._opened().clock.forget_executions()
+        self._known().clock.forget_executions()
 
     def statistics(self) -> SessionStatistics:
         """Give counters, stage times and memory at this moment; looks at each request under way."""
-        pipeline = self._opened()
+        pipeline = self._known()
         pinned = pipeline.device.pinned
         return SessionStatistics(
             in_flight=pipeline.slots.in_use,

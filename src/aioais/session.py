@@ -40,9 +40,8 @@ Sizes = int | Sequence[int] | None
 class InferSession(Measures):
     """A model on a device, behind ``await``.
 
-    The constructor only checks its arguments. The session is opened by ``async with`` or by
-    ``await``; both start the device, make a context and load the model in a thread of their own,
-    while the event loop goes on.
+    The constructor only checks its arguments. ``async with``, ``await`` or ``async with await`` open the session: they
+    start the device, make a context and load the model in a thread of their own, while the event loop goes on.
 
     Parameters
     ----------
@@ -51,7 +50,8 @@ class InferSession(Measures):
     model_path
         A ``.om`` file for an Ascend NPU or an ``.onnx`` file for the CPU device.
     acl_json_path
-        ACL's configuration for profiling and dump; one per process.
+        ACL's configuration for profiling and dump, for all sessions while ACL is initialised. After :meth:`finalize`
+        the CPU device takes another; CANN keeps the first for the life of the process.
     debug
         Log every stage of every request at DEBUG on the logger ``aioais``.
     loop
@@ -116,6 +116,7 @@ class InferSession(Measures):
         self._pipeline: Pipeline | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
+        self._may_enter = False  # opened by await, so that async with may take it over, once
         self._options = check_options(
             device_id, model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout
         )
@@ -141,17 +142,21 @@ class InferSession(Measures):
         return self._is_closed or (self._pipeline is not None and self._pipeline.closed.done())
 
     def __await__(self) -> Generator[Any, None, Self]:
-        return self._open().__await__()
+        return self._open(may_enter=True).__await__()
 
     async def __aenter__(self) -> Self:
-        return await self._open()
+        if not self._may_enter:
+            return await self._open()
+        self._opened()
+        self._may_enter = False
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
 
-    async def _open(self) -> Self:
+    async def _open(self, may_enter: bool = False) -> Self:
         if self.closed:
             raise ClosedError(f"{self!r} is closed: open a new session")
         if self._loop is not None:
@@ -168,15 +173,16 @@ class InferSession(Measures):
         if self._is_closed:  # aclose() came while it was being opened
             await self.aclose()
             raise ClosedError(f"{self!r} was closed while it was being opened: open a new session")
+        self._may_enter = may_enter
         return self
 
     def get_inputs(self) -> list[TensorDesc]:
         """Describe the inputs in model order, without the hidden ones (gear index, dynamic AIPP)."""
-        return [tensor.desc for tensor in self._opened().info.inputs]
+        return [tensor.desc for tensor in self._known().info.inputs]
 
     def get_outputs(self) -> list[TensorDesc]:
         """Describe the outputs in model order."""
-        return [tensor.desc for tensor in self._opened().info.outputs]
+        return [tensor.desc for tensor in self._known().info.outputs]
 
     @overload
     async def infer(
@@ -210,7 +216,8 @@ class InferSession(Measures):
     ) -> list[np.ndarray] | list[Tensor]:
         """Run one request.
 
-        Waits in FIFO order for a set of buffers, then for the device.
+        Waits in FIFO order for a set of buffers, then for the device. Feeds that have to be converted first (large
+        ``__array__`` or DLPack objects) join the line when they are.
 
         Parameters
         ----------
@@ -300,7 +307,10 @@ class InferSession(Measures):
         def start(feeds: Feeds) -> Request | Awaitable[Request]:
             return self._request(feeds, mode, custom_sizes, True)
 
-        return stream_results(feeds_list, start, lambda: (self._pipeline or self._opened()).slots.depth)
+        def check() -> None:
+            self._opened().entrance.check(mode, custom_sizes)
+
+        return stream_results(feeds_list, start, lambda: (self._pipeline or self._opened()).slots.depth, check)
 
     async def infer_iteration(
         self,
@@ -455,6 +465,11 @@ class InferSession(Measures):
         self._check_loop()
         return pipeline
 
+    def _known(self) -> Pipeline:
+        """Give the pipeline, that of a closed session too: what it has measured can still be read."""
+        pipeline = self._pipeline
+        return pipeline if pipeline is not None and self.closed else self._opened()
+
     def _check_loop(self) -> None:
         try:
             running = asyncio.get_running_loop()
@@ -474,7 +489,8 @@ class InferSession(Measures):
                 stacklevel=2,
                 source=self,
             )
-            pipeline.close()
+            # Not here: the collector runs this in any thread, one that holds the locks that closing takes included.
+            pipeline.device.post(pipeline.close)
 
     def __repr__(self) -> str:
         options = self._options

@@ -70,6 +70,7 @@ class DataType(IntEnum):
     float6_e2m3 = 39
     float4_e2m1 = 40
     float4_e1m2 = 41
+    hifloat4 = 42
 
     float64 = 11
     double = 11
@@ -238,6 +239,11 @@ class DeviceInfo(NamedTuple):
     """Bytes of memory; 0 where it cannot be told."""
     free_memory: int
     """Bytes free now; 0 where it cannot be told."""
+
+    @property
+    def memory(self) -> int:
+        """The same as ``total_memory``."""
+        return self.total_memory
 
 
 class PipelineOutput(NamedTuple):

@@ -629,6 +629,7 @@ async def test_device_tensors(models: Models) -> None:
 CALLS: dict[str, Callable[[InferSession], Any]] = {
     "infer": lambda session: session.infer([ones(3)]),
     "to_device": lambda session: session.to_device(ones(3)),
+    "record": lambda session: session.record(),
     "get_inputs": lambda session: session.get_inputs(),
     "get_outputs": lambda session: session.get_outputs(),
     "summary": lambda session: session.summary(),
@@ -662,9 +663,12 @@ async def test_unusable_sessions(
             await asyncio.to_thread(elsewhere)
         check(wrong.value, ("identity.onnx", "opened by another event loop", "one session per loop"))
         await _settle(call(session))
-    with pytest.raises(ClosedError) as caught:
-        await _settle(call(session))
-    check(caught.value, ("identity.onnx", "is closed", "open a new session"))
+    if call in (CALLS["infer"], CALLS["to_device"], CALLS["record"]):
+        with pytest.raises(ClosedError) as caught:
+            await _settle(call(session))
+        check(caught.value, ("identity.onnx", "is closed", "open a new session"))
+    else:
+        await asyncio.to_thread(elsewhere)  # what is known of it can be read everywhere
 
 
 async def _settle_call(call: Callable[[InferSession], Any], session: InferSession) -> Any:

@@ -132,13 +132,28 @@ def test_a_module_missing_for_another_reason_is_no_missing_extra() -> None:
 
 
 def test_convert_has_the_options_of_the_function() -> None:
-    assert list(inspect.signature(convert).parameters) == list(inspect.signature(aioais.convert).parameters)
+    mine = list(inspect.signature(convert).parameters)
+    assert mine == ["model_file", "output_file", *inspect.signature(aioais.convert).parameters]
 
 
 def test_convert_help_spells_options_as_atc_does(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     shown = cli("convert", "--help").out
     assert all(f"--{name}" in shown for name in inspect.signature(aioais.convert).parameters)
+
+
+def test_convert_takes_files_by_place_and_dashes(cli: Cli, add_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    shape = "input1:-1,3,32,32;input2:-1,3,32,32"
+    done = cli("convert", add_model, output, "--input-shape", shape, "--dynamic-batch-size", "1,2")
+    assert done == Done(0, f"wrote {output}\n", "")
+
+
+@pytest.mark.parametrize("given", [["a.onnx"], ["a.onnx", "b.onnx", "--model", "a.onnx"], ["--output", "b.onnx"]])
+def test_convert_wants_each_file_once(cli: Cli, given: list[str]) -> None:
+    done = cli("convert", *given)
+    assert done.code == 2
+    assert "and not both" in done.err
 
 
 def test_convert_then_inspect_gears(cli: Cli, add_model: Path, tmp_path: Path) -> None:

@@ -171,3 +171,31 @@ async def test_run_inside_a_loop_is_refused() -> None:
             aioais.run(coroutine)
     finally:
         coroutine.close()
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        "aioais.emulator.install()",
+        "sys.modules['acl'] = types.ModuleType('acl')",
+        "sys.modules['acl'] = types.SimpleNamespace()",
+        "sys.modules['acl'] = None",
+    ],
+)
+def test_whatever_stands_in_the_place_of_acl(put: str) -> None:
+    pytest.importorskip("onnxruntime")
+    program = f"import aioais, sys, types; {put}; print([device.platform for device in aioais.devices()])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": SOURCES, "AIOAIS_CPU_DEVICES": "1"},
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() == str(["ascend", "cpu"] if "install" in put else ["cpu"])
+
+
+def test_memory_by_the_short_name() -> None:
+    assert DeviceInfo("cpu", 0, "CPU", 200, 100).memory == 200

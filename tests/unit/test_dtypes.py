@@ -119,6 +119,7 @@ async def test_descriptions_of_ranges(models: Models) -> None:
         "int4": 29,
         "uint1": 30,
         "complex32": 33,
+        "hifloat4": 42,
         "hifloat8": 34,
         "float8_e5m2": 35,
         "float8_e4m3fn": 36,

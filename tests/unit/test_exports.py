@@ -7,6 +7,8 @@ import subprocess
 import sys
 from types import ModuleType
 
+import pytest
+
 import aioais
 
 IMPORT_BUDGET = 2.5
@@ -57,6 +59,15 @@ def test_public_names_are_documented() -> None:
 
 def test_version_is_that_of_the_installed_package() -> None:
     assert importlib.metadata.version("aioais") == aioais.__version__
+
+
+def test_what_an_npu_does_not_need_comes_when_it_is_asked_for() -> None:
+    assert child("import aioais, sys; print(any(m.startswith('aioais.emulator') for m in sys.modules))") == "False"
+    shown = "import aioais; aioais.emulator.install(); import acl; print(acl is aioais.emulator.acl)"
+    assert child(shown) == "True"
+    assert child("import aioais; print(aioais.testing.LoopLag.__name__)") == "LoopLag"
+    with pytest.raises(AttributeError, match="module 'aioais' has no attribute 'nothing'"):
+        getattr(aioais, "nothing")  # noqa: B009 - a type checker knows that it is not there
 
 
 def test_import_leaves_the_heavy_packages_alone() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import threading
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +21,14 @@ from aioais import (
     AclError,
     AclMemoryError,
     AioaisError,
+    ArgumentError,
     ClosedError,
     InferSession,
     ModelError,
     WrongLoopError,
     emulator,
 )
+from aioais._acl.library import find_library
 from aioais._path.copies import Copies
 from aioais._path.opening import open_pipeline
 
@@ -89,7 +93,8 @@ async def test_close_drains_what_was_submitted(models: Models, shape: tuple[int,
             with pytest.raises(ClosedError):
                 await session.infer(feeds(shape, 1))
             with pytest.raises(ClosedError):
-                session.statistics()
+                session.record()
+            assert session.statistics().done == 1
             assert not closing.done()
         await closing
         assert not [name for name in threads() if "ctl" not in name], "aclose joins the stage threads"
@@ -377,6 +382,38 @@ async def test_finalize_closes_sessions_and_starts_anew(models: Models) -> None:
     await InferSession.finalize()
 
 
+async def test_another_configuration_behind_finalize(models: Models, tmp_path: Path) -> None:
+    path = models.add(SMALL)
+    for name in ("one", "none", "two"):
+        config = None
+        if name != "none":
+            config = tmp_path / f"{name}.json"
+            config.write_text(json.dumps({"err_msg_mode": "1" if name == "one" else "0"}))
+        async with InferSession(0, path, config) as session:
+            np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
+        await InferSession.finalize()
+
+
+async def test_acl_that_keeps_its_first_configuration(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CANN's: who gives none has the first one again, another one is refused."""
+    path, config, other = models.add(SMALL), tmp_path / "acl.json", tmp_path / "other.json"
+    config.write_text('{"err_msg_mode": "1"}')
+    other.write_text('{"err_msg_mode": "0"}')
+    monkeypatch.setattr(find_library("cpu"), "forget_config", None)
+    await InferSession.finalize()
+    emulator.forget_config()
+    for given in (config, None, config):
+        async with InferSession(0, path, given) as session:
+            np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
+        await InferSession.finalize()
+    with pytest.raises(ArgumentError, match="keeps the first for the life of the process"):
+        await InferSession(0, path, other)
+    await InferSession.finalize()
+    emulator.forget_config()
+
+
 async def test_finalize_with_live_tensors_warns(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         tensor = await session.to_device(np.ones(3))
@@ -501,6 +538,76 @@ def test_two_loops_in_two_threads(models: Models, loop_factory: Callable[[], asy
     opened.clear()
     tensors.clear()
     assert becomes(all_gone), (left(), threads())
+
+
+async def test_awaited_and_then_entered(models: Models) -> None:
+    path = models.add(SMALL)
+    async with await InferSession(0, path) as session:
+        np.testing.assert_array_equal((await session.infer(feeds(SMALL, 1)))[0], wanted(SMALL, 1))
+        with pytest.raises(ClosedError, match="open already"):
+            async with session:
+                pass
+        with pytest.raises(ClosedError, match="open already"):
+            await session
+    assert session.closed
+    with pytest.raises(ClosedError, match="is closed"):
+        async with session:
+            pass
+    closed = await InferSession(0, path)
+    await closed.aclose()
+    with pytest.raises(ClosedError, match="is closed"):
+        async with closed:
+            pass
+
+
+def test_what_was_measured_outlives_the_session(models: Models) -> None:
+    async def main() -> InferSession:
+        async with InferSession(0, models.add(SMALL)) as session:
+            for seed in range(3):
+                await session.infer(feeds(SMALL, seed))
+        return session
+
+    session = asyncio.run(main())
+    assert session.summary().count == 3
+    assert (session.statistics().done, session.statistics().in_flight) == (3, 0)
+    assert [tensor.name for tensor in session.get_inputs()] == ["input1", "input2"]
+    assert [tensor.name for tensor in session.get_outputs()] == ["output"]
+    session.reset_summaryinfo()
+    assert session.summary() == []
+    never_opened = InferSession(0, models.add(SMALL))
+    with pytest.raises(ClosedError, match="not open"):
+        never_opened.summary()
+
+
+async def test_a_session_may_be_collected_where_its_locks_are_held(models: Models) -> None:
+    """The collector runs in any thread, and in any allocation."""
+    session = await InferSession(0, models.add(SMALL))
+    pipeline = session._pipeline
+    assert pipeline is not None
+
+    class Collecting(set[Any]):
+        def discard(self, request: Any) -> None:
+            super().discard(request)
+            gc.collect()
+
+    pipeline.admission._active = Collecting()
+    holder: dict[str, Any] = {"session": session}
+    holder["self"] = holder  # only the collector finds this
+    with emulator.gate("execute") as gate:
+        task = asyncio.ensure_future(session.infer(feeds(SMALL, 1)))
+        assert await asyncio.to_thread(gate.wait_reached, 60)
+        task.cancel()
+        await asyncio.wait([task])
+        gc.disable()
+        try:
+            with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031
+                del session, holder, task
+                gate.open()
+                assert await comes(pipeline.closed.done)
+        finally:
+            gc.enable()
+    del pipeline
+    assert await comes(all_gone), (left(), threads())
 
 
 async def test_leaked_session_warns_and_is_closed(models: Models) -> None:

@@ -375,3 +375,40 @@ async def test_cancelling_a_call_leaves_the_session_usable(models: Models) -> No
         assert right(got[0][0], 5)
         assert right(got[1][0], 6)
         assert {d: s.opened for d, s in session.statistics().items()} == {0: 1, 1: 1}, "kept from the cancelled call"
+
+
+async def test_a_pipeline_may_be_a_task(models: Models) -> None:
+    async with MultiDeviceSession(models.add(SHAPE)) as session:
+        task = asyncio.create_task(session.infer_pipeline({0: [[pair(seed) for seed in range(4)]]}))
+        got = await task
+        assert all(right(outputs, seed) for seed, outputs in enumerate(got[0][0]))
+        failing = asyncio.create_task(session.infer_pipeline({0: [[pair(0), [1]]]}))
+        with pytest.raises(FeedError):
+            await failing
+        with emulator.gate("execute") as gate:
+            cancelled = asyncio.create_task(session.infer_pipeline({0: [[pair(0)]]}))
+            assert await asyncio.to_thread(gate.wait_reached, 60)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+        assert cancelled.cancelled()
+        used = session.infer_pipeline({0: [[pair(0)]]})
+        await asyncio.ensure_future(used)
+        with pytest.raises(RuntimeError, match="used already"):
+            await used
+        never = session.infer_pipeline({0: [[pair(0)]]})
+        never.close()
+        with pytest.raises(RuntimeError, match="used already"):
+            await never
+
+
+async def test_lanes_by_their_items(models: Models) -> None:
+    class Items:
+        def __getitem__(self, index: int) -> list[Array]:
+            if index >= 3:
+                raise IndexError(index)
+            return pair(index)
+
+    lanes: Any = Items()
+    async with MultiDeviceSession(models.add(SHAPE)) as session:
+        got = await session.infer({0: lanes})
+        assert [right(outputs, seed) for seed, outputs in enumerate(got[0])] == [True] * 3

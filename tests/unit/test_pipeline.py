@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from aioais import AclError, ClosedError, FeedError, InferSession, Mode, emulator
+from aioais import AclError, ArgumentError, ClosedError, FeedError, InferSession, Mode, emulator
 from aioais.types import SessionStatistics
 
 if TYPE_CHECKING:
@@ -848,3 +848,41 @@ async def test_another_task_takes_over(models: Models) -> None:
         for k in range(10):
             check(await asyncio.ensure_future(anext(pipe)), SMALL, k)
         await pipe.aclose()
+
+
+async def test_a_source_that_has_only_items(models: Models) -> None:
+    """As the data sets of torch: no ``__iter__``, but ``__getitem__``."""
+
+    class Items:
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, index: int) -> list[Array]:
+            if index >= len(self):
+                raise IndexError(index)
+            return pair(SMALL, index)
+
+    source: Any = Items()
+    async with InferSession(0, models.add(SMALL)) as session:
+        seed = 0
+        async for outputs in session.infer_pipeline(source):
+            check(outputs, SMALL, seed)
+            seed += 1
+        assert seed == 5
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "nope"}, {"mode": "dymbatch"}, {"custom_sizes": "x"}])
+async def test_bad_arguments_are_told_before_the_source_is_read(models: Models, wrong: dict[str, Any]) -> None:
+    read = []
+
+    def source() -> Iterator[list[Array]]:
+        read.append(0)
+        yield pair(SMALL, 0)
+
+    async with InferSession(0, models.add(SMALL)) as session:
+        sources: list[Any] = [source(), []]
+        for feeds_list in sources:
+            with pytest.raises(ArgumentError):
+                async for _ in session.infer_pipeline(feeds_list, **wrong):
+                    pass
+    assert read == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from ..errors import (
@@ -53,11 +55,14 @@ class Library:
         Whether the wait for a stream can be bounded.
     has_dims_range
         Whether the shape ranges of a dynamic-shape model can be asked for.
+    forget_config
+        Lets ACL start with another configuration once it is finalised; ``None`` where it keeps the first for the life
+        of the process, as CANN does.
     tells_times
         No time that was asked for was unknown so far.
     """
 
-    def __init__(self, acl: Acl, platform: Platform) -> None:
+    def __init__(self, acl: Acl, platform: Platform, forget_config: Callable[[], None] | None = None) -> None:
         self.acl = acl
         self.platform: Platform = platform
         self.slow = SlowCalls(acl)
@@ -65,6 +70,7 @@ class Library:
         self.has_stream_timeout = hasattr(acl.rt, "synchronize_stream_with_timeout")
         self.has_dims_range = hasattr(acl.mdl, "get_input_dims_range")
         self.tells_times = True
+        self.forget_config = forget_config
         self.has_dims_v2 = hasattr(acl.mdl, "get_input_dims_v2")
 
     def error(self, call: str, code: int) -> AclError:
@@ -107,7 +113,10 @@ _found: dict[str, Library] = {}
 
 def is_installed(platform: Platform) -> bool:
     """Whether the software of a platform can be imported, without importing it."""
-    return importlib.util.find_spec("acl" if platform == "ascend" else "onnxruntime") is not None
+    name = "acl" if platform == "ascend" else "onnxruntime"
+    if name in sys.modules:  # what somebody has put there need not have a spec
+        return sys.modules[name] is not None
+    return importlib.util.find_spec(name) is not None
 
 
 def find_library(platform: Platform) -> Library:
@@ -120,8 +129,8 @@ def find_library(platform: Platform) -> Library:
     """
     library = _found.get(platform)
     if library is None:
-        acl = _import_acl() if platform == "ascend" else _import_emulator()
-        library = _found.setdefault(platform, Library(acl, platform))
+        made = Library(_import_acl(), platform) if platform == "ascend" else _import_emulator()
+        library = _found.setdefault(platform, made)
     return library
 
 
@@ -144,7 +153,7 @@ def _import_acl() -> Acl:
     return cast("Acl", module)
 
 
-def _import_emulator() -> Acl:
+def _import_emulator() -> Library:
     if not is_installed("cpu"):
         raise AclNotFoundError(
             "an .onnx model runs on the CPU device, which needs ONNX Runtime, and that is not installed: "
@@ -153,4 +162,4 @@ def _import_emulator() -> Acl:
         )
     emulator = importlib.import_module("aioais.emulator")
     emulator.preload()
-    return cast("Acl", emulator.acl)
+    return Library(emulator.acl, "cpu", emulator.forget_config)

@@ -41,6 +41,8 @@ class AclProcess:
         self._pid: int | None = None
         self._config: Any = None
         self._has_started = False
+        self._first: tuple[str, Any] = "", None
+        """The configuration that ACL was started with first: its path and its content."""
         self._is_unfinished = False
         """ACL refused to end."""
         self._devices: set[int] = set()
@@ -86,6 +88,10 @@ class AclProcess:
                     raise ArgumentError(_too_late(config_path, self.adopted))
                 return
             code = self.library.slow.init(config_path or "")
+            if code == _INVALID_PARAM and self._has_started and config is None:
+                # ACL keeps the first one for the life of the process, and who gives none wants none in particular.
+                (path, config) = self._first
+                code = self.library.slow.init(path)
             if code == _REPEATED_INIT and self._is_unfinished:
                 pass  # still the one that this library started
             elif code == _REPEATED_INIT:
@@ -100,7 +106,9 @@ class AclProcess:
                 ) from error
             else:
                 self.library.check("acl.init", code)
-            self._has_started = True
+            if not self._has_started:
+                self._has_started = True
+                self._first = config_path or "", config
             self._config = config
             self._pid = os.getpid()
 
@@ -164,6 +172,9 @@ class AclProcess:
                 if code and failure is None:
                     failure = library.error("acl.finalize", code)
                 self._is_unfinished = bool(code)
+                if not code and library.forget_config is not None:
+                    library.forget_config()
+                    self._has_started = False
             self._pid, self._config, self.adopted = None, None, False
             self.is_finalize_wanted = False
             if failure is not None:
@@ -193,14 +204,15 @@ def _read_config(path: str) -> Any:
         raise ArgumentError(f"acl_json_path={path!r} is no JSON file: {exc}") from exc
 
 
-_processes: dict[str, AclProcess] = {}
+_processes: dict[int, AclProcess] = {}
 
 
 def process_of(library: Library) -> AclProcess:
-    """Give the one process state of a library."""
-    process = _processes.get(library.platform)
+    """Give the one process state of an ``acl``: both platforms have the same where the emulator is installed as it."""
+    key = id(library.acl)  # libraries are kept, so no other object will have it
+    process = _processes.get(key)
     if process is None:
-        process = _processes.setdefault(library.platform, AclProcess(library))
+        process = _processes.setdefault(key, AclProcess(library))
     return process
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import numpy as np
 
+from .._path.source import is_iterable
 from ..errors import BrokenSessionError, ClosedError, FeedError, add_note
 from ..session import InferSession
 from ..types import PipelineOutput
@@ -22,6 +23,8 @@ __all__ = ["Lane", "PipelineRun", "Times", "make_lanes", "run_lanes"]
 
 Times = dict[int, list[float]]
 """Milliseconds of each lane, by device."""
+
+_Results = dict[int, list[list[list[np.ndarray]]]]
 
 
 @dataclass(eq=False)
@@ -68,7 +71,7 @@ def make_lanes(devices_feeds: object, name: str, example: str) -> dict[int, list
         raise FeedError(f"{name}: came {type(devices_feeds).__name__}, wanted a mapping of lists by device: {example}")
     made: dict[int, list[Lane]] = {}
     for device_id, entries in devices_feeds.items():
-        if isinstance(entries, (Mapping, np.ndarray, str, bytes)) or not isinstance(entries, Iterable):
+        if isinstance(entries, (Mapping, np.ndarray, str, bytes)) or not is_iterable(entries):
             raise FeedError(
                 f"{name}[{device_id!r}]: came {type(entries).__name__}, wanted a list, one entry per lane: {example}"
             )
@@ -142,11 +145,11 @@ async def run_lanes(
         failures.lanes.clear()  # an error would hold this frame, and the frame the error
 
 
-class PipelineRun:
+class PipelineRun(Coroutine[Any, Any, _Results]):
     """A pipeline in every lane: awaited for all results, or iterated over for each as it is ready.
 
-    Used once, in one of the two ways. Leaving the iteration early gives up what is under way, as with
-    :meth:`aioais.InferSession.infer_pipeline`.
+    A coroutine, so that ``asyncio.create_task`` takes it too. Used once, in one of the two ways. Leaving the iteration
+    early gives up what is under way, as with :meth:`aioais.InferSession.infer_pipeline`.
     """
 
     def __init__(
@@ -161,11 +164,32 @@ class PipelineRun:
         self._work = work
         self._report = report
         self._is_used = False
+        self._coroutine: Coroutine[Any, Any, _Results] | None = None
         self._results: AsyncGenerator[PipelineOutput, None] | None = None
 
-    def __await__(self) -> Generator[Any, None, dict[int, list[list[list[np.ndarray]]]]]:
+    def __await__(self) -> Generator[Any, None, _Results]:
         self._use("awaited")
         return self._collect().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on, as a coroutine; what a task calls."""
+        return self._started().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where the coroutine waits; what a task calls."""
+        return self._started().throw(*error)
+
+    def close(self) -> None:
+        """End the coroutine, if it runs; what ``asyncio`` calls for one that it does not start."""
+        self._is_used = True
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    def _started(self) -> Coroutine[Any, Any, _Results]:
+        if self._coroutine is None:
+            self._use("awaited")
+            self._coroutine = self._collect()
+        return self._coroutine
 
     def __aiter__(self) -> PipelineRun:
         if self._results is None:
@@ -190,7 +214,7 @@ class PipelineRun:
             raise RuntimeError(f"this infer_pipeline was used already and cannot be {how}: call infer_pipeline again")
         self._is_used = True
 
-    async def _collect(self) -> dict[int, list[list[list[np.ndarray]]]]:
+    async def _collect(self) -> _Results:
         by_device = self._prepare()
 
         async def run(session: InferSession, lane: Lane) -> None:

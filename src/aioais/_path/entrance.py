@@ -66,6 +66,10 @@ class Entrance:
         arrays = planner.arrays(feeds)
         return self._make(planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
 
+    def check(self, mode: str, custom_sizes: Any) -> None:
+        """Raise ``ArgumentError`` if these do not fit the model, whatever the feeds."""
+        self._planner.check(mode, custom_sizes)
+
     async def _convert(
         self, feeds: Any, mode: str, custom_sizes: Any, to_host: bool, iteration: Iteration | None
     ) -> Request:

@@ -150,6 +150,17 @@ class Planner:
             self._last = _Last(mode, custom_sizes, [(feed.dtype, feed.shape) for feed in feeds], plan)
         return plan
 
+    def check(self, mode: str, custom_sizes: Any) -> None:
+        """Raise if no feeds could have a plan.
+
+        Raises
+        ------
+        ArgumentError
+            The mode or ``custom_sizes`` is wrong for any feed.
+        """
+        self._kind(mode)
+        self._output_sizes(custom_sizes)
+
     def _make(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
         info = self._info
         if info.has_dynamic_aipp:

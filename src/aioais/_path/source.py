@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ..errors import FeedError
 
-__all__ = ["AsyncFeeder", "Feeder", "Sink", "open_source"]
+__all__ = ["AsyncFeeder", "Feeder", "Sink", "is_iterable", "open_source"]
 
 _log = logging.getLogger("aioais")
 
@@ -168,6 +168,11 @@ async def _end(source: AsyncIterator[Any]) -> None:
             await source.aclose()  # it may have swallowed that
 
 
+def is_iterable(value: object) -> bool:
+    """Whether ``iter`` takes it; by its items too, as a data set of torch."""
+    return isinstance(value, Iterable) or hasattr(type(value), "__getitem__")
+
+
 def open_source(source: Iterable[Any] | AsyncIterable[Any], sink: Sink, name: str) -> Feeder | AsyncFeeder:
     """Make the feeder of a source.
 
@@ -187,6 +192,6 @@ def open_source(source: Iterable[Any] | AsyncIterable[Any], sink: Sink, name: st
     """
     if isinstance(source, AsyncIterable):
         return AsyncFeeder(sink, source)
-    if isinstance(source, Iterable):
+    if is_iterable(source):
         return Feeder(sink, iter(source))
     raise FeedError(f"{name}: came {type(source).__name__}, wanted an iterable or async iterable of feeds: [[x], [y]]")

@@ -22,6 +22,7 @@ async def stream_results(
     source: Iterable[Any] | AsyncIterable[Any],
     start: Start,
     depth: Callable[[], int],
+    check: Callable[[], None],
 ) -> AsyncGenerator[list[np.ndarray], None]:
     """Yield the result of each feeds item, in order.
 
@@ -38,7 +39,10 @@ async def stream_results(
         Checks an item and submits it.
     depth
         Most requests under way; raises when no more can be started.
+    check
+        Raises where no item can be started, whatever it is.
     """
+    check()
     window = _Window(start, depth)
     feeder = open_source(source, window, "feeds_list")
     del source

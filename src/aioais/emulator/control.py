@@ -135,6 +135,16 @@ def reset() -> None:
     build_devices()
 
 
+def forget_config() -> None:
+    """Let the next ``acl.init`` after ``acl.finalize`` give another configuration, as a new process could.
+
+    Without it the first one stays for the life of the process, as with CANN.
+    """
+    with state.lock:
+        if not state.initialised:
+            state.first_config = None
+
+
 def counts() -> dict[str, int]:
     """Give how often each function was called, by full name; functions never called are left out."""
     return {name: number for name, number in state.counts.items() if number}
