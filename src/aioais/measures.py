@@ -41,9 +41,10 @@ class Measures(ABC):
         """Give counters, stage times and memory at this moment; looks at each request under way."""
         pipeline = self._known()
         pinned = pipeline.device.pinned
+        in_flight, queued = pipeline.admission.under_way()  # first: what is not there any more is counted below
         return SessionStatistics(
-            in_flight=pipeline.slots.in_use,
-            queued=pipeline.admission.queued,
+            in_flight=in_flight,
+            queued=queued,
             done=pipeline.admission.done,
             failed=pipeline.admission.failed,
             cancelled=pipeline.admission.cancelled,

@@ -94,14 +94,18 @@ class Admission:
             if self.is_closed and not self._active:
                 self._on_drained()
 
-    @property
-    def queued(self) -> int:
-        """Requests that wait for buffers, on the host or on the device's stream, and that somebody still waits for."""
-        active = self._active.copy()  # one step under the GIL
-        return sum(
-            request.slot is None and not request.is_abandoned and (not request.started_at or request.cell is not None)
-            for request in active
-        )
+    def under_way(self) -> tuple[int, int]:
+        """Count the requests that own a set of buffers, and those that wait for one and that somebody waits for.
+
+        They wait on the host, or small ones on the device's stream. No request is in both numbers.
+        """
+        in_flight = queued = 0
+        for request in self._active.copy():  # one step under the GIL
+            if request.slot is not None:
+                in_flight += 1
+            elif not request.is_abandoned and (not request.started_at or request.cell is not None):
+                queued += 1
+        return in_flight, queued
 
     def close(self) -> None:
         """Refuse what comes from now on; idempotent."""

@@ -341,13 +341,13 @@ class Pipeline:
         self._delivery.post(requests)
 
     def _finish(self, requests: list[Request]) -> None:
-        """Return the slots and count the requests."""
+        """Count the requests and return their slots; in this order, so that never more than ``depth`` have one."""
         if self.breakage.cause is not None:
             return  # the device may still use what they hold
+        self.admission.leave(requests)
         for request in requests:
             slot, request.slot = request.slot, None
             request.feeds = None
             request.blocks.clear()
             if slot is not None:
                 self.slots.give(slot)
-        self.admission.leave(requests)

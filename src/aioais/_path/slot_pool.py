@@ -67,12 +67,6 @@ class SlotPool:
         return len(self._all)
 
     @property
-    def in_use(self) -> int:
-        """Slots that requests own."""
-        made = len(self._all)  # none once they are freed, while the queue still has those that were free then
-        return made - self._free.qsize() + self._is_interrupted if made else 0
-
-    @property
     def nbytes(self) -> int:
         """Device memory of all slots."""
         with self._lock:
