@@ -68,22 +68,27 @@ def elapsed_of_a_request(acl: Any, one: Any, host: Any) -> tuple[float, float, f
     return first, second, third
 
 
+def least_of_five(acl: Any, one: Any, host: Any) -> tuple[float, ...]:
+    """Give the least times of several requests, as this thread may be held up between two calls."""
+    return tuple(map(min, zip(*(elapsed_of_a_request(acl, one, host) for _ in range(5)), strict=True)))
+
+
 def test_dialled_times_show_in_events_and_in_the_wait(ready: Any, net: Make, models: Any, pinned: Make) -> None:
     one, host = net(models.add()), pinned(24)
     with emulator.configure(h2d_ms=3, execute_ms=20, d2h_ms=5):
         began = time.perf_counter()
-        times = elapsed_of_a_request(ready, one, host)
+        times = least_of_five(ready, one, host)
         took = (time.perf_counter() - began) * 1e3
     assert times == pytest.approx((3, 20, 5), abs=2)
-    assert took >= 28
+    assert took >= 5 * 28
 
 
 def test_one_device_may_differ(ready: Any, net: Make, models: Any, pinned: Make) -> None:
     one, host = net(models.add()), pinned(24)
     emulator.configure(execute_ms=1)
     with emulator.configure(device=0, execute_ms=10):
-        assert elapsed_of_a_request(ready, one, host)[1] == pytest.approx(10, abs=3)
-    assert elapsed_of_a_request(ready, one, host)[1] < 8
+        assert least_of_five(ready, one, host)[1] == pytest.approx(10, abs=3)
+    assert least_of_five(ready, one, host)[1] < 8
 
 
 def test_bandwidth(ready: Any, pinned: Make) -> None:
@@ -106,7 +111,8 @@ def test_engines_overlap(ready: Any, net: Make, models: Any, pinned: Make) -> No
     one, host = net(models.add()), pinned(24)
     streams = [ready.rt.create_stream()[0] for _ in range(3)]
     count = 8
-    with emulator.configure(h2d_ms=10, execute_ms=20, d2h_ms=10):
+
+    def run() -> float:
         began = time.perf_counter()
         events = []
         for _ in range(count):
@@ -122,9 +128,16 @@ def test_engines_overlap(ready: Any, net: Make, models: Any, pinned: Make) -> No
             events.append(back)
         for event in events:
             assert ready.rt.synchronize_event(event) == 0
-        took = (time.perf_counter() - began) * 1e3
+        return (time.perf_counter() - began) * 1e3
+
     ideal = count * 20 + 20
-    assert ideal <= took < 1.5 * ideal
+    with emulator.configure(h2d_ms=10, execute_ms=20, d2h_ms=10):
+        took = run()
+        for _ in range(4):
+            if took >= 1.5 * ideal:  # where this thread was held up
+                took = run()
+    assert took >= ideal
+    assert took < 1.5 * ideal
 
 
 def test_work_of_one_engine_is_serial(ready: Any, pinned: Make) -> None:
@@ -204,7 +217,10 @@ def test_who_holds_the_gil(ready: Any, net: Make, models: Any, pinned: Make, gil
     }
     with emulator.configure(gil=gil, h2d_ms=100, execute_ms=100, load_ms=100):
         ticks = Ticker().during(calls[call])
-    assert ticks > 20 if free else ticks < 20
+        for _ in range(4):
+            if (ticks > 20) is not free:  # where the machine held one of the threads up
+                ticks = Ticker().during(calls[call])
+    assert (ticks > 20) is free, ticks
 
 
 def test_calls_fail_on_demand(ready: Any) -> None:

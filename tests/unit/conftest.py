@@ -45,8 +45,8 @@ def clean_slate() -> Iterator[None]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU device pass for one that is faster than threads wake, however slow the machine is."""
     for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
-        monkeypatch.setattr(clock, name, 1.0)
-    monkeypatch.setattr(bursts, "_BUSY_S", 1.0)
+        monkeypatch.setattr(clock, name, 1000.0)
+    monkeypatch.setattr(bursts, "_BUSY_S", 1000.0)
 
 
 @pytest.fixture

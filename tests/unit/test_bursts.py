@@ -16,6 +16,7 @@ import pytest
 from tests.unit.sums import check, feeds
 
 from aioais import AclError, InferSession, MemorySummary, emulator
+from aioais._path import clock
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -120,9 +121,11 @@ async def test_never_more_than_the_depth_at_first(models: Models) -> None:
         assert await outcomes(tasks) == []
 
 
-async def test_a_slower_device_has_depth_requests(models: Models) -> None:
+async def test_a_slower_device_has_depth_requests(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     async with InferSession(0, models.add(SMALL), depth=2) as session:
         await grown(session)
+        for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
+            monkeypatch.setattr(clock, name, 1.0)
         with emulator.configure(execute_ms=3):
             for seed in range(12):
                 check(SMALL, seed, await session.infer(feeds(SMALL, seed)))

@@ -197,6 +197,7 @@ async def test_storm_of_cancels_at_full_depth(models: Models, way: str) -> None:
             victims = [Victim(way, lambda: session.infer(feeds(LARGE, 7))) for _ in range(16)]
             await reaches(session, lambda now: now.in_flight + now.queued == 16)
             assert gate.wait_reached()
+            await reaches(session, lambda now: (now.in_flight, now.queued) == (2, 14))
             for victim in victims:
                 await victim.falls()
             now = session.statistics()

@@ -59,7 +59,7 @@ def feed(shape: tuple[int, ...]) -> tuple[Any, weakref.ref[Any]]:
 
 async def comes(condition: Callable[[], bool]) -> bool:
     """Wait, with the loop running, for what another thread does soon."""
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 20
     while not condition():
         if time.monotonic() > deadline:
             return False

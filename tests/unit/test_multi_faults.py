@@ -307,7 +307,14 @@ async def test_a_device_that_is_dead_from_the_start(models: Models, dead: contex
     dead.enter_context(emulator.kill(0))
     dead.enter_context(emulator.kill(3, 507033))
     async with MultiDeviceSession(models.add(SHAPE)) as session:
-        got = [one async for one in session.stream((pair(k) for k in range(100)), "all")]
+
+        async def source() -> AsyncIterator[list[Array]]:
+            while any(session._pool.state(device).failure is None for device in (0, 3)):
+                await asyncio.sleep(0.001)  # the others must not be through before these have failed
+            for k in range(100):
+                yield pair(k)
+
+        got = [one async for one in session.stream(source(), "all")]
         assert [one.index for one in got] == list(range(100))
         assert all(map(right, got))
         assert {one.device_id for one in got} <= {1, 2}

@@ -192,6 +192,8 @@ async def test_what_was_kept_before_hides_no_leak(models: Models) -> None:
     assert not (await keep())[0].closed  # dropped at once
     check_leaks(before)
     more = await keep()
+    while sum(number - before.get(name, 0) for name, number in leaks().items()) > 2:
+        await asyncio.sleep(0.001)  # what is idle is freed by the control thread
     with pytest.raises(LeakError, match=r"\{'device_blocks': 1, 'host_blocks': 1\}"):
         check_leaks(before, timeout_s=0)
     kept.clear()
