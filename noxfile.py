@@ -119,7 +119,7 @@ def tests_oldest(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run every example as a user would: from the installed package, each in a process of its own."""
-    session.install(f".[{EXTRAS}]")
+    session.install(f".[{EXTRAS}]", *group("serving"))
     scripts = sorted((ROOT / "examples").rglob("*.py"))
     assert scripts, "no examples found"
     session.chdir(session.create_tmp())
