@@ -81,6 +81,25 @@ def test_exit_with_a_broken_session_that_nobody_closed(path: str) -> None:
     assert "Traceback" not in run(path, body)
 
 
+def test_a_session_that_breaks_while_the_process_ends(path: str) -> None:
+    """From 3.12 on no thread can be started by then."""
+    body = """
+    gate = emulator.gate("execute")
+    async def main():
+        session = await InferSession(0, PATH, hang_timeout=0.5)
+        task = asyncio.ensure_future(session.infer([X]))
+        await asyncio.sleep(0)
+        assert gate.wait_reached()
+        task.cancel()
+        await asyncio.wait([task])
+        return session
+    session = asyncio.run(main())
+    """
+    err = run(path, body)
+    assert "broke with 1 requests under way" in err
+    assert "Traceback" not in err
+
+
 def test_loop_closed_while_the_session_breaks(path: str) -> None:
     body = """
     gate = emulator.gate("execute")

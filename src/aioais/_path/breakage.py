@@ -105,6 +105,7 @@ class Breakage:
             cause.__traceback__ = None  # frames of a stage thread: they say nothing, and hold its requests
         requests = self._admission.break_off(self.refusal)
         self._blocks = [request.blocks for request in requests]
+        self._start_end()  # before anybody is told, and may end the process
         device, path = self._holdings.device, self._holdings.model.path
         _log.error(
             "the session of %s on device %d broke with %d requests under way; close it and open another: %s",
@@ -115,7 +116,6 @@ class Breakage:
         )
         self._delivery.post([_Verdict(request, self._error_for(request)) for request in requests])
         self._interrupt()
-        threading.Thread(target=self._end, name=f"aioais-end-{device.id}", daemon=True).start()
 
     def close(self) -> None:
         """Let what is set aside be freed, if the session is broken or breaks later; idempotent, never blocks."""
@@ -132,7 +132,7 @@ class Breakage:
         return self.cause is None and self.is_closing
 
     def disown(self) -> None:
-        """Call the session ended in a forked child: what it holds is its parent's."""
+        """Call the session ended with all that it holds: in a forked child, or where the process ends."""
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -181,6 +181,13 @@ class Breakage:
         except BaseException as exc:  # noqa: BLE001 - it is broken anyway; what could be freed was
             _log.warning("closing a broken session on device %d: %s", holdings.device.id, repr(exc))
         return True
+
+    def _start_end(self) -> None:
+        try:
+            threading.Thread(target=self._end, name=f"aioais-end-{self._holdings.device.id}", daemon=True).start()
+        except RuntimeError as exc:  # the interpreter shuts down: what is set aside stays so to the end of the process
+            _log.warning("a session that broke is not cleaned up: %s", exc)
+            self.disown()
 
     def _end(self) -> None:
         self._is_wanted.wait()
