@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 
-from ._path.opening import check_path
-from ._path.pipeline import Pipeline
+from ._engine.core import SessionCore
+from ._engine.options import check_path
 from .summary import InferSummary
 from .timing import DEFAULT_RECORDS, Recording
 from .trace import Trace
@@ -15,47 +14,25 @@ from .types import SessionStatistics
 __all__ = ["Measures"]
 
 
-class Measures(ABC):
-    """The part of ``InferSession`` that only looks on. Every method is plain and costs the loop microseconds.
+class Measures:
+    """The part of ``InferSession`` that only reads. Every method is plain and costs the loop microseconds.
 
     What was measured can still be read when the session is closed.
     """
 
-    @abstractmethod
-    def _opened(self) -> Pipeline:
-        """Give the pipeline, or say why there is none."""
-
-    @abstractmethod
-    def _known(self) -> Pipeline:
-        """Give the pipeline, that of a closed session too."""
+    _core: SessionCore
 
     def summary(self) -> InferSummary:
         """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
-        return self._known().clock.executions()
+        return self._core.known().times.executions()
 
     def reset_summaryinfo(self) -> None:
         """Empty what :meth:`summary` gives."""
-        self._known().clock.forget_executions()
+        self._core.known().times.forget_executions()
 
     def statistics(self) -> SessionStatistics:
         """Give counters, stage times and memory at this moment; looks at each request under way."""
-        pipeline = self._known()
-        pinned = pipeline.device.pinned
-        in_flight, queued = pipeline.admission.under_way()  # first: what is not there any more is counted below
-        return SessionStatistics(
-            in_flight=in_flight,
-            queued=queued,
-            done=pipeline.admission.done,
-            failed=pipeline.admission.failed,
-            cancelled=pipeline.admission.cancelled,
-            stages=pipeline.clock.stages(),
-            depth=pipeline.slots.depth,
-            slots=pipeline.slots.made,
-            device_bytes=pipeline.device.nbytes,
-            pinned_bytes=pinned.nbytes,
-            pinned_leased=pinned.leased,
-            pinned_idle=pinned.idle,
-        )
+        return self._core.known().statistics()
 
     def record(self, limit: int = DEFAULT_RECORDS) -> Recording:
         """Collect the times of each request that is submitted, and ends, inside a ``with`` block.
@@ -88,7 +65,7 @@ class Measures(ABC):
         ClosedError, WrongLoopError, ForkError
             The session cannot be used here.
         """
-        return Recording(self._opened(), limit)
+        return Recording(self._core.opened(), limit)
 
     def trace(self, path: str | os.PathLike[str], limit: int = DEFAULT_RECORDS) -> Trace:
         """Write what happens inside a block to a file for https://ui.perfetto.dev or ``chrome://tracing``.
@@ -131,7 +108,7 @@ class Measures(ABC):
         Cancelled while entering: the file is removed again. Cancelled while leaving: the wait ends at once,
         the file is written all the same.
         """
-        pipeline = self._opened()
+        pipeline = self._core.opened()
         device = pipeline.device
         title = f"{os.path.basename(pipeline.info.path)} on {device.library.platform} device {device.id}"
         return Trace(check_path("path", path), Recording(pipeline, limit), title)

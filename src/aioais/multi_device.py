@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ._acl.library import Platform
+from ._engine.core import SessionCore
+from ._engine.options import Given, check_options, check_prefetch
+from ._engine.request import Request
 from ._multi.lanes import Lane, PipelineRun, make_lanes, run_lanes
 from ._multi.pool import SessionPool
 from ._multi.scheduler import stream_items
-from ._path.opening import check_options
-from ._path.request import Request
-from .session import Feeds, InferSession, Sizes
-from .types import DEFAULT_OUTPUT_BYTES, Check, DeviceStatistics, Mode, StreamOutput
+from ._sources.streaming import session_results
+from .session import Feeds, Sizes
+from .types import DEFAULT_OUTPUT_BYTES, Check, Depth, DeviceStatistics, Mode, StreamOutput
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,13 +74,13 @@ class MultiDeviceSession:
         loop: int = 1,
         *,
         platform: Platform | None = None,
-        depth: int = 4,
+        depth: Depth = "auto",
         check: Check = "strict",
         hang_timeout: float | None = None,
     ) -> None:
         self._times: dict[int, list[float]] = {}
         self._pool = SessionPool(
-            check_options(0, model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout)
+            check_options(Given(0, model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout))
         )
 
     @property
@@ -150,8 +152,8 @@ class MultiDeviceSession:
         given = _one_of("infer", devices_feeds=devices_feeds, device_feeds=device_feeds)
         by_device = self._prepare(given, "devices_feeds", "{0: [[x], [y]]}")
 
-        async def work(session: InferSession, lane: Lane) -> None:
-            lane.result = await session.infer(lane.feeds, mode, custom_sizes)
+        async def work(session: SessionCore, lane: Lane) -> None:
+            lane.result = await session.result(session.request(lane.feeds, mode, custom_sizes))
 
         return await self._run(by_device, work)
 
@@ -191,8 +193,8 @@ class MultiDeviceSession:
         def prepare() -> dict[int, list[Lane]]:
             return self._prepare(given, "devices_feeds_list", "{0: [[[x], [y]]]}")
 
-        def work(session: InferSession, feeds_list: _FeedsList) -> AsyncGenerator[_Outputs, None]:
-            return session.infer_pipeline(feeds_list, mode, custom_sizes)
+        def work(session: SessionCore, feeds_list: _FeedsList) -> AsyncGenerator[_Outputs, None]:
+            return session_results(session, feeds_list, mode, custom_sizes, None)
 
         return PipelineRun(self._pool, prepare, work, self._report)
 
@@ -231,10 +233,9 @@ class MultiDeviceSession:
         given = _one_of("infer_iteration", devices_feeds=devices_feeds, device_feeds=device_feeds)
         by_device = self._prepare(given, "devices_feeds", "{0: [[x], [y]]}")
 
-        async def work(session: InferSession, lane: Lane) -> None:
-            lane.result = await session.infer_iteration(
-                lane.feeds, in_out_list, iteration_times, mode, custom_sizes, mem_copy
-            )
+        async def work(session: SessionCore, lane: Lane) -> None:
+            iteration = session.iteration(in_out_list, iteration_times, mem_copy)
+            lane.result = await session.result(session.request(lane.feeds, mode, custom_sizes, iteration=iteration))
 
         return await self._run(by_device, work)
 
@@ -245,6 +246,8 @@ class MultiDeviceSession:
         mode: Mode = "static",
         custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
         ordered: bool = True,
+        *,
+        prefetch: int | None = None,
     ) -> AsyncGenerator[StreamOutput, None]:
         """Spread one source of feeds over the devices; each item goes to the device with most room.
 
@@ -262,6 +265,9 @@ class MultiDeviceSession:
             As in :meth:`InferSession.infer`.
         ordered
             Results in the order of the source, or as they are ready.
+        prefetch
+            Items that are read ahead for each device of those that have buffers; they hold their feeds and nothing
+            else. Default: as many as its depth; 0 reads nothing ahead.
 
         Yields
         ------
@@ -285,18 +291,19 @@ class MultiDeviceSession:
         run again on the others, a warning on the logger ``aioais`` names it, and :meth:`statistics` shows it. Every
         result comes once.
 
-        Items under way, ready, or with the consumer are at most as many as the depths of the devices together, and the
-        source is read no further; in order, results that wait for an earlier one come on top, up to four
-        times that number in all.
+        Items under way, ready, or with the consumer are at most as many as the depths of the devices together, with
+        what is read ahead for each, and the source is read no further. In order, results that wait for an earlier one
+        come on top, up to four times that number in all.
 
         Leaving early (``break``, an error, ``aclose``, cancelling, dropping the generator) gives up every request
         under way, as in :meth:`InferSession.infer_pipeline`.
         """
+        ahead = check_prefetch(prefetch)
 
-        def start(session: InferSession, item: Feeds) -> Request | Awaitable[Request]:
-            return session._request(item, mode, custom_sizes, True)
+        def start(session: SessionCore, item: Feeds) -> Request | Awaitable[Request]:
+            return session.request(item, mode, custom_sizes)
 
-        return stream_items(self._pool, feeds, device_ids, start, ordered)
+        return stream_items(self._pool, feeds, device_ids, start, ordered, ahead)
 
     def summary(self) -> dict[int, list[float]]:
         """Give ``{device_id: [ms, ...]}``: the milliseconds of each lane of the call that ended last.
@@ -341,7 +348,7 @@ class MultiDeviceSession:
         return make_lanes(devices_feeds, name, example)
 
     async def _run(
-        self, by_device: dict[int, list[Lane]], work: Callable[[InferSession, Lane], Awaitable[None]]
+        self, by_device: dict[int, list[Lane]], work: Callable[[SessionCore, Lane], Awaitable[None]]
     ) -> dict[int, list[_Outputs]]:
         try:
             await run_lanes(self._pool, by_device, work)

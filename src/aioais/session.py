@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 
 from ._acl.library import Platform
-from ._bridge.offload import run_in_thread, wait_future
-from ._path.iteration import Iteration
-from ._path.lifecycle import finalize_all
-from ._path.opening import check_options, open_pipeline
-from ._path.pipeline import Pipeline
-from ._path.request import Request
-from ._path.streaming import stream_results
-from ._path.upload import upload
-from .errors import ClosedError, WrongLoopError
+from ._bridge.offload import run_in_thread
+from ._engine.closing import finalize_all
+from ._engine.core import SessionCore
+from ._engine.options import Given, check_options, check_prefetch
+from ._engine.upload import upload
+from ._sources.streaming import session_results
 from .measures import Measures
 from .tensor import Tensor
-from .types import DEFAULT_OUTPUT_BYTES, Check, Mode, TensorDesc
+from .types import DEFAULT_OUTPUT_BYTES, Check, Depth, Mode, TensorDesc
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Feeds", "InferSession", "Sizes"]
+__all__ = ["Feeds", "InferSession", "Sizes", "core_of"]
 
 Feeds = Sequence[Any] | Mapping[str, Any]
 """One feed per model input, in model order or by name."""
@@ -53,26 +49,26 @@ class InferSession(Measures):
         ACL's configuration for profiling and dump, for all sessions while ACL is initialised. After :meth:`finalize`
         the CPU device takes another; CANN keeps the first for the life of the process.
     debug
-        Log every stage of every request at DEBUG on the logger ``aioais``.
+        Log the submission and the end of every request at DEBUG on the logger ``aioais``.
     loop
         Executions per request, at least 1. More than 64 are timed in 64 groups, as a device has few events: those of
         a group have the same entry in :meth:`summary`.
     platform
         ``"ascend"`` or ``"cpu"`` instead of what the file's name says.
     depth
-        How many requests may be past admission at once. Each owns one set of device buffers. Where more wait and the
-        device needs less than 0.12 ms for one, up to 16 small ones wait for one set on the device's stream, one behind
-        the other, unless ``depth`` is 1 or ``loop`` more than 1.
+        How many sets of device buffers there may be: one for each request past admission. ``"auto"`` begins at 4 and
+        grows, to 16 at most, while the device is so fast and the buffers so small that more keep it busier. Where the
+        device needs less than 0.12 ms for a request and more requests wait than there are sets, up to 16 small ones
+        share a set, one behind the other, unless ``depth`` is 1 or ``loop`` more than 1.
     check
         ``"strict"`` compares number, type and shape of feeds with the model, ``"bytes"`` only their
         bytes, as ais_bench does.
     hang_timeout
-        Most seconds to wait for the device at one time, ``None`` for ever. One wait covers the requests
-        that are queued on the device together and, on a shared device, what others have queued before: be
-        generous. It bounds executions and copies, those of :meth:`to_device` and of ``to_host`` of the tensors
-        that this session makes included; not opening (the device's start, the load), allocating, nor the turn
-        that such a copy waits behind those of other sessions, as ACL bounds none of these. Needs a release of
-        ACL that has ``acl.rt.synchronize_stream_with_timeout``.
+        Most seconds to wait for the device at one time, ``None`` for no limit. One wait covers one request and what
+        the device has to do before it, for other sessions too: be generous. It bounds executions and copies, those of
+        :meth:`to_device` and of ``to_host`` of the tensors that this session makes included; not opening (the device's
+        start, the load), allocating, nor the turn that such a copy waits behind those of other sessions, as ACL bounds
+        none of these. Needs a release of ACL that has ``acl.rt.synchronize_stream_with_timeout``.
 
     Raises
     ------
@@ -89,8 +85,8 @@ class InferSession(Measures):
     A session breaks when the device does not finish within ``hang_timeout``, when ACL reports it lost, or
     when a thread of the session dies. Requests that the device had begun raise ``DeviceHangError`` or the
     ``AclError``, all others and every later one ``BrokenSessionError`` with the cause. No other session is
-    touched. Their buffers are used by nobody else, and are freed by :meth:`aclose` if the device is through
-    with them by then.
+    touched. The buffers of these requests are not used again, and are freed by :meth:`aclose` if the device is
+    done with them by then.
 
     Examples
     --------
@@ -109,37 +105,39 @@ class InferSession(Measures):
         loop: int = 1,
         *,
         platform: Platform | None = None,
-        depth: int = 4,
+        depth: Depth = "auto",
         check: Check = "strict",
         hang_timeout: float | None = None,
     ) -> None:
-        self._pipeline: Pipeline | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_closed = False
+        given = Given(device_id, model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout)
+        self._core = SessionCore(check_options(given))
         self._may_enter = False  # opened by await, so that async with may take it over, once
-        self._options = check_options(
-            device_id, model_path, acl_json_path, debug, loop, platform, depth, check, hang_timeout
-        )
 
     @property
     def device_id(self) -> int:
         """The device."""
-        return self._options.device_id
+        return self._core.options.device_id
 
     @property
     def model_path(self) -> str:
         """The model file."""
-        return self._options.model_path
+        return self._core.options.model_path
 
     @property
     def loop(self) -> int:
         """Executions per request."""
-        return self._options.loop
+        return self._core.options.loop
+
+    @property
+    def depth(self) -> Depth:
+        """How many sets of device buffers there may be now; until the session is open, what the constructor got."""
+        pipeline = self._core.pipeline
+        return self._core.options.depth if pipeline is None else pipeline.slots.depth
 
     @property
     def closed(self) -> bool:
         """Whether the session was closed, or ended by :meth:`finalize`."""
-        return self._is_closed or (self._pipeline is not None and self._pipeline.closed.done())
+        return self._core.has_ended
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._open(may_enter=True).__await__()
@@ -147,7 +145,7 @@ class InferSession(Measures):
     async def __aenter__(self) -> Self:
         if not self._may_enter:
             return await self._open()
-        self._opened()
+        self._core.opened()
         self._may_enter = False
         return self
 
@@ -157,32 +155,17 @@ class InferSession(Measures):
         await self.aclose()
 
     async def _open(self, may_enter: bool = False) -> Self:
-        if self.closed:
-            raise ClosedError(f"{self!r} is closed: open a new session")
-        if self._loop is not None:
-            raise ClosedError(f"{self!r} is open already, or being opened: open each session once")
-        loop = self._loop = asyncio.get_running_loop()
-        options = self._options
-        try:
-            self._pipeline = await run_in_thread(
-                f"aioais-open-{options.device_id}", lambda: open_pipeline(options, loop), Pipeline.close, uses_acl=True
-            )
-        except BaseException:
-            self._loop = None
-            raise
-        if self._is_closed:  # aclose() came while it was being opened
-            await self.aclose()
-            raise ClosedError(f"{self!r} was closed while it was being opened: open a new session")
+        await self._core.open()
         self._may_enter = may_enter
         return self
 
     def get_inputs(self) -> list[TensorDesc]:
         """Describe the inputs in model order, without the hidden ones (gear index, dynamic AIPP)."""
-        return [tensor.desc for tensor in self._known().info.inputs]
+        return [tensor.desc for tensor in self._core.known().info.inputs]
 
     def get_outputs(self) -> list[TensorDesc]:
         """Describe the outputs in model order."""
-        return [tensor.desc for tensor in self._known().info.outputs]
+        return [tensor.desc for tensor in self._core.known().info.outputs]
 
     @overload
     async def infer(
@@ -230,8 +213,9 @@ class InferSession(Measures):
             ``static``, ``dymbatch``, ``dymhw``, ``dymdims``, ``dymshape`` (also spelt ``dyn…``) or
             ``auto``. ``static`` on a model with gears runs its largest.
         custom_sizes
-            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. They should
-            do: CANN finds out behind the execution. Larger outputs make buffers grow, or ACL allocates them.
+            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. Make them
+            be large enough: CANN checks only after the kernels have written. Larger outputs make buffers grow, or ACL
+            allocates them.
         out_array
             ``False`` leaves the outputs on the device.
 
@@ -245,7 +229,7 @@ class InferSession(Measures):
         FeedError, ArgumentError
             The feeds, the mode or ``custom_sizes`` do not fit the model; nothing has run.
         AclError
-            ACL failed. Requests that were executed together with the failed one raise it too, as ACL
+            ACL failed. Small requests that shared a set of buffers with the failed one raise it too, as ACL
             does not tell them apart.
         DeviceHangError, BrokenSessionError
             The device did not finish within ``hang_timeout``; the session is broken, now or since earlier.
@@ -257,25 +241,22 @@ class InferSession(Measures):
         Cancelled while queued: nothing runs. Cancelled on the device: the device finishes, the result is
         dropped, the buffers return only then. The session stays usable either way.
         """
-        request = self._request(feeds, mode, custom_sizes, out_array)
-        if not isinstance(request, Request):
-            request = await request
-        try:
-            return await request.future  # type: ignore[no-any-return]
-        finally:
-            request.abandon()
-            del request  # an error's traceback holds this frame, and the request the error
+        core = self._core
+        return await core.result(core.request(feeds, mode, custom_sizes, out_array))  # type: ignore[no-any-return]
 
     def infer_pipeline(
         self,
         feeds_list: Iterable[Feeds] | AsyncIterable[Feeds],
         mode: Mode = "static",
         custom_sizes: Sizes = DEFAULT_OUTPUT_BYTES,
+        *,
+        prefetch: int | None = None,
     ) -> AsyncGenerator[list[np.ndarray], None]:
         """Run many requests, overlapping copies and executions, and yield their results in order.
 
-        At most ``depth`` items are under way or waiting for the consumer; the source is not read further
-        ahead, so it may be endless, and a consumer that stops stops it.
+        At most ``depth`` items are on the device at once. The source is read ``prefetch`` items further ahead and no
+        more, results that the consumer has not taken counted in: so it may be endless, and a consumer that
+        stops stops it.
 
         Parameters
         ----------
@@ -284,6 +265,9 @@ class InferSession(Measures):
             item wherever the model allows it. A plain iterable is advanced on the event loop.
         mode, custom_sizes
             As in :meth:`infer`.
+        prefetch
+            Items that are read ahead of those that have buffers, so that the device's next request never waits for the
+            event loop; they hold their feeds and nothing else. Default: as many as ``depth``; 0 reads nothing ahead.
 
         Yields
         ------
@@ -303,14 +287,7 @@ class InferSession(Measures):
         An async source is cancelled where it waits, an async generator also at its ``yield``, and ends; what its
         clean-up raises, ``aclose`` raises, or the log has it. A plain source is left where it is.
         """
-
-        def start(feeds: Feeds) -> Request | Awaitable[Request]:
-            return self._request(feeds, mode, custom_sizes, True)
-
-        def check() -> None:
-            self._opened().entrance.check(mode, custom_sizes)
-
-        return stream_results(feeds_list, start, lambda: (self._pipeline or self._opened()).slots.depth, check)
+        return session_results(self._core, feeds_list, mode, custom_sizes, check_prefetch(prefetch))
 
     async def infer_iteration(
         self,
@@ -352,31 +329,10 @@ class InferSession(Measures):
         AclError, BrokenSessionError, ClosedError, WrongLoopError, ForkError
             As in :meth:`infer`.
         """
-        iteration = Iteration(self._opened().info, in_out_list, iteration_times, mem_copy, self._options.check)
-        request = self._request(feeds, mode, custom_sizes, True, iteration)
-        if not isinstance(request, Request):
-            request = await request
-        try:
-            return await request.future  # type: ignore[no-any-return]
-        finally:
-            request.abandon()
-            del request  # an error's traceback holds this frame, and the request the error
-
-    def _request(
-        self, feeds: Feeds, mode: Mode, custom_sizes: Sizes, to_host: bool, iteration: Iteration | None = None
-    ) -> Request | Awaitable[Request]:
-        """Check feeds and submit them; to be awaited where seeing them as arrays may take long."""
-        pipeline = self._pipeline
-        # Before the feeds: whatever they are, here nothing can run any more.
-        if (
-            pipeline is None
-            or pipeline.admission.is_closed
-            or pipeline.device.process.is_forked
-            or self._loop is not asyncio.get_running_loop()
-        ):
-            pipeline = self._opened()
-            pipeline.admission.check()
-        return pipeline.entrance.request(feeds, mode, custom_sizes, to_host, iteration)
+        core = self._core
+        iteration = core.iteration(in_out_list, iteration_times, mem_copy)
+        request = core.request(feeds, mode, custom_sizes, iteration=iteration)
+        return await core.result(request)  # type: ignore[no-any-return]
 
     async def to_device(self, array: Any) -> Tensor:
         """Copy an array to this session's device.
@@ -404,7 +360,7 @@ class InferSession(Measures):
         -----
         Cancelled: the copy ends unseen and its memory is freed.
         """
-        return await upload(self._opened(), array)
+        return await upload(self._core.opened(), array)
 
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent.
@@ -426,14 +382,7 @@ class InferSession(Measures):
 
         Cancelled: the session closes all the same; call it again to wait for the end.
         """
-        pipeline = self._pipeline
-        if pipeline is not None and not pipeline.closed.done():
-            self._check_loop()
-        self._is_closed = True
-        if pipeline is not None:
-            pipeline.close()
-            await wait_future(pipeline.closed)
-            pipeline.join()
+        await self._core.aclose()
 
     async def free_resource(self) -> None:
         """Free all that the session holds on the device: ais_bench's name of :meth:`aclose`."""
@@ -454,47 +403,30 @@ class InferSession(Measures):
         """
         await run_in_thread("aioais-finalize", finalize_all)
 
-    def _opened(self) -> Pipeline:
-        """Give the pipeline, or say why there is none; a broken one that was finalised goes on saying what broke it."""
-        pipeline = self._pipeline
-        if self._is_closed or (pipeline is not None and pipeline.admission.is_closed and pipeline.breakage.ends_whole):
-            raise ClosedError(f"{self!r} is closed: open a new session")
-        if pipeline is None:
-            raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")
-        pipeline.device.process.check_fork()
-        self._check_loop()
-        return pipeline
-
-    def _known(self) -> Pipeline:
-        """Give the pipeline, that of a closed session too: what it has measured can still be read."""
-        pipeline = self._pipeline
-        return pipeline if pipeline is not None and self.closed else self._opened()
-
-    def _check_loop(self) -> None:
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # a plain method called outside of any loop: nothing to mix up
-        if running is not self._loop:
-            raise WrongLoopError(
-                f"{self!r} was opened by another event loop; open one session per loop (they may share the device)"
-            )
-
     def __del__(self) -> None:
-        pipeline = getattr(self, "_pipeline", None)
-        if pipeline is not None and not self.closed:
+        core = getattr(self, "_core", None)
+        if core is None:
+            return
+        text = repr(self)
+        if core.abandon():
             warnings.warn(
-                f"{self!r} was never closed: use 'async with', or 'await session.aclose()'",
+                f"{text} was never closed: use 'async with', or 'await session.aclose()'",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
-            # Not here: the collector runs this in any thread, one that holds the locks that closing takes included.
-            pipeline.device.post(pipeline.close)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse copying and pickling: two objects would own one model on one device."""
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled: it owns a model on a device; pass model_path and device_id on, and "
+            "open another session there"
+        )
 
     def __repr__(self) -> str:
-        options = self._options
-        state = "closed" if self.closed else "open" if self._pipeline is not None else "not open"
-        if not self._is_closed and self._pipeline is not None and self._pipeline.breakage.cause is not None:
-            state = "broken"
-        return f"<InferSession {options.model_path!r} on {options.platform} device {options.device_id}, {state}>"
+        return repr(self._core)
+
+
+def core_of(session: InferSession) -> SessionCore:
+    """Return what is behind a session; for the library's own use."""
+    return session._core

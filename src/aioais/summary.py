@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, overload
 
 import numpy as np
 
 __all__ = ["InferSummary", "MemorySummary"]
 
-_log = logging.getLogger("aioais")
-
 _KEPT: Final = 65536
 """Newest entries kept; counts and totals go on being exact beyond."""
-_MOST_NOTED: Final = 8
-"""Requests that are not booked yet."""
 
 
 class InferSummary(Sequence[float]):
@@ -185,66 +178,6 @@ class Timeline:
         return (ring[oldest:] + ring[:oldest]).tolist()
 
 
-class Ledger:
-    """What was measured and is not booked yet, of all sessions.
-
-    A request that completes waits only until its times are noted. They are booked when there are several, which
-    takes less for each, or before somebody looks.
-    """
-
-    __slots__ = ("_is_booking", "_lock", "_noted")
-
-    def __init__(self) -> None:
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Forget what is noted, and who is booking."""
-        self._noted: deque[Callable[[], None]] = deque()
-        # Held while entries are booked, so that other threads see them all. A handler of signals may look meanwhile,
-        # and sees what is booked so far.
-        self._lock = threading.RLock()
-        self._is_booking = False
-
-    def note(self, book: Callable[[], None], count: int) -> None:
-        """Have so many entries booked."""
-        self._noted.append(book)
-        # Where another thread is booking, these are its too, or the next one's.
-        if len(self._noted) + count > _MOST_NOTED and self._lock.acquire(blocking=False):
-            try:
-                self._book()
-            finally:
-                self._lock.release()
-
-    def settle(self) -> None:
-        """Book all; to be called before anything is read or forgotten."""
-        with self._lock:
-            self._book()
-
-    @contextmanager
-    def settled(self) -> Iterator[None]:
-        """Book all, and nothing while the block runs."""
-        with self._lock:
-            self._book()
-            yield
-
-    def _book(self) -> None:
-        if self._is_booking:
-            return
-        self._is_booking = True
-        try:
-            noted = self._noted
-            while noted:
-                try:
-                    noted.popleft()()
-                except Exception:  # noqa: BLE001 - times are lost; neither a session nor whoever looks is to fail of it
-                    _log.exception("times of requests could not be booked")
-        finally:
-            self._is_booking = False
-
-
-ledger: Final = Ledger()
-
-
 class MemorySummary:
     """Copy times of the whole process, one entry per tensor copied, oldest first.
 
@@ -258,42 +191,36 @@ class MemorySummary:
     @staticmethod
     def get_h2d_time_list() -> list[float]:
         """Give the milliseconds of each copy from host to device."""
-        ledger.settle()
         return MemorySummary._h2d.kept()
 
     @staticmethod
     def get_d2h_time_list() -> list[float]:
         """Give the milliseconds of each copy from device to host."""
-        ledger.settle()
         return MemorySummary._d2h.kept()
 
     @staticmethod
     def reset() -> None:
         """Empty both lists."""
-        with ledger.settled():
-            MemorySummary._h2d.clear()
-            MemorySummary._d2h.clear()
+        MemorySummary._h2d.clear()
+        MemorySummary._d2h.clear()
 
     @staticmethod
     def record_h2d(ms: float) -> None:
         """Add one copy from host to device; for the library's own use."""
-        ledger.settle()
         MemorySummary._h2d.add(ms)
 
     @staticmethod
     def record_d2h(ms: float) -> None:
         """Add one copy from device to host; for the library's own use."""
-        ledger.settle()
         MemorySummary._d2h.add(ms)
 
     record_all_h2d: Final = _h2d.extend
     record_all_d2h: Final = _d2h.extend
-    """Add many, to be called by what the ledger books."""
+    """Add many; for the library's own use."""
 
 
 def _begin_anew() -> None:
     """Go on in a forked child, where whoever had a lock is not."""
-    ledger.begin_anew()
     MemorySummary._h2d.renew_lock()
     MemorySummary._d2h.renew_lock()
 

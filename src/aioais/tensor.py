@@ -9,7 +9,7 @@ import numpy as np
 
 from ._acl.memory import DeviceBlock
 from ._bridge.offload import wait_future
-from ._path.device import Device
+from ._device.device import Device
 from .errors import ClosedError
 
 __all__ = ["Tensor"]
@@ -88,7 +88,7 @@ class Tensor:
         device.process.check_fork()
 
         def copy() -> np.ndarray:
-            return device.copies.download(block, self._shape, self._dtype, self._hang_timeout)
+            return device.transfers.download(block, self._shape, self._dtype, self._hang_timeout)
 
         return await wait_future(device.worker.submit(copy))
 

@@ -28,6 +28,9 @@ __all__ = [
 Mode = Literal["static", "dymbatch", "dymhw", "dymdims", "dymshape", "dynbatch", "dynhw", "dyndims", "dynshape", "auto"]
 """How a request chooses its shapes; ``dym`` and ``dyn`` are two spellings of the same."""
 
+Depth = int | Literal["auto"]
+"""How many sets of device buffers there may be."""
+
 Check = Literal["strict", "bytes"]
 """How feeds are compared with the model."""
 

@@ -29,10 +29,10 @@ class Event:
     An event is recorded again and again. Events of the ``ex`` kind allow that as they are. The older kind
     stays set until it is reset, which forgets its time (pyACL API pages of ``create_event_with_flag`` and
     ``reset_event``; in the published runtime a wait for one that was recorded again without a reset passes
-    at once), so waits need events of their own: :meth:`Stream.follow`.
+    at once), so waits need events of their own, which are reset behind the wait.
     """
 
-    __slots__ = ("_elapsed", "_library", "handle", "is_set")
+    __slots__ = ("_elapsed", "_library", "handle")
 
     def __init__(self, library: Library) -> None:
         rt = library.acl.rt
@@ -43,8 +43,6 @@ class Event:
             created = rt.create_event_with_flag(_FLAGS)
             name = "acl.rt.create_event_with_flag"
         self.handle = library.value(name, created)
-        self.is_set = False
-        """Recorded by :meth:`Stream.follow` and not reset since, as a call failed in between."""
         self._library = library
         self._elapsed = rt.event_elapsed_time
 
@@ -103,56 +101,48 @@ class Stream:
 
     def copy(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> None:
         """Queue a copy of ``count`` bytes; host memory must be pinned, or the call would block."""
-        code = self._copy(dst, dst_max, src, count, kind, self.handle)
-        if code:
-            raise self._library.error("acl.rt.memcpy_async", code)
+        self.call(self.copy_call(dst, dst_max, src, count, kind))
 
     def copy_call(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> Call:
-        """Give what :meth:`copy` calls, to be called again and again."""
+        """Return the call that :meth:`copy` makes."""
         return self._copy, (dst, dst_max, src, count, kind, self.handle), "acl.rt.memcpy_async"
 
     def record_call(self, event: Event) -> Call:
-        """Give what :meth:`record` calls, to be called again and again."""
+        """Return the call that :meth:`record` makes."""
         return self._record, (event.handle, self.handle), "acl.rt.record_event"
 
     def wait_call(self, event: Event) -> Call:
-        """Give what :meth:`follow` calls where the event need not be reset, to be called again and again."""
+        """Return the call that :meth:`wait` makes."""
         return self._wait, (self.handle, event.handle), "acl.rt.stream_wait_event"
+
+    def reset_call(self, event: Event) -> Call:
+        """Return the call that queues the moment from which ``event`` is as if it had not been recorded."""
+        return self._reset, (event.handle, self.handle), "acl.rt.reset_event"
 
     def record(self, event: Event) -> None:
         """Queue the moment at which everything before it is done."""
-        code = self._record(event.handle, self.handle)
-        if code:
-            raise self._library.error("acl.rt.record_event", code)
+        self.call(self.record_call(event))
 
-    def follow(self, other: Stream, mark: Event, own: Event | None) -> None:
-        """Queue a wait of this stream for what is queued on ``other``.
-
-        Parameters
-        ----------
-        other
-            The stream to wait for.
-        mark
-            Recorded there behind the work to wait for.
-        own
-            An event for this wait alone, where ``mark`` cannot be reset; ``None`` where it need not be.
-        """
-        if own is None:
-            self._wait_for(mark)
-            return
-        if own.is_set:
-            other.reset(own)
-        own.is_set = True
-        other.record(own)
-        self._wait_for(own)
-        self.reset(own)
+    def wait(self, event: Event) -> None:
+        """Queue a wait for the newest record of an event."""
+        self.call(self.wait_call(event))
 
     def reset(self, event: Event) -> None:
-        """Queue the moment from which ``event`` is as if it had not been recorded."""
-        code = self._reset(event.handle, self.handle)
+        """Queue the reset of an event; only for events that are not of the ``ex`` kind."""
+        self.call(self.reset_call(event))
+
+    def call(self, call: Call) -> None:
+        """Make one recorded call.
+
+        Raises
+        ------
+        AclError
+            It failed.
+        """
+        function, arguments, name = call
+        code = function(*arguments)
         if code:
-            raise self._library.error("acl.rt.reset_event", code)
-        event.is_set = False
+            raise self._library.error(name, code)
 
     def synchronize(self) -> None:
         """Block, without the GIL, until everything queued is done.
@@ -175,11 +165,6 @@ class Stream:
         handle, self.handle = self.handle, 0
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
-
-    def _wait_for(self, event: Event) -> None:
-        code = self._wait(self.handle, event.handle)
-        if code:
-            raise self._library.error("acl.rt.stream_wait_event", code)
 
     def _settle(self, seconds: float | None) -> None:
         error = self._wait_once(seconds)

@@ -12,9 +12,9 @@ from typing import Any
 import anyio
 import numpy as np
 
-from .._path.source import is_iterable
+from .._engine.core import SessionCore
+from .._sources.source import is_iterable
 from ..errors import BrokenSessionError, ClosedError, FeedError, add_note
-from ..session import InferSession
 from ..types import PipelineOutput
 from .failures import describe, is_fatal, root
 from .pool import SessionPool
@@ -82,7 +82,7 @@ def make_lanes(devices_feeds: object, name: str, example: str) -> dict[int, list
 async def run_lanes(
     pool: SessionPool,
     by_device: Mapping[int, Sequence[Lane]],
-    work: Callable[[InferSession, Lane], Awaitable[None]],
+    work: Callable[[SessionCore, Lane], Awaitable[None]],
     is_awaited: bool = True,
 ) -> None:
     """Run all lanes at once.
@@ -108,7 +108,7 @@ async def run_lanes(
     was_cut_short = False
 
     async def run(lane: Lane) -> None:
-        session: InferSession | None = None
+        session: SessionCore | None = None
         try:
             session = await pool.session(lane.device_id, is_awaited)
             await work(session, lane)
@@ -156,7 +156,7 @@ class PipelineRun(Coroutine[Any, Any, _Results]):
         self,
         pool: SessionPool,
         prepare: Callable[[], dict[int, list[Lane]]],
-        work: Callable[[InferSession, Any], AsyncGenerator[list[np.ndarray], None]],
+        work: Callable[[SessionCore, Any], AsyncGenerator[list[np.ndarray], None]],
         report: Callable[[dict[int, list[Lane]]], None],
     ) -> None:
         self._pool = pool
@@ -217,7 +217,7 @@ class PipelineRun(Coroutine[Any, Any, _Results]):
     async def _collect(self) -> _Results:
         by_device = self._prepare()
 
-        async def run(session: InferSession, lane: Lane) -> None:
+        async def run(session: SessionCore, lane: Lane) -> None:
             lane.result = []
 
             async def keep(outputs: list[np.ndarray]) -> None:
@@ -247,7 +247,7 @@ async def _pour(
 async def _iterate(
     pool: SessionPool,
     prepare: Callable[[], dict[int, list[Lane]]],
-    work: Callable[[InferSession, Any], AsyncGenerator[list[np.ndarray], None]],
+    work: Callable[[SessionCore, Any], AsyncGenerator[list[np.ndarray], None]],
     report: Callable[[dict[int, list[Lane]]], None],
 ) -> AsyncGenerator[PipelineOutput, None]:
     """Yield the results of all lanes; they stop while one result per lane waits for the consumer.
@@ -259,7 +259,7 @@ async def _iterate(
     ready: asyncio.Queue[PipelineOutput] = asyncio.Queue(max(1, count))
     has_news = asyncio.Event()
 
-    async def run(session: InferSession, lane: Lane) -> None:
+    async def run(session: SessionCore, lane: Lane) -> None:
         numbers = itertools.count()
 
         async def put(outputs: list[np.ndarray]) -> None:

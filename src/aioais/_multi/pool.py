@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import operator
 import weakref
@@ -14,9 +15,9 @@ from typing import Any
 from .._acl.library import find_library
 from .._acl.process import process_of
 from .._bridge.offload import run_in_thread
-from .._path.opening import Options
+from .._engine.core import SessionCore
+from .._engine.options import Options
 from ..errors import AclError, ArgumentError, BrokenSessionError, ClosedError, DeviceError, WrongLoopError, add_note
-from ..session import InferSession
 from ..types import DeviceStatistics
 from .failures import describe
 
@@ -29,9 +30,9 @@ _log = logging.getLogger("aioais")
 class DeviceState:
     """What is known of one device."""
 
-    session: InferSession | None = None
+    session: SessionCore | None = None
     """Open and warm."""
-    opening: asyncio.Task[InferSession] | None = None
+    opening: asyncio.Task[SessionCore] | None = None
     waiters: int = 0
     """Who waits for ``opening``."""
     opened: int = 0
@@ -58,7 +59,7 @@ class SessionPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._count: int | None = None
         self._states: dict[int, DeviceState] = {}
-        self._retired: weakref.WeakKeyDictionary[InferSession, str] = weakref.WeakKeyDictionary()
+        self._retired: weakref.WeakKeyDictionary[SessionCore, str] = weakref.WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[Callable[[], None], bool] = {}
         """How to cut each call under way short, and whether closing waits for it."""
@@ -119,7 +120,7 @@ class SessionPool:
         """What is known of a device."""
         return self._states.setdefault(device_id, DeviceState())
 
-    async def session(self, device_id: int, is_awaited: bool) -> InferSession:
+    async def session(self, device_id: int, is_awaited: bool) -> SessionCore:
         """Give a device's session, opened if it is not yet; who comes meanwhile waits for the same one.
 
         Once the pool is closed, only calls that closing waits for (``is_awaited``) may still open one.
@@ -128,8 +129,8 @@ class SessionPool:
         state = self.state(device_id)
         session = state.session
         if session is not None:
-            pipeline = session._pipeline
-            cause = None if pipeline is None else pipeline.breakage.cause
+            pipeline = session.pipeline
+            cause = None if pipeline is None else pipeline.failure.cause
             if cause is not None:
                 self.retire(device_id, session, cause)  # by a request that nobody waits for any more
             elif pipeline is None or not pipeline.closed.done():
@@ -149,21 +150,10 @@ class SessionPool:
         finally:
             state.waiters -= 1
 
-    async def _open(self, device_id: int, state: DeviceState) -> InferSession:
-        o = self.options
-        session = InferSession(
-            device_id,
-            o.model_path,
-            o.acl_json_path,
-            o.debug,
-            o.loop,
-            platform=o.platform,
-            depth=o.depth,
-            check=o.check,
-            hang_timeout=o.hang_timeout,
-        )
+    async def _open(self, device_id: int, state: DeviceState) -> SessionCore:
+        session = SessionCore(dataclasses.replace(self.options, device_id=device_id))
         try:
-            await session
+            await session.open()
         except Exception as exc:
             state.failure = describe(exc)
             if not state.waiters:  # they were cancelled: nobody else will tell
@@ -175,7 +165,7 @@ class SessionPool:
         state.session = session
         return session
 
-    def retire(self, device_id: int, session: InferSession | None, error: BaseException) -> None:
+    def retire(self, device_id: int, session: SessionCore | None, error: BaseException) -> None:
         """Take a device out of service after a fatal error: the next call that wants it opens it anew."""
         state = self.state(device_id)
         if session is not None:
@@ -190,7 +180,7 @@ class SessionPool:
         state.failure = describe(error)
         _log.warning("device %d is taken out of service: %s", device_id, state.failure)
 
-    def explain(self, device_id: int, session: InferSession | None, error: Exception) -> Exception:
+    def explain(self, device_id: int, session: SessionCore | None, error: Exception) -> Exception:
         """Say what really happened where a session was closed under a request because its device failed."""
         if not isinstance(error, ClosedError) or session is None or session not in self._retired:
             return error
@@ -263,9 +253,7 @@ class SessionPool:
         left = []
         for device_id, state in self._states.items():
             session, state.session = state.session, None
-            if session is not None and session._pipeline is not None and not session._pipeline.closed.done():
-                session._is_closed = True  # one warning, the owner's, is enough
-                session._pipeline.device.post(session._pipeline.close)  # as the finaliser of a session
+            if session is not None and session.abandon():
                 left.append(device_id)
         return left
 
@@ -296,11 +284,11 @@ def _statistics(device_id: int, state: DeviceState) -> DeviceStatistics:
         streamed=state.streamed,
         rerun=state.rerun,
         failure=state.failure,
-        session=None if session is None else session.statistics(),
+        session=None if session is None else session.known().statistics(),
     )
 
 
-async def _close_broken(device_id: int, session: InferSession) -> None:
+async def _close_broken(device_id: int, session: SessionCore) -> None:
     try:
         await session.aclose()
     except AclError as exc:

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .._path.request import Request
-from .._path.source import open_source
-from .._path.streaming import give_up
+from .._engine.core import SessionCore
+from .._engine.request import Request
+from .._sources.source import open_source
 from ..errors import ClosedError, add_note
-from ..session import InferSession
 from ..types import StreamOutput
 from .failures import is_fatal, no_device_left, root
 from .pool import DeviceState, SessionPool
@@ -22,10 +21,10 @@ from .pool import DeviceState, SessionPool
 __all__ = ["Scheduler", "stream_items"]
 
 REORDERING = 4
-"""In input order, at most this many times the depth of all devices is under way or waits for its turn: while a
+"""In input order, at most this many times the room of all devices is under way or waits for its turn: while a
 slow device works on one item the others go on, but not for ever."""
 
-Start = Callable[[InferSession, Any], "Request | Awaitable[Request]"]
+Start = Callable[[SessionCore, Any], "Request | Awaitable[Request]"]
 
 
 class _Item:
@@ -46,14 +45,20 @@ class _Item:
 class _Device:
     """A device that takes part in a stream."""
 
-    __slots__ = ("depth", "id", "in_flight", "session", "state")
+    __slots__ = ("_prefetch", "id", "in_flight", "session", "state")
 
-    def __init__(self, device_id: int, session: InferSession, depth: int, state: DeviceState) -> None:
+    def __init__(self, device_id: int, session: SessionCore, prefetch: int | None, state: DeviceState) -> None:
         self.id = device_id
         self.session = session
-        self.depth = depth
         self.in_flight = 0
         self.state = state
+        self._prefetch = prefetch
+
+    @property
+    def most(self) -> int:
+        """Most items that it has at once: as many as its depth, and those read ahead."""
+        depth = self.session.known().slots.depth
+        return 2 * depth if self._prefetch is None else depth + self._prefetch
 
 
 async def stream_items(
@@ -62,10 +67,11 @@ async def stream_items(
     device_ids: object,
     start: Start,
     ordered: bool,
+    prefetch: int | None,
 ) -> AsyncGenerator[StreamOutput, None]:
     """Yield the results of a source of feeds, spread over devices; see ``MultiDeviceSession.stream``."""
     pool.check()
-    scheduler = Scheduler(pool, start, ordered)
+    scheduler = Scheduler(pool, start, ordered, prefetch)
     feeder = open_source(source, scheduler, "feeds")
     del source
     with pool.call(scheduler.cut_short, False):
@@ -91,11 +97,11 @@ async def stream_items(
 class Scheduler:
     """The sink of a stream's source: each item goes to the device with most room.
 
-    Room is what a device's ``depth`` leaves free. A device gets its next item when it has finished one, so
-    a slow or busy one gets fewer, and none idles while there are items.
+    Room is what a device's ``depth`` and ``prefetch`` leave free. A device gets its next item when it has finished one,
+    so a slow or busy one gets fewer, and none idles while there are items.
 
-    *Memory.* Items under way, ready, or with the consumer are at most as many as the devices'
-    depths together. In input order, results that wait for an earlier one come on top, up to
+    *Memory.* Items under way, ready, or with the consumer are at most as many as the devices
+    have room for together. In input order, results that wait for an earlier one come on top, up to
     ``REORDERING`` times that number in all.
 
     *Failures.* A fatal error (507xxx) is the device's: it takes part no more, and its items run
@@ -108,17 +114,18 @@ class Scheduler:
     start
         Checks an item's feeds and submits them to a session.
     ordered
-        Give results in the order of the source.
+        Return results in the order of the source.
+    prefetch
+        As in ``InferSession.infer_pipeline``, for each device.
     """
 
-    def __init__(self, pool: SessionPool, start: Start, ordered: bool) -> None:
+    def __init__(self, pool: SessionPool, start: Start, ordered: bool, prefetch: int | None) -> None:
         self.has_news = False
+        self._prefetch = prefetch
         self._pool = pool
         self._start = start
         self._is_ordered = ordered
         self._devices: list[_Device] = []
-        self._depth = 0
-        """Of all devices that take part."""
         self._opening: set[int] = set()
         self._causes: dict[int, BaseException] = {}
         """Of the devices that failed."""
@@ -149,15 +156,14 @@ class Scheduler:
             else:
                 task.add_done_callback(partial(self._opened, device_id))
 
-    def _opened(self, device_id: int, task: asyncio.Task[InferSession]) -> None:
+    def _opened(self, device_id: int, task: asyncio.Task[SessionCore]) -> None:
         self._opening.discard(device_id)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._is_over:
             return
         if error is None:
             session = task.result()
-            self._devices.append(_Device(device_id, session, self._pool.options.depth, self._pool.state(device_id)))
-            self._depth += self._pool.options.depth
+            self._devices.append(_Device(device_id, session, self._prefetch, self._pool.state(device_id)))
         else:
             if not self._pool.is_closed:
                 self._pool.retire(device_id, None, error)
@@ -170,7 +176,6 @@ class Scheduler:
         if device not in self._devices:
             return
         self._devices.remove(device)
-        self._depth -= device.depth
         self._causes[device.id] = error
         self._pool.retire(device.id, device.session, error)
         self._fail_without_devices()
@@ -196,11 +201,12 @@ class Scheduler:
         if self._again:
             return False
         waiting = self._prefix if self._is_ordered else len(self._window)
-        if len(self._under_way) + waiting + self._held >= self._depth:
+        most = sum(device.most for device in self._devices)
+        if len(self._under_way) + waiting + self._held >= most:
             return False
-        if self._is_ordered and len(self._window) + self._held >= REORDERING * self._depth:
+        if self._is_ordered and len(self._window) + self._held >= REORDERING * most:
             return False
-        return any(device.in_flight < device.depth for device in self._devices)
+        return any(device.in_flight < device.most for device in self._devices)
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
         """Give an item to the device with most room."""
@@ -220,7 +226,7 @@ class Scheduler:
         best: _Device | None = None
         most = 0
         for device in self._devices:
-            room = device.depth - device.in_flight
+            room = device.most - device.in_flight
             if room > most:
                 best, most = device, room
         if best is None:
@@ -249,7 +255,7 @@ class Scheduler:
 
     def _submitted(self, item: _Item, device: _Device, request: Request) -> None:
         if self._is_over:  # given up while its feeds were converted
-            give_up(request)
+            request.give_up()
             return
         item.request = request
         request.future.add_done_callback(partial(self._finished, item, device))
@@ -265,7 +271,7 @@ class Scheduler:
 
     async def rerun(self) -> None:
         """Run the items of lost devices again as far as there is room, the oldest first."""
-        while self._again and any(device.in_flight < device.depth for device in self._devices):
+        while self._again and any(device.in_flight < device.most for device in self._devices):
             self._again.sort(key=lambda item: item.index, reverse=True)
             pending = self._run(self._again.pop())
             if pending is not None:
@@ -382,7 +388,7 @@ class Scheduler:
         self._is_over = True
         for item in self._under_way:
             if item.request is not None:
-                give_up(item.request)
+                item.request.give_up()
         self._under_way.clear()
         self._again.clear()
         self._window.clear()

@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 import aioais
+from aioais.session import core_of
 
 from .console import clear_errors, format_bytes, output_console, print_facts
 from .load import run_tasks
@@ -109,7 +110,7 @@ async def _measure(
 
     session = aioais.InferSession(device, model, loop=loop, depth=depth, platform=cast("Platform | None", platform))
     async with session:
-        feeds = _random_feeds(session._opened().info, shape)
+        feeds = _random_feeds(core_of(session).opened().info, shape)
         latency_ms: list[float] = []
 
         async def request(number: int) -> None:

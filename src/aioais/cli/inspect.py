@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 import aioais
+from aioais.session import core_of
 
 from .console import clear_errors, format_bytes, output_console, print_facts
 
@@ -50,7 +51,7 @@ def inspect(
 async def _load(model: str, device: int, platform: str | None) -> ModelInfo:
     # The session itself refuses a platform that does not exist.
     async with aioais.InferSession(device, model, platform=cast("Platform | None", platform)) as session:
-        return session._opened().info
+        return core_of(session).opened().info
 
 
 def _shape(item: TensorInfo) -> str:

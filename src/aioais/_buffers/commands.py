@@ -1,0 +1,146 @@
+"""CommandList: the ACL calls of one request, recorded. Pure: nothing here calls ACL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+from .._acl.constants import MemcpyKind
+from .._acl.stream import Call, Event, Stream
+
+__all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "record_commands"]
+
+_H2D: Final = int(MemcpyKind.HOST_TO_DEVICE)
+_D2H: Final = int(MemcpyKind.DEVICE_TO_HOST)
+
+
+class Copy(NamedTuple):
+    """One copy."""
+
+    dst: int
+    room: int
+    """Bytes from ``dst`` on that belong to the target."""
+    src: int
+    nbytes: int
+
+
+class Marks(NamedTuple):
+    """The events of one request; the times between them are its times."""
+
+    start: Event
+    """Before its first copy."""
+    inputs: Sequence[Event]
+    """Behind each copy to the device."""
+    ready: Event
+    """Before its first execution, behind the wait for the execution before."""
+    executions: Sequence[Event]
+    outputs: Sequence[Event]
+    """Behind each copy to the host."""
+
+
+class Streams(NamedTuple):
+    """Where the calls of a request are queued.
+
+    Where executions are chained both are the slot's own stream. Else all executions of the model share one stream,
+    and each of the two waits needs an event of its own on a release without ``create_event_ex_with_flag``.
+    """
+
+    copies: Stream
+    executions: Stream
+    inputs_done: Event | None = None
+    executions_done: Event | None = None
+
+
+class Work(NamedTuple):
+    """What a request asks of the device."""
+
+    inputs: Sequence[Copy]
+    launch: Call
+    """Queues one execution."""
+    executions: Sequence[int]
+    """How many executions each mark is behind."""
+    outputs: Sequence[Copy]
+
+
+class CommandList(NamedTuple):
+    """The recorded calls of one request, in three parts, and what belongs to them."""
+
+    head: list[Call]
+    """Copies to the device. They may run beside the execution of another request."""
+    body: list[Call]
+    """Executions. They must run behind the execution before."""
+    back: list[Call]
+    """Copies to the host."""
+    spans: list[tuple[Event, Event]]
+    """The marks before and behind each copy in, each group of executions, and each copy back."""
+    copies_in: int
+    copies_back: int
+    marks: Marks
+    staging: list[Any]
+    """For each feed the array that it is copied to; ``None`` for a device tensor."""
+    landing: list[Any]
+    """For each output the array, or the ``Landing``, that it arrives in; empty where no output goes to the host."""
+
+
+def record_commands(
+    work: Work,
+    marks: Marks,
+    streams: Streams,
+    before: Event | None,
+    staging: list[Any],
+    landing: list[Any],
+) -> CommandList:
+    """Record the calls of a request.
+
+    Parameters
+    ----------
+    work, marks, streams
+        Of the request.
+    before
+        The last mark of the request right before it on the same slot, where several share one; else ``None``.
+    staging, landing
+        As in :class:`CommandList`.
+    """
+    copies, executions = streams.copies, streams.executions
+    is_first = before is None
+    start = marks.start if before is None else before
+    head = [copies.record_call(start)] if is_first and work.inputs else []
+    head += _copies(work.inputs, marks.inputs, copies, _H2D)
+    row = [start, *marks.inputs[: len(work.inputs)]]
+    spans = list(pairwise(row))
+    body: list[Call] = []
+    back: list[Call] = []
+    if executions is not copies:
+        body += _follow(executions, copies, row[-1] if work.inputs else start, streams.inputs_done)
+        if not work.inputs:
+            head.append(copies.record_call(start))
+    ready = row[-1]
+    if is_first:
+        ready = marks.ready
+        body.append(executions.record_call(ready))
+    for count, mark in zip(work.executions, marks.executions, strict=True):
+        body += [*[work.launch] * count, executions.record_call(mark)]
+    row = [ready, *marks.executions]
+    spans += pairwise(row)
+    if executions is not copies:
+        back += _follow(copies, executions, row[-1], streams.executions_done)
+    back += _copies(work.outputs, marks.outputs, copies, _D2H)
+    spans += pairwise([row[-1], *marks.outputs[: len(work.outputs)]])
+    return CommandList(head, body, back, spans, len(work.inputs), len(work.outputs), marks, staging, landing)
+
+
+def _copies(copies: Iterable[Copy], marks: Iterable[Event], stream: Stream, kind: int) -> list[Call]:
+    calls: list[Call] = []
+    for copy, mark in zip(copies, marks, strict=False):
+        if copy.nbytes:
+            calls.append(stream.copy_call(*copy, kind))
+        calls.append(stream.record_call(mark))
+    return calls
+
+
+def _follow(stream: Stream, other: Stream, mark: Event, own: Event | None) -> list[Call]:
+    """Return the calls that make a stream wait for a mark on another one."""
+    if own is None:
+        return [stream.wait_call(mark)]
+    return [other.record_call(own), stream.wait_call(own), stream.reset_call(own)]

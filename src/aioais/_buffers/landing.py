@@ -1,0 +1,45 @@
+"""Landing: the pinned block that a large output arrives in, which an array may lease."""
+
+from __future__ import annotations
+
+from .._acl.memory import PinnedPool
+from .slot import Slot
+
+__all__ = ["Landing"]
+
+
+class Landing:
+    """Pinned memory in which one output arrives.
+
+    Dropped before ``keep`` was called, it returns its block to the pool.
+    """
+
+    __slots__ = ("_pool", "address", "is_lent", "nbytes")
+
+    def __init__(self, slot: Slot, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._pool: PinnedPool | None = None
+        self.is_lent = False
+        """Whether an array may lease the block; otherwise its bytes must be copied out."""
+        pool = slot.device.pinned
+        address = pool.acquire(nbytes)
+        self.is_lent = address is not None
+        if address is None:
+            # So much is leased already that this result has to be copied.
+            address = pool.acquire(nbytes, force=True)
+            assert address is not None
+        self.address = address
+        self._pool = pool
+
+    def keep(self) -> None:
+        """Leave the block to an array that leases it from now on."""
+        self._pool = None
+
+    def close(self) -> None:
+        """Return the block to the pool unless an array has it; idempotent."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.release(self.address, self.nbytes)
+
+    def __del__(self) -> None:
+        self.close()

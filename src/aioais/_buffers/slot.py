@@ -1,0 +1,338 @@
+"""A slot: one set of device buffers, datasets and events, with a stream; built once, used by request after request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from .._acl.dataset import Dataset
+from .._acl.memory import DeviceBlock, view
+from .._acl.model import ModelInfo, TensorInfo
+from .._acl.release import run_all
+from .._acl.stream import Event, Stream
+from .._device.device import Device
+from .._feeds.plan import InputPlan, Plan
+from ..errors import AclMemoryError
+from .batch_buffers import BatchBuffers
+from .commands import CommandList, Marks
+
+__all__ = ["SMALL_OUTPUT", "Slot", "executions_per_mark"]
+
+SMALL_OUTPUT: Final = 64 << 10
+"""Outputs up to this size are copied out of the slot; larger ones lease their pinned block.
+
+A copy of this size costs less than the bookkeeping of a lease, and a small result that the caller
+keeps for long does not hold pinned memory."""
+
+_MOST_KEPT: Final = 64
+"""Plans of which a slot keeps command lists, and views of its staging."""
+_MOST_MARKS: Final = 64
+"""Events behind the executions of a request; some devices have 1023 in all (pyACL reference, ``create_event``)."""
+
+
+def executions_per_mark(loop: int) -> list[int]:
+    """Return how many of ``loop`` executions each event is behind; more than one only where there are many."""
+    marks = min(loop, _MOST_MARKS)
+    return [loop // marks + (k < loop % marks) for k in range(marks)]
+
+
+class Slot:
+    """Everything on the device that one request at a time needs, or one batch.
+
+    All its work is queued on the slot's own stream. ACL reports a failed copy or execution only to the caller that
+    synchronises the stream that it was queued on, and this way that concerns exactly one request, or one batch.
+
+    Must be built, used and closed in threads that have the device's context.
+
+    Parameters
+    ----------
+    device
+        The opened device.
+    info
+        The model.
+    loop
+        Executions per request.
+    hang_timeout
+        Of its stream.
+
+    Attributes
+    ----------
+    gear, shapes
+        What its input dataset says: the gear that was set last, the shapes that were described last; ``None`` if
+        neither is known.
+    commands
+        Command lists by kind of request, each with the versions of the datasets that it was recorded for.
+    batch
+        Buffers for batches; makes them when they are asked for.
+    is_link_set
+        Its first link is recorded, and no other stream has reset it.
+    """
+
+    def __init__(self, device: Device, info: ModelInfo, loop: int, hang_timeout: float | None) -> None:
+        self.device = device
+        self.info = info
+        self.gear: tuple[int, ...] | None = None
+        self.shapes: tuple[tuple[int, ...], ...] | None = None
+        self.executions = executions_per_mark(loop)
+        self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
+        self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
+        self._hidden: list[DeviceBlock] = []
+        self._staging: list[tuple[int, int]] = [(0, 0)] * len(info.inputs)
+        self._small: list[tuple[int, int]] = [(0, 0)] * len(info.outputs)
+        self._views: dict[int, list[np.ndarray | None]] = {}
+        self._events: list[Event] = []
+        self._links: list[Event] = []
+        self.is_link_set = False
+        self._datasets: list[Dataset] = []
+        self.commands: dict[Any, tuple[tuple[int, int] | None, CommandList]] = {}
+        self.stream = Stream(device.library, hang_timeout)
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self) -> None:
+        device, info = self.device, self.info
+        library = device.library
+        is_open = info.kind == "shape"
+        bound: dict[int, tuple[int, int]] = {}
+        for index, nbytes in info.hidden:
+            block = device.alloc(nbytes)
+            self._hidden.append(block)
+            bound[index] = block.address, block.nbytes
+        for k, tensor in enumerate(info.inputs):
+            bound[tensor.index] = (0, 0)
+            if not is_open:
+                block = self.inputs[k] = device.alloc(tensor.size)
+                bound[tensor.index] = block.address, block.nbytes
+        self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)])
+        self._datasets.append(self.in_data)
+        for k, tensor in enumerate(info.outputs):
+            if not is_open:
+                self.outputs[k] = device.alloc(tensor.size)
+        self.out_data = Dataset(library, [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs])
+        self._datasets.append(self.out_data)
+        inputs, outputs = ([self._event() for _ in tensors] for tensors in (info.inputs, info.outputs))
+        executions = [self._event() for _ in self.executions]
+        self.marks = Marks(self._event(), inputs, self._event(), executions, outputs)
+        self.batch = BatchBuffers(device, self.marks)
+
+    @property
+    def links(self) -> tuple[Event | None, ...]:
+        """Three events that serve one wait each, where marks cannot be reset without losing their time; else ``None``.
+
+        The first is for the next execution of the model, the others for the two waits of a request between streams.
+        """
+        if self.device.library.has_event_ex:
+            return None, None, None
+        while len(self._links) < 3:
+            self._links.append(self._event())
+        return tuple(self._links)
+
+    def mend(self) -> None:
+        """Make the slot usable after a failed request; nothing of it is queued any more."""
+        self.gear = self.shapes = None  # what is set on the device is unknown
+        self.commands.clear()  # the next ones may be on other streams
+        self.is_link_set = False
+        for event in self._links:
+            self.stream.reset(event)  # it may have been recorded without a wait behind it
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of its buffers."""
+        return sum(block.nbytes for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None)
+
+    def input_block(self, k: int, nbytes: int) -> DeviceBlock:
+        """Bind input ``k`` to its own buffer of at least ``nbytes``, which grows by doubling."""
+        return self._grown(self.inputs, k, nbytes, self.in_data, self.info.inputs[k].index)
+
+    def output_block(self, k: int, nbytes: int) -> DeviceBlock:
+        """Bind output ``k`` to a buffer of at least ``nbytes``, which grows by doubling."""
+        return self._grown(self.outputs, k, nbytes, self.out_data, k)
+
+    def describe(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Set the shapes of a dynamic-shape model's inputs, unless they are set already."""
+        if self.shapes == shapes:
+            return
+        self.shapes = None
+        for tensor, shape in zip(self.info.inputs, shapes, strict=True):
+            self.in_data.describe(tensor.index, tensor.datatype, tensor.format, shape)
+        self.shapes = shapes
+
+    def exchange(self, k: int, source: int) -> None:
+        """Make the buffer of output ``source`` that of input ``k``, whose own one the output gets.
+
+        Nothing is copied: the input reads what the output holds. A buffer too small to be the output's
+        is replaced; what it held is lost either way.
+        """
+        given, taken = self.outputs[source], self.inputs[k]
+        assert given is not None
+        if self.device.is_shared:
+            self._forget()  # they look at the input's buffer
+        if taken is None or taken.nbytes < given.nbytes:
+            # Not by doubling: the two would outgrow each other without end.
+            small, taken = taken, self.device.alloc(given.nbytes)
+            self.inputs[k] = taken
+            if small is not None:
+                small.close()
+        # The owners change last. Where a call fails before, the output is still bound to its own buffer, and an
+        # input is bound anew by each request.
+        self.in_data.bind(self.info.inputs[k].index, given.address, given.nbytes)
+        self.out_data.bind(source, taken.address, taken.nbytes)
+        self.inputs[k], self.outputs[source] = given, taken
+
+    def take_output(self, k: int) -> DeviceBlock:
+        """Take the buffer of output ``k`` out of the slot and put a fresh one in its place."""
+        taken = self.outputs[k]
+        assert taken is not None
+        self._put_output(k, self.device.alloc(taken.nbytes))
+        return taken
+
+    def lend_output(self, k: int, nbytes: int) -> DeviceBlock | None:
+        """Take the buffer of output ``k`` for an array that leases it; only where host and device share memory.
+
+        ``None``, if the bytes should rather be copied out: they are few, most of the buffer is not used,
+        or there is no room for another buffer.
+        """
+        taken = self.outputs[k]
+        assert taken is not None
+        if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes:
+            return None
+        try:
+            fresh = self.device.pinned.block(taken.nbytes)
+        except AclMemoryError:
+            fresh = None
+        if fresh is None:
+            return None
+        self._put_output(k, fresh)
+        return taken
+
+    def staged(self, plan: Plan) -> list[np.ndarray | None]:
+        """Return the memory that each host feed is copied to, as an array of the feed's type and shape.
+
+        That is pinned staging, or the device's own buffer where the host has the same memory.
+        """
+        views = self._views.get(plan.serial)
+        if views is None:
+            if any(not item.is_device and self._room(item.position) < item.nbytes for item in plan.inputs):
+                self._forget()  # they look at the blocks that are about to be replaced
+            views = [None if item.is_device else self._stage(item.position, item) for item in plan.inputs]
+            if len(self._views) >= _MOST_KEPT:
+                self._forget()
+            self._views[plan.serial] = views
+        return views
+
+    def staging_address(self, k: int) -> int:
+        """Return the address of the pinned staging area of input ``k``."""
+        return self._staging[k][0]
+
+    def keep(self, kind: Any, commands: CommandList, *, is_bound: bool = True) -> None:
+        """Keep the commands of a kind of request; those with copies only while the buffers stay where they are."""
+        if len(self.commands) >= _MOST_KEPT:
+            self.commands.clear()
+        versions = (self.in_data.version, self.out_data.version) if is_bound else None
+        self.commands[kind] = versions, commands
+
+    def kept(self, kind: Any) -> CommandList | None:
+        """Find the commands of a kind of request; ``None`` if buffers have moved since."""
+        found = self.commands.get(kind)
+        if found is None:
+            return None
+        versions, commands = found
+        is_right = versions is None or versions == (self.in_data.version, self.out_data.version)
+        return commands if is_right else None
+
+    def small_output(self, k: int) -> int:
+        """Return the address of a pinned area for results of output ``k`` up to ``SMALL_OUTPUT`` bytes."""
+        address, nbytes = self._small[k]
+        if not address:
+            size = self._most_bytes(self.info.outputs[k])
+            nbytes = min(size, SMALL_OUTPUT) if size else SMALL_OUTPUT
+            address = self._pinned(nbytes)
+            self._small[k] = address, nbytes
+        return address
+
+    def close(self) -> None:
+        """Free everything; idempotent. Nothing queued may use the slot any more.
+
+        A failure is raised when all else is freed.
+        """
+        self._forget()
+        datasets, self._datasets = self._datasets, []
+        events, self._events = self._events, []
+        blocks = [block for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None]
+        steps: list[Callable[[], None]] = [dataset.close for dataset in datasets]
+        steps += [event.close for event in events]
+        steps += [self.stream.close, *(block.close for block in blocks)]
+        pinned = self.device.pinned
+        areas, self._staging, self._small = [*self._staging, *self._small], [], []
+        for address, nbytes in areas:
+            if address:
+                pinned.release(address, nbytes)
+        run_all([self.batch.close, *steps] if hasattr(self, "batch") else steps)
+
+    def _forget(self) -> None:
+        """Drop what points to memory of the slot."""
+        self._views.clear()
+        self.commands.clear()
+
+    def _room(self, k: int) -> int:
+        """Bytes of the memory that feeds of input ``k`` are copied to."""
+        if not self.device.is_shared:
+            return self._staging[k][1]
+        block = self.inputs[k]
+        return block.nbytes if block is not None else 0
+
+    def _put_output(self, k: int, block: DeviceBlock) -> None:
+        self.out_data.bind(k, block.address, block.nbytes)  # first: where that fails the slot stays as it is
+        self.outputs[k] = block
+
+    def _stage(self, k: int, item: InputPlan) -> np.ndarray:
+        if self.device.is_shared:
+            return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
+        address, nbytes = self._staging[k]
+        if nbytes < item.nbytes or not address:
+            wanted = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
+            self._staging[k] = self._pinned(wanted), wanted
+            if address:
+                self.device.pinned.release(address, nbytes)
+            address = self._staging[k][0]
+        return view(address, item.shape, item.dtype)
+
+    def _most_bytes(self, tensor: TensorInfo) -> int:
+        """Return the reported bytes of a tensor; 0 with ranges, whose upper bounds may be out of all proportion."""
+        return tensor.size if self.info.kind != "shape" else 0
+
+    def _grown(
+        self, blocks: list[DeviceBlock | None], k: int, nbytes: int, dataset: Dataset, index: int
+    ) -> DeviceBlock:
+        small = block = blocks[k]
+        if block is None or block.nbytes < nbytes:
+            block = self._larger(small, nbytes)
+        dataset.bind(index, block.address, block.nbytes)  # first: where that fails the slot stays as it is
+        if block is not small:
+            blocks[k] = block
+            if small is not None:
+                small.close()
+        return block
+
+    def _larger(self, small: DeviceBlock | None, nbytes: int) -> DeviceBlock:
+        try:
+            return self.device.alloc(max(nbytes, 2 * small.nbytes if small else 0))
+        except AclMemoryError:
+            if small is None or 2 * small.nbytes <= nbytes:
+                raise
+            return self.device.alloc(nbytes)  # no room to grow ahead
+
+    def _event(self) -> Event:
+        event = Event(self.device.library)
+        self._events.append(event)
+        return event
+
+    def _pinned(self, nbytes: int) -> int:
+        address = self.device.pinned.acquire(nbytes, force=True)
+        assert address is not None
+        return address

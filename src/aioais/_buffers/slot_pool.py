@@ -1,0 +1,179 @@
+"""SlotPool: the slots of a session, made on demand, at most ``depth``."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from .._acl.codes import AclCode
+from .._acl.model import ModelInfo
+from .._acl.release import run_all
+from .._acl.stream import Stream
+from .._device.device import Device
+from ..errors import AclError, AclMemoryError
+from .slot import Slot
+
+__all__ = ["FIRST_DEPTH", "MOST_DEPTH", "SlotPool"]
+
+_log = logging.getLogger("aioais")
+
+_NONE_LEFT: Final = {int(AclCode.RT_NO_EVENT_RESOURCE): "events", int(AclCode.RT_NO_STREAM_RESOURCE): "streams"}
+"""What a device has few of besides memory: 1023 events on some (pyACL reference, ``create_event``)."""
+
+FIRST_DEPTH: Final = 4
+MOST_DEPTH: Final = 16
+"""With ``depth="auto"``: what it begins with, and how far it grows."""
+_MOST_GROWN_BYTES: Final = 64 << 20
+"""Device memory of all slots up to which an automatic depth grows."""
+
+
+class SlotPool:
+    """Takes and makes slots for one thread at a time; they come back from any thread.
+
+    Slots that no request uses may be given back to the device when memory runs short, by a thread of another session
+    too, but not while a request waits for one, or another one is being made.
+
+    Parameters
+    ----------
+    device
+        The opened device.
+    make
+        Makes a slot; in a thread that has the device's context.
+    info
+        The model.
+    depth
+        Most slots, or ``"auto"``.
+    is_wanted
+        Tells whether a request waits for a slot.
+
+    Attributes
+    ----------
+    depth
+        Most slots now. Less than asked for once the device had no room for more; with ``"auto"`` it grows.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        make: Callable[[], Slot],
+        info: ModelInfo,
+        depth: int | str,
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        self._most = MOST_DEPTH if isinstance(depth, str) else depth
+        self.depth = FIRST_DEPTH if isinstance(depth, str) else depth
+        self.is_automatic = isinstance(depth, str)
+        self.path = info.path
+        self._device = device
+        self._make = make
+        self._is_wanted = is_wanted
+        self._all: list[Slot] = []
+        self._free: deque[Slot] = deque()
+        self._lock = threading.Lock()  # guards the list, and that no slot is reclaimed that a request waits for
+        self._is_making = self._is_interrupted = False
+        device.low_memory.enter(self)
+
+    @property
+    def made(self) -> int:
+        """Slots that there are."""
+        return len(self._all)
+
+    @property
+    def has_free(self) -> bool:
+        """Whether a slot is free."""
+        return bool(self._free)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a slot is free, or another one may be made."""
+        return bool(self._free) or len(self._all) < self.depth
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of all slots."""
+        with self._lock:
+            return sum(slot.nbytes for slot in self._all)
+
+    def streams(self) -> list[Stream]:
+        """List the streams of all slots."""
+        with self._lock:
+            return [slot.stream for slot in self._all]
+
+    def take(self) -> Slot | None:
+        """Take a free slot or make one; ``None`` if all are in use.
+
+        Raises
+        ------
+        AclError
+            The device has no room for even one, or failed.
+        """
+        try:
+            return self._free.popleft()
+        except IndexError:
+            pass
+        with self._lock:
+            if len(self._all) >= self.depth:
+                return None
+            self._is_making = True  # one that comes back now is kept: the one being made may get no memory
+        try:
+            slot = self._make()
+        except AclError as exc:
+            with self._lock:
+                made = len(self._all)
+            if not made or not (isinstance(exc, AclMemoryError) or exc.code in _NONE_LEFT):
+                raise
+            _log.warning(
+                "device %d: out of %s for %d concurrent requests of %s; depth reduced to %d",
+                self._device.id,
+                _NONE_LEFT.get(exc.code, "memory"),
+                made + 1,
+                self.path,
+                made,
+            )
+            self.depth = self._most = made
+            return None
+        finally:
+            self._is_making = False
+        with self._lock:
+            self._all.append(slot)
+        return slot
+
+    def give(self, slot: Slot) -> None:
+        """Return a slot to the pool; nothing on the device uses it any more."""
+        self._free.append(slot)
+
+    def grow(self) -> None:
+        """Double an automatic depth, within its bounds of slots and bytes."""
+        if self.depth < self._most and self.depth * self._all[0].nbytes <= _MOST_GROWN_BYTES // 2:
+            self.depth = min(2 * self.depth, self._most)
+
+    def reclaim(self) -> None:
+        """Free the slots that no request uses; in any thread that has the device's context."""
+        spare: list[Slot] = []
+        with self._lock:
+            while not (self._is_making or self._is_interrupted or self._is_wanted()):
+                try:
+                    slot = self._free.pop()
+                except IndexError:
+                    break
+                self._all.remove(slot)
+                spare.append(slot)
+            if spare and self.is_automatic:
+                self.depth = max(len(self._all), min(self.depth, FIRST_DEPTH))
+        run_all(slot.close for slot in spare)
+
+    def interrupt(self) -> None:
+        """Keep all slots from now on: the session is broken, and the device may use them."""
+        with self._lock:
+            self._is_interrupted = True
+
+    def close(self) -> None:
+        """Free all slots; none may be in use. A failure is raised when all else is freed."""
+        self._device.low_memory.leave(self)
+        with self._lock:
+            slots, self._all = self._all, []
+            self._free.clear()
+        run_all(slot.close for slot in slots)

@@ -1,0 +1,129 @@
+"""When a device has no memory left: what is idle is given back, and if that does not do, who holds the rest."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from .._acl.library import Library
+from .._acl.memory import DeviceMemory, PinnedPool, free_and_total
+from .._acl.release import run_all
+from ..errors import AclMemoryError
+
+__all__ = ["LowMemory", "Tenant"]
+
+_log = logging.getLogger("aioais")
+
+_T = TypeVar("_T")
+
+
+class Tenant(Protocol):
+    """A session, seen as a holder of device memory."""
+
+    path: str
+    """Its model."""
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of its buffers."""
+        ...
+
+    def reclaim(self) -> None:
+        """Free what nobody uses."""
+        ...
+
+
+class LowMemory:
+    """Finds memory where there seems to be none.
+
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    device_id
+        The device.
+    finish_posted
+        Waits until memory is free that was given up already.
+    """
+
+    def __init__(self, library: Library, device_id: int, finish_posted: Callable[[], None]) -> None:
+        self._library = library
+        self._device_id = device_id
+        self._finish_posted = finish_posted
+        self._memory: DeviceMemory | None = None
+        self._pinned: PinnedPool | None = None
+        self._tenants: list[Tenant] = []
+        self._lock = threading.Lock()  # guards the list
+        self._turn = threading.Lock()  # what one thread is about to free is not there for another to find
+
+    def watch(self, memory: DeviceMemory, pinned: PinnedPool) -> None:
+        """Take the pools of the device, which need this object to be made."""
+        self._memory, self._pinned = memory, pinned
+
+    def enter(self, tenant: Tenant) -> None:
+        """Know of a session."""
+        with self._lock:
+            self._tenants.append(tenant)
+
+    def leave(self, tenant: Tenant) -> None:
+        """Forget a session; idempotent."""
+        with self._lock:
+            if tenant in self._tenants:
+                self._tenants.remove(tenant)
+
+    def overcome(self, wanted: str, attempt: Callable[[], _T]) -> _T:
+        """Free what is idle on the device and try once more; in a thread that has its context.
+
+        Parameters
+        ----------
+        wanted
+            What an attempt was about that met no memory, for the message.
+        attempt
+            Does the same again.
+
+        Raises
+        ------
+        AclMemoryError
+            It still fails; says what was wanted, what is free, and who holds the rest.
+        """
+        self._run([self._finish_posted])  # not in turn: the control thread may wait for its own
+        with self._turn:
+            self._reclaim()
+            try:
+                return attempt()
+            except AclMemoryError as exc:
+                call, code, name, message = exc.call, exc.code, exc.name, exc.message
+        raise AclMemoryError(call, code, name, self._account(wanted), message)
+
+    def _reclaim(self) -> None:
+        assert self._pinned is not None
+        with self._lock:
+            tenants = list(self._tenants)
+        # The pinned pool comes last: slots leave their staging areas to it.
+        self._run([*(tenant.reclaim for tenant in tenants), self._pinned.trim])
+
+    def _run(self, steps: list[Callable[[], None]]) -> None:
+        try:
+            run_all(steps)
+        except Exception as exc:  # noqa: BLE001 - the lack of memory is the error to tell
+            _log.warning("device %d: idle memory could not be freed: %s", self._device_id, repr(exc))
+
+    def _account(self, wanted: str) -> str:
+        assert self._memory is not None
+        assert self._pinned is not None
+        free, total = free_and_total(self._library)
+        with self._lock:
+            tenants = list(self._tenants)
+        shares = [(tenant.path, tenant.nbytes) for tenant in tenants]
+        others = max(0, self._memory.nbytes - sum(nbytes for _, nbytes in shares))
+        held = [f"{nbytes} bytes in buffers of the session of {path!r}" for path, nbytes in shares]
+        held.append(f"{others} bytes in device tensors and buffers being made")
+        held.append(f"{self._pinned.nbytes} bytes of pinned host memory")
+        state = f"{free} of {total} bytes are free" if total else "ACL does not say what is free"
+        return (
+            f"wanted {wanted}, with nothing idle left to give back; on device {self._device_id} {state}; this process "
+            f"holds {', '.join(held)}, and the models themselves; close sessions or tensors, lower depth or "
+            "custom_sizes, or use smaller inputs"
+        )

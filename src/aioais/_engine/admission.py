@@ -1,0 +1,104 @@
+"""Admission: which requests of a session are under way, how the others ended, and when the session is drained."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from ..errors import ClosedError
+from .request import Request, State
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """The entrance and the exit of a session.
+
+    Parameters
+    ----------
+    on_drained
+        Called once, when the entrance is closed and nothing is under way any more.
+
+    Attributes
+    ----------
+    done, failed, cancelled
+        Requests that have ended.
+    is_closed
+        Nothing may enter any more.
+    """
+
+    def __init__(self, on_drained: Callable[[], None]) -> None:
+        self._active: set[Request] = set()
+        self.done = self.failed = self.cancelled = 0
+        self._on_drained = on_drained
+        self._lock = threading.Lock()  # guards everything here; never held across a device call
+        self.is_closed = False
+        self._refusal: Callable[[], BaseException] | None = None
+
+    def check(self) -> None:
+        """Raise if nothing may enter any more."""
+        if self.is_closed:
+            if self._refusal is not None:
+                raise self._refusal()
+            raise ClosedError("the session is closed: open a new one")
+
+    def enter(self, request: Request) -> None:
+        """Count a request as under way; raises as :meth:`check`."""
+        with self._lock:
+            self.check()
+            self._active.add(request)
+
+    def leave(self, requests: Iterable[Request]) -> None:
+        """Count requests that have ended."""
+        with self._lock:
+            if self._refusal is not None:
+                return  # counted when the session broke
+            for request in requests:
+                if request.is_abandoned or request.was_cancelled:
+                    self.cancelled += 1
+                elif request.error is not None:
+                    self.failed += 1
+                else:
+                    self.done += 1
+                self._active.discard(request)
+            if self.is_closed and not self._active:
+                self._on_drained()
+
+    def under_way(self) -> tuple[int, int]:
+        """Count the requests that own a slot, and those that wait for one or share one and whose caller still waits.
+
+        No request is in both numbers.
+        """
+        in_flight = queued = 0
+        for request in self._active.copy():  # one step under the GIL
+            if request.state is State.STARTED:
+                in_flight += 1
+            elif request.state is not State.ENDED and not request.is_abandoned:
+                queued += 1
+        return in_flight, queued
+
+    def close(self) -> None:
+        """Refuse what comes from now on; idempotent."""
+        with self._lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            if not self._active:
+                self._on_drained()
+
+    def break_off(self, refusal: Callable[[], BaseException]) -> list[Request]:
+        """Refuse what comes from now on, count what is under way as ended, and return it.
+
+        Parameters
+        ----------
+        refusal
+            Makes the error that :meth:`enter` raises.
+        """
+        with self._lock:
+            self._refusal = refusal  # before the flag: check() may be called without the lock
+            self.is_closed = True
+            requests, self._active = list(self._active), set()
+            abandoned = sum(request.is_abandoned for request in requests)
+            self.cancelled += abandoned
+            self.failed += len(requests) - abandoned
+        return requests

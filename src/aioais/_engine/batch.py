@@ -1,0 +1,61 @@
+"""Batch: what is submitted together and waited for at once; mostly one request, or one step of one."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .._buffers.commands import CommandList
+from .._buffers.slot import SMALL_OUTPUT, Slot
+from .request import Request, State
+
+__all__ = ["Batch", "fill"]
+
+
+class Batch:
+    """Requests that share a slot, one behind the other on its stream.
+
+    Attributes
+    ----------
+    slot
+        The slot.
+    requests
+        The requests, in the order of the line.
+    queued
+        Those of which calls were queued, with their commands.
+    number
+        Of the newest submission; 0 before the first.
+    is_shared
+        It was submitted to the one execute stream of the session.
+    """
+
+    __slots__ = ("is_shared", "number", "queued", "requests", "slot")
+
+    def __init__(self, slot: Slot, request: Request) -> None:
+        self.slot = slot
+        self.requests = [request]
+        self.queued: list[tuple[Request, CommandList]] = []
+        self.number = 0
+        self.is_shared = False
+
+
+def fill(batch: Batch, line: deque[Request]) -> None:
+    """Take requests of the line into a batch, as many as may share its slot with the first.
+
+    They are small, of the same plan, with host feeds and arrays as results, and not recorded.
+    """
+    first = batch.requests[0]
+    plan, outputs = first.plan, first.plan.outputs
+    if not _may_share(first) or outputs is None or any(item.nbytes > SMALL_OUTPUT for item in outputs):
+        return
+    most = batch.slot.batch.reserve(plan.inputs, outputs)
+    while line and len(batch.requests) < most:
+        request = line[0]
+        if request.plan is not plan or not _may_share(request) or request.is_abandoned:
+            return
+        line.popleft()
+        request.state = State.SHARING
+        batch.requests.append(request)
+
+
+def _may_share(request: Request) -> bool:
+    return request.plan.is_plain and request.to_host and request.draft is None and not request.is_iteration

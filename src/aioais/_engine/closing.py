@@ -1,0 +1,136 @@
+"""The end of everything: all sessions of the process, the devices, ACL."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+import warnings
+from typing import Final
+
+from .._acl.process import live_processes
+from .._bridge.offload import wait_given_up
+from .._device.device import Device, live_devices
+from ..tensor import live_tensors
+from .failure import free_what_was_left
+from .live import live_pipelines
+from .pipeline import Pipeline
+
+__all__ = ["finalize_all"]
+
+_log = logging.getLogger("aioais")
+
+_PATIENCE_S: Final = 10.0
+"""How long to wait for what should come at once, and at exit for requests: a hung device must not
+hold the process."""
+
+
+def finalize_all() -> None:
+    """Close every session and tensor, then finalise ACL; blocks."""
+    failure: BaseException | None = None
+    for process in live_processes():
+        process.check_fork()
+    wait_given_up(_PATIENCE_S)  # a cancelled open may be about to start ACL
+    pipelines = live_pipelines()
+    for pipeline in pipelines:
+        pipeline.close()
+    for pipeline in pipelines:
+        error = pipeline.closed.exception()
+        failure = failure or error
+        pipeline.join()
+    free_what_was_left()
+    closed_tensors = _close_tensors()
+    for process in live_processes():
+        process.is_finalize_wanted = True
+    for device in live_devices():
+        _settle(device, time.monotonic() + _PATIENCE_S)
+    for process in live_processes():
+        if not any(device.process is process for device in live_devices()):
+            try:
+                process.finalize()
+            except BaseException as exc:  # noqa: BLE001 - the other platform must be ended all the same
+                failure = failure or exc
+    if failure is not None:
+        raise failure
+    if closed_tensors:  # last, as a warning may be made an error
+        warnings.warn(
+            f"{closed_tensors} device tensors were open when ACL was finalised and are closed now: close them before",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+
+def _close_tensors() -> int:
+    tensors = [tensor for tensor in list(live_tensors) if not tensor.closed]
+    for tensor in tensors:
+        tensor.close()
+    return len(tensors)
+
+
+def _settle(device: Device, deadline: float) -> None:
+    """Wait until a device has done what was posted to it, and has ended if nothing needs it any more."""
+    thread, is_through = device.worker.thread, threading.Event()
+
+    def reap() -> None:
+        try:
+            device.transfers.reap(max(0.0, deadline - time.monotonic()))
+        finally:
+            device.post(is_through.set)  # behind what that has posted
+
+    device.post(reap)
+    while not is_through.wait(0.01) and thread.is_alive() and time.monotonic() < deadline:
+        pass
+    if not device.pinned.leased and not device.memory.blocks:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _at_exit() -> None:
+    """Close what the program left open, while threads still run; never raises, never hangs."""
+    if any(process.is_forked for process in live_processes()):
+        return  # all of it belongs to the parent
+    pipelines = live_pipelines()
+    if not pipelines and not live_devices() and not any(p.is_initialised for p in live_processes()):
+        return
+    _warn_of_open([pipeline for pipeline in pipelines if not pipeline.failure.is_closing])
+    _warn_of_tensors(len([tensor for tensor in list(live_tensors) if not tensor.closed]))
+    deadline = time.monotonic() + _PATIENCE_S
+    for pipeline in pipelines:
+        pipeline.close()
+    try:
+        for pipeline in pipelines:
+            pipeline.closed.exception(max(0.0, deadline - time.monotonic()))
+        for process in live_processes():
+            process.is_finalize_wanted = True
+        for device in live_devices():
+            _settle(device, min(deadline, time.monotonic() + 1.0))
+        for process in live_processes():
+            if not any(device.process is process for device in live_devices()):
+                process.finalize()
+    except BaseException as exc:  # noqa: BLE001 - the process ends anyway
+        _log.warning("ACL was not shut down cleanly at exit: %r", exc)
+
+
+def _warn_of_open(pipelines: list[Pipeline]) -> None:
+    if not pipelines:
+        return
+    names = ", ".join(f"{pipeline.info.path!r} on device {pipeline.device.id}" for pipeline in pipelines)
+    _warn(
+        f"sessions that were never closed when the process ended: {len(pipelines)} ({names}); use 'async with', or "
+        "'await session.aclose()'"
+    )
+
+
+def _warn_of_tensors(count: int) -> None:
+    if count:
+        _warn(f"device tensors that were open when the process ended: {count}; close them, or let go of them, before")
+
+
+def _warn(text: str) -> None:
+    try:
+        warnings.warn(text, ResourceWarning, stacklevel=2)
+    except ResourceWarning as exc:  # made an error: nobody is left to catch it
+        _log.warning("%s", exc)
+
+
+atexit.register(_at_exit)

@@ -1,0 +1,124 @@
+"""Recording the commands of a request, or finding those of an earlier one of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from .._acl.memory import DeviceBlock, view
+from .._buffers.commands import CommandList, Copy, Marks, Work, record_commands
+from .._buffers.landing import Landing
+from .._buffers.slot import SMALL_OUTPUT, Slot
+from .execute import Executions
+from .request import Request
+
+__all__ = ["WHOLE", "CommandCache", "Ends"]
+
+Ends = tuple[bool, bool]
+WHOLE: Final = (True, True)
+"""With both kinds of copies: a request of one step."""
+
+
+class CommandCache:
+    """Makes command lists; those that are the same for each request of a kind are kept in the slot.
+
+    Parameters
+    ----------
+    executions
+        Of the session.
+    is_shared
+        Host and device share their memory: nothing is copied between them.
+    """
+
+    def __init__(self, executions: Executions, is_shared: bool) -> None:
+        self._executions = executions
+        self._is_shared = is_shared
+
+    def step(self, request: Request, slot: Slot, feeds: Sequence[Any] | None, ends: Ends = WHOLE) -> CommandList:
+        """Return the commands of a request, or of one step of it.
+
+        Parameters
+        ----------
+        request, slot
+            The request, with its outputs known if they are to be copied back.
+        feeds
+            Of the request; only for the first step.
+        ends
+            Whether it has the copies to the device, and those back.
+        """
+        plan = request.plan
+        is_chained = self._executions.shared_stream is None
+        outputs = request.outputs if plan.dynamic_shapes is not None else None
+        kind = plan.serial, request.to_host, ends, is_chained, outputs
+        found = slot.kept(kind)
+        if found is not None:
+            return found
+        is_first, is_last = ends
+        inputs, staging = self._inputs(request, slot, feeds or ()) if is_first else ([], [])
+        back, landing = self._outputs(request, slot) if is_last else ([], [])
+        work = Work(inputs, self._executions.launch_call(slot), slot.executions, back)
+        commands = record_commands(work, slot.marks, self._executions.streams(slot), None, staging, landing)
+        is_constant = not (is_first and plan.has_tensors) and not any(isinstance(area, Landing) for area in landing)
+        if is_constant:
+            slot.keep(kind, commands, is_bound=bool(inputs or back))
+        return commands
+
+    def shared(self, request: Request, slot: Slot, k: int) -> CommandList:
+        """Return the commands of the ``k``-th request of a batch; those of the first come from :meth:`step`."""
+        plan, outputs = request.plan, request.outputs
+        assert outputs is not None
+        kind = plan.serial, slot.batch.serial, k
+        found = slot.kept(kind)
+        if found is not None:
+            return found
+        marks, staging, landing = slot.batch.place(k, plan.inputs, outputs)
+        before: Marks = slot.batch.place(k - 1, plan.inputs, outputs)[0]
+        inputs, back = [], []
+        for item, area in zip(plan.inputs, staging, strict=True):
+            block = slot.input_block(item.position, item.nbytes)
+            inputs.append(Copy(block.address, block.nbytes, area.ctypes.data, item.nbytes))
+        for output, area in zip(outputs, landing, strict=True):
+            target = slot.output_block(output.position, output.nbytes)
+            back.append(Copy(area.ctypes.data, output.nbytes, target.address, output.nbytes))
+        work = Work(inputs, self._executions.launch_call(slot), slot.executions, back)
+        last = [*before.executions, *before.outputs][-1]
+        commands = record_commands(work, marks, self._executions.streams(slot), last, [*staging], [*landing])
+        slot.keep(kind, commands)
+        return commands
+
+    def _inputs(self, request: Request, slot: Slot, feeds: Sequence[Any]) -> tuple[list[Copy], list[Any]]:
+        """Bind the inputs of a request; returns its copies to the device, and what they are copied from."""
+        staging = slot.staged(request.plan)
+        copies: list[Copy] = []
+        for item, feed in zip(request.plan.inputs, feeds, strict=True):
+            k = item.position
+            if item.is_device:
+                assert isinstance(feed, DeviceBlock)
+                request.blocks.append(feed)
+                slot.in_data.bind(item.model_index, feed.address, feed.nbytes)
+                continue
+            own = slot.input_block(k, item.nbytes)
+            if not self._is_shared:
+                copies.append(Copy(own.address, own.nbytes, slot.staging_address(k), item.nbytes))
+        return copies, [*staging]
+
+    def _outputs(self, request: Request, slot: Slot) -> tuple[list[Copy], list[Any]]:
+        """Find memory for the results of a request; returns its copies back, and where they arrive."""
+        if not request.to_host or self._is_shared:
+            return [], []
+        copies: list[Copy] = []
+        landing: list[Any] = []
+        assert request.outputs is not None
+        for item in request.outputs:
+            block = slot.outputs[item.position]
+            assert block is not None
+            if item.nbytes > SMALL_OUTPUT:
+                area = Landing(slot, item.nbytes)
+                request.blocks.append(area)
+                landing.append(area)
+                address = area.address
+            else:
+                address = slot.small_output(item.position)
+                landing.append(view(address, item.shape, item.dtype))
+            copies.append(Copy(address, item.nbytes, block.address, item.nbytes))
+        return copies, landing

@@ -1,0 +1,225 @@
+"""SessionCore: what is behind an ``InferSession``: its life on one event loop, and the way from feeds to a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import numpy as np
+
+from .._bridge.offload import run_in_thread, wait_future
+from .._feeds.plan import Plan
+from ..errors import ClosedError, WrongLoopError
+from ..tensor import Tensor
+from .iteration import Iteration
+from .opening import open_pipeline
+from .options import Options
+from .pipeline import Pipeline
+from .request import Request
+
+__all__ = ["SessionCore"]
+
+
+class SessionCore:
+    """One model on one device, for whichever class has the public methods.
+
+    Parameters
+    ----------
+    options
+        Checked arguments.
+
+    Attributes
+    ----------
+    pipeline
+        ``None`` until the session is open.
+    is_closed
+        It was closed, or is to be closed as soon as it is open.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.pipeline: Pipeline | None = None
+        self.is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session was closed, or ended by ``finalize``."""
+        return self.is_closed or (self.pipeline is not None and self.pipeline.closed.done())
+
+    async def open(self) -> None:
+        """Open the session: start the device, make a context and load the model, in a thread of their own.
+
+        Raises
+        ------
+        ClosedError
+            It was closed, or is open already.
+        ModelError, DeviceError, ArgumentError, AclNotFoundError, AclError, ForkError
+            See ``InferSession``.
+        """
+        if self.has_ended:
+            raise ClosedError(f"{self!r} is closed: open a new session")
+        if self._loop is not None:
+            raise ClosedError(f"{self!r} is open already, or being opened: open each session once")
+        loop = self._loop = asyncio.get_running_loop()
+        options = self.options
+        try:
+            self.pipeline = await run_in_thread(
+                f"aioais-open-{options.device_id}", lambda: open_pipeline(options, loop), Pipeline.close, uses_acl=True
+            )
+        except BaseException:
+            self._loop = None
+            raise
+        if self.is_closed:  # closed while it was being opened
+            await self.aclose()
+            raise ClosedError(f"{self!r} was closed while it was being opened: open a new session")
+
+    def request(
+        self,
+        feeds: Any,
+        mode: Any = "static",
+        custom_sizes: Any = None,
+        to_host: bool = True,
+        iteration: Iteration | None = None,
+    ) -> Request | Awaitable[Request]:
+        """Check feeds and submit them; to be awaited where seeing the feeds as arrays may take long.
+
+        Parameters
+        ----------
+        feeds, mode, custom_sizes
+            As in ``InferSession.infer``.
+        to_host
+            Its outputs go to arrays.
+        iteration
+            What to repeat, if it has several steps.
+
+        Raises
+        ------
+        ArgumentError, FeedError
+            They do not fit the model.
+        ClosedError, BrokenSessionError, WrongLoopError, ForkError
+            The session cannot be used here.
+        """
+        pipeline = self.pipeline
+        # Before the feeds: whatever they are, here nothing can run any more.
+        if (
+            pipeline is None
+            or pipeline.admission.is_closed
+            or pipeline.device.process.is_forked
+            or self._loop is not asyncio.get_running_loop()
+        ):
+            pipeline = self.opened()
+            pipeline.admission.check()
+        planner = pipeline.planner
+        plan = planner.known(feeds, mode, custom_sizes)
+        if plan is not None:
+            return self._submit(pipeline, plan, [*feeds], to_host, iteration)
+        if planner.needs_thread(feeds):
+            return self._convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
+        arrays = planner.arrays(feeds)
+        return self._submit(pipeline, planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
+
+    def iteration(self, in_out_list: Any, iteration_times: Any, mem_copy: Any) -> Iteration:
+        """Check the arguments of ``InferSession.infer_iteration`` that say what to repeat.
+
+        Raises
+        ------
+        ArgumentError, FeedError
+            They do not fit the model.
+        ClosedError, WrongLoopError, ForkError
+            The session cannot be used here.
+        """
+        return Iteration(self.opened().info, in_out_list, iteration_times, mem_copy, self.options.check)
+
+    async def result(self, request: Request | Awaitable[Request]) -> Any:
+        """Wait for the result of a request; cancelled, the request is given up."""
+        if not isinstance(request, Request):
+            request = await request
+        try:
+            return await request.future
+        finally:
+            request.abandon()
+            del request  # an error's traceback holds this frame, and the request the error
+
+    async def _convert(
+        self, pipeline: Pipeline, feeds: Any, how: tuple[Any, Any], to_host: bool, iteration: Iteration | None
+    ) -> Request:
+        planner = pipeline.planner
+        arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
+        return self._submit(pipeline, planner.plan(arrays, *how), arrays, to_host, iteration)
+
+    def _submit(
+        self,
+        pipeline: Pipeline,
+        plan: Plan,
+        arrays: list[np.ndarray | Tensor],
+        to_host: bool,
+        iteration: Iteration | None,
+    ) -> Request:
+        assert self._loop is not None
+        future = self._loop.create_future()
+        request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
+        pipeline.submit(request)
+        return request
+
+    async def aclose(self) -> None:
+        """Refuse new requests, wait for those under way, free all; idempotent. See ``InferSession.aclose``."""
+        pipeline = self.pipeline
+        if pipeline is not None and not pipeline.closed.done():
+            self.check_loop()
+        self.is_closed = True
+        if pipeline is not None:
+            pipeline.close()
+            await wait_future(pipeline.closed)
+            pipeline.join()
+
+    def abandon(self) -> bool:
+        """Have a session closed that was dropped open; ``False`` if it was not open. Safe in a finaliser.
+
+        The collector runs finalisers in any thread, one that holds the locks that closing takes included: so the
+        control thread of the device closes it.
+        """
+        pipeline = self.pipeline
+        if pipeline is None or self.has_ended:
+            return False
+        self.is_closed = True
+        pipeline.device.post(pipeline.close)
+        return True
+
+    def opened(self) -> Pipeline:
+        """Return the pipeline, or raise why there is none. After ``finalize`` a broken one still says what broke it."""
+        pipeline = self.pipeline
+        if self.is_closed or (pipeline is not None and pipeline.admission.is_closed and pipeline.failure.ends_whole):
+            raise ClosedError(f"{self!r} is closed: open a new session")
+        if pipeline is None:
+            raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")
+        pipeline.device.process.check_fork()
+        self.check_loop()
+        return pipeline
+
+    def known(self) -> Pipeline:
+        """Return the pipeline, that of a closed session too: what it has measured can still be read."""
+        pipeline = self.pipeline
+        return pipeline if pipeline is not None and self.has_ended else self.opened()
+
+    def check_loop(self) -> None:
+        """Raise ``WrongLoopError`` on another event loop than the one that opened the session."""
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a plain method called outside of any loop: nothing to mix up
+        if running is not self._loop:
+            raise WrongLoopError(
+                f"{self!r} was opened by another event loop; open one session per loop (they may share the device)"
+            )
+
+    def __repr__(self) -> str:
+        options, pipeline = self.options, self.pipeline
+        state = "closed" if self.has_ended else "open" if pipeline is not None else "not open"
+        if not self.is_closed and pipeline is not None and pipeline.failure.cause is not None:
+            state = "broken"
+        mode = "" if pipeline is None else f", mode {pipeline.info.mode!r}"
+        depth = options.depth if pipeline is None else pipeline.slots.depth
+        where = f"{options.platform} device {options.device_id}"
+        return f"<InferSession {options.model_path!r} on {where}{mode}, depth {depth}, {state}>"

@@ -1,0 +1,265 @@
+"""Executions of one model: gears, and the chain that keeps them from overlapping."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from .._acl.library import Library
+from .._acl.model import LoadedModel
+from .._acl.stream import Call, Event, Stream
+from .._buffers.commands import CommandList, Streams
+from .._buffers.slot import Slot
+from .._feeds.plan import output_plans
+from ..errors import AclError, AclMemoryError, DeviceHangError, blames_device
+from .request import Request
+
+__all__ = ["IS_CHAINED", "Executions"]
+
+_log = logging.getLogger("aioais")
+
+IS_CHAINED: Final = [True]
+"""Private switch for tests: with ``[False]``, sessions opened from then on have one execute stream."""
+
+
+class _Link(NamedTuple):
+    """The end of the chain: the event behind the newest execution, and the slot on whose stream it is."""
+
+    slot: Slot
+    event: Event
+    number: int
+
+
+class _Failure(NamedTuple):
+    """What a synchronise of the one execute stream reported."""
+
+    last: int
+    """Number of the newest submission that it may be about."""
+    error: BaseException
+
+
+class Executions:
+    """Queues the executions of one model so that no two of them overlap, which CANN forbids.
+
+    Everything a request needs is queued on the stream of its slot. Right before its execution that stream waits for the
+    event behind the execution before, whichever stream that is on. So synchronising the stream of a slot confirms
+    one request, its copies and its execution, and copies of other requests overlap with it.
+
+    If ACL refuses an execution that was chained this way, all later ones share one stream instead; then two
+    waits between streams surround each execution, and a failure concerns all requests that were queued together.
+
+    Submissions come from one thread at a time (pyACL reference, thread rules of models).
+
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    model
+        The loaded model.
+    loop
+        Executions per request.
+    hang_timeout
+        Of the one execute stream.
+    """
+
+    def __init__(self, library: Library, model: LoadedModel, loop: int, hang_timeout: float | None) -> None:
+        self.library = library
+        self.model = model
+        self._hang_timeout = hang_timeout
+        self._gear: tuple[int, ...] | None = None
+        # Many may fill the queue of the stream: then the call waits, and pyACL's own would do so with the GIL.
+        self._execute = library.acl.mdl.execute_async if loop == 1 else library.slow.execute_async
+        self._submitted = 0
+        self._link: _Link | None = None
+        self._confirmed = 0
+        """Number of the newest submission that is known to be complete; written by the finish thread only."""
+        self._stream: Stream | None = None if IS_CHAINED[0] else Stream(library, hang_timeout)
+        self._failure: _Failure | None = None
+
+    @property
+    def shared_stream(self) -> Stream | None:
+        """The one stream of all executions; ``None`` while they are chained."""
+        return self._stream
+
+    def streams(self, slot: Slot) -> Streams:
+        """Return where the calls of a request in a slot are queued."""
+        if self._stream is None:
+            return Streams(slot.stream, slot.stream)
+        return Streams(slot.stream, self._stream, *slot.links[1:])
+
+    def prepare(self, request: Request, slot: Slot) -> None:
+        """Set the gear where it is another one, and find out the output shapes; nothing is queued."""
+        plan = request.plan
+        if plan.gear is not None and (plan.gear != self._gear or plan.gear != slot.gear):
+            # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
+            self._gear = slot.gear = None
+            self.model.set_gear(slot.in_data.handle, plan.gear)
+            self._gear = slot.gear = plan.gear
+        if plan.outputs is None:
+            plan.outputs = output_plans(self.model.info, self.model.output_shapes())
+        request.outputs = plan.outputs
+
+    def launch_call(self, slot: Slot) -> Call:
+        """Return the call that queues one execution with the buffers of a slot."""
+        stream = self._stream or slot.stream
+        arguments = self.model.id, slot.in_data.handle, slot.out_data.handle, stream.handle
+        return self._execute, arguments, "acl.mdl.execute_async"
+
+    def queue(self, calls: Iterable[Call]) -> None:
+        """Make recorded calls.
+
+        Raises
+        ------
+        AclError
+            A call failed; none was made after it.
+        """
+        for function, arguments, name in calls:
+            code = function(*arguments)
+            if code:
+                raise self.library.error(name, code)
+
+    def submit(self, slot: Slot, commands: CommandList) -> int:
+        """Queue executions and the copies back behind them; returns the number of the submission.
+
+        Raises
+        ------
+        AclError
+            A call failed. What was queued is complete, so that no later execution can overlap with it.
+        DeviceHangError
+            A call failed, and what was queued before it is not complete within ``hang_timeout``.
+        """
+        is_chained = self.follow(slot)
+        number = self.count()
+        try:
+            self.queue(commands.body)
+            self.lead(slot, commands.marks.executions[-1], number)
+            self.queue(commands.back)
+        except BaseException as exc:
+            self._break_chain(slot)
+            if is_chained and self.model.info.kind != "shape":  # of those, too small an output is refused as well
+                self._consider(exc)
+            raise
+        return number
+
+    def count(self) -> int:
+        """Return the number of a submission that is about to be made."""
+        self._submitted += 1
+        return self._submitted
+
+    def follow(self, slot: Slot) -> bool:
+        """Have the slot's stream wait for the execution before; ``False`` if it need not wait."""
+        link = self._link
+        if link is None or link.slot is slot or link.number <= self._confirmed or self._stream is not None:
+            return False
+        own = link.slot.links[0]
+        if own is None:
+            slot.stream.wait(link.event)
+        else:  # an older release: this wait's own event, which must be reset before it is recorded again
+            slot.stream.wait(own)
+            slot.stream.reset(own)
+            link.slot.is_link_set = False
+        return True
+
+    def lead(self, slot: Slot, mark: Event, number: int) -> None:
+        """Make the execution that was just queued the one that the next must wait for."""
+        if self._stream is not None:
+            return
+        own = slot.links[0]
+        if own is not None:
+            if slot.is_link_set:  # no other slot has waited for it
+                slot.stream.reset(own)
+            slot.stream.record(own)
+            slot.is_link_set = True
+        self._link = _Link(slot, mark, number)
+
+    def _break_chain(self, slot: Slot) -> None:
+        """Wait for what a slot has queued, behind all executions before, so that the next one need not.
+
+        An event that was not recorded again would let it pass at once.
+        """
+        if self._stream is not None:
+            return
+        try:
+            slot.stream.synchronize()
+        except DeviceHangError:
+            raise
+        except AclError as exc:
+            _log.debug("after a failed submission: %s", exc)
+        self._link = None
+
+    def settle(self, slot: Slot) -> None:
+        """Wait for the copies of a slot and for all executions before, as a synchronous run does not wait for them.
+
+        Raises
+        ------
+        AclError, DeviceHangError
+            A copy failed, or is not complete within ``hang_timeout``.
+        """
+        if self._stream is not None:
+            self._synchronize_shared()
+        self.follow(slot)
+        slot.stream.synchronize()
+        self._link = None
+
+    def wait(self, slot: Slot, number: int, is_shared: bool) -> BaseException | None:
+        """Wait for the submission with this number, and for all copies of its slot; returns its failure.
+
+        Parameters
+        ----------
+        slot, number
+            Of the submission; 0 if it failed before its execution.
+        is_shared
+            It was submitted to the one execute stream.
+        """
+        failure = self._failure_of(number) if is_shared else None
+        try:
+            slot.stream.synchronize()
+        except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
+            failure = failure or exc
+        if number > self._confirmed and not isinstance(failure, DeviceHangError):
+            self._confirmed = number  # complete, also where it failed
+        return failure
+
+    def streams_of_its_own(self) -> list[Stream]:
+        """List the streams that no slot owns."""
+        return [] if self._stream is None else [self._stream]
+
+    def close(self) -> None:
+        """Destroy the one execute stream; idempotent."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _failure_of(self, number: int) -> BaseException | None:
+        """Synchronise the one execute stream. ACL does not say which submission failed, so none of them is good."""
+        self._synchronize_shared()
+        failure = self._failure
+        if failure is None or number > failure.last:
+            return None
+        return copy.copy(failure.error) if isinstance(failure.error, AclError) else failure.error
+
+    def _synchronize_shared(self) -> None:
+        assert self._stream is not None
+        try:
+            self._stream.synchronize()
+        except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
+            # Kept until the next one: without the frames, which hold requests.
+            self._failure = _Failure(self._submitted, exc.with_traceback(None))
+
+    def _consider(self, error: BaseException) -> None:
+        """Give chaining up if ACL may have refused an execution because it was on another stream."""
+        if (
+            not isinstance(error, AclError)
+            or error.call != "acl.mdl.execute_async"
+            or isinstance(error, AclMemoryError)
+            or blames_device(error)
+        ):
+            return
+        self._stream = Stream(self.library, self._hang_timeout)
+        _log.warning(
+            "%s: ACL refused an execution behind one on another stream (%s); all executions of this session share one "
+            "stream from now on",
+            self.model.path,
+            error,
+        )

@@ -1,0 +1,257 @@
+"""Iteration: outputs of one step are inputs of the next, without leaving the device."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .._acl.model import ModelInfo, TensorInfo
+from .._buffers.commands import Copy
+from .._buffers.slot import Slot
+from .._feeds.plan import OutputPlan, Plan
+from ..errors import ArgumentError, FeedError
+from ..tensor import Tensor
+from ..types import Check
+from .request import Request
+
+__all__ = ["Iteration", "IterationRequest"]
+
+
+class Iteration:
+    """What the caller asked for: which output feeds which input, how often, and how.
+
+    Parameters
+    ----------
+    info
+        The model.
+    in_out_list
+        For each input -1 or the output that feeds it; ``None`` keeps all inputs.
+    iteration_times
+        Steps, at least 1.
+    mem_copy
+        Copy outputs to inputs, instead of exchanging their buffers.
+    check
+        As in ``InferSession``.
+
+    Raises
+    ------
+    ArgumentError
+        An argument is of a wrong type, length or range.
+    FeedError
+        The output can never feed the input it is meant for.
+    """
+
+    __slots__ = ("_info", "has_copies", "steps", "wires")
+
+    def __init__(self, info: ModelInfo, in_out_list: Any, iteration_times: Any, mem_copy: Any, check: Check) -> None:
+        if not _is_int(iteration_times) or iteration_times < 1:
+            raise ArgumentError(
+                f"iteration_times={iteration_times!r}: wanted an int of at least 1, the number of steps"
+            )
+        self._info = info
+        self.steps = int(iteration_times)
+        self.has_copies = bool(mem_copy)
+        self.wires = _wires(info, in_out_list)
+        """Pairs of an input and the output that feeds it."""
+        for k, source in self.wires:
+            self._check_pair(k, source, check)
+
+    def request(self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any]) -> IterationRequest:
+        """Make the request; checks bytes where output shapes are known ahead of the first step."""
+        if plan.outputs is not None:
+            self.check_bytes(plan, plan.outputs)
+        return IterationRequest(plan, feeds, future, self)
+
+    def check_bytes(self, plan: Plan, outputs: Sequence[OutputPlan]) -> None:
+        """Compare the bytes of outputs with those of the inputs they feed.
+
+        Raises
+        ------
+        FeedError
+            They differ.
+        """
+        for k, source in self.wires:
+            item, output = plan.inputs[k], outputs[source]
+            if output.nbytes != item.nbytes:
+                raise FeedError(
+                    f"{_wire(self._info, k, source)}: the output has {output.nbytes} bytes {list(output.shape)}, the "
+                    f"input takes {item.nbytes} bytes {list(item.shape)}; feed it an output of its size"
+                )
+
+    def check_shape(self, k: int, output: OutputPlan, step: int) -> None:
+        """Check that an input of dynamic shape takes the output of the step before.
+
+        Raises
+        ------
+        FeedError
+            It does not.
+        """
+        tensor = self._info.inputs[k]
+        if not tensor.accepts(output.shape):
+            raise FeedError(
+                f"step {step} of {self.steps}: {_wire(self._info, k, output.position)}: the output has shape "
+                f"{list(output.shape)}, the input takes {_takes(tensor)}; stop at step {step - 1}, or give feeds from "
+                "which all shapes stay in the model's range"
+            )
+
+    def _check_pair(self, k: int, source: int, check: Check) -> None:
+        tensor, output = self._info.inputs[k], self._info.outputs[source]
+        if check == "strict" and tensor.datatype != output.datatype:
+            raise FeedError(
+                f"{_wire(self._info, k, source)}: the output is {output.datatype.name}, the input takes "
+                f"{tensor.datatype.name}; feed it an output of its type, or open the session with check='bytes'"
+            )
+        if self._info.kind != "shape":
+            return
+        if tensor.dtype is not None and output.dtype is not None and tensor.dtype.itemsize != output.dtype.itemsize:
+            raise FeedError(
+                f"{_wire(self._info, k, source)}: the output is {output.datatype.name}, the input takes "
+                f"{tensor.datatype.name}, which has other bytes; feed it an output of its type"
+            )
+        if all(dim >= 0 for dim in output.shape) and not tensor.accepts(output.shape):
+            raise FeedError(
+                f"{_wire(self._info, k, source)}: the output has shape {list(output.shape)}, the input takes "
+                f"{_takes(tensor)}; feed it an output of its shape"
+            )
+
+
+class IterationRequest(Request):
+    """A request of several steps.
+
+    Each step is a submission of its own, and is waited for before the next is queued: a cancelled iteration ends after
+    the running step, a failure stops it where it happened, and other requests are submitted between two steps.
+
+    Parameters
+    ----------
+    plan, feeds, future
+        As in :class:`Request`.
+    iteration
+        What to repeat.
+    """
+
+    is_iteration = True
+
+    def __init__(
+        self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], iteration: Iteration
+    ) -> None:
+        super().__init__(plan, feeds, future, to_host=True)
+        self._iteration = iteration
+        self._steps_done = 0
+        self.earlier_h2d = self.earlier_execute = 0.0
+        """Milliseconds of the steps before the present one."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the present step is the first."""
+        return not self._steps_done
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the present step is the last."""
+        return self._steps_done + 1 == self._iteration.steps
+
+    def next_step(self) -> None:
+        """Go on to the next step: the present one is complete."""
+        self._steps_done += 1
+
+    def feed_back(self, slot: Slot) -> list[Copy]:
+        """Make outputs of the step before inputs of the present one; returns the copies that this takes.
+
+        Before the first step it makes room for what is to be fed back, and returns nothing.
+
+        Raises
+        ------
+        FeedError
+            The model does not take the output of the step before.
+        AclError
+            A buffer cannot be made or bound.
+        """
+        outputs = self.outputs
+        if self.is_first:
+            if outputs is not None:
+                self._iteration.check_bytes(self.plan, outputs)
+                self._make_room(slot)
+            return []
+        assert outputs is not None
+        shapes = list(self.plan.dynamic_shapes or ())
+        if shapes:
+            for k, source in self._iteration.wires:
+                self._iteration.check_shape(k, outputs[source], self._steps_done + 1)
+                shapes[k] = outputs[source].shape
+            slot.describe(tuple(shapes))
+        if self._iteration.has_copies:
+            return self._copies(slot, outputs)
+        self._exchange(slot)
+        return []
+
+    def _make_room(self, slot: Slot) -> None:
+        """Make outputs that will serve as inputs as large as ACL expects inputs to be; before anything runs."""
+        if self._iteration.has_copies:
+            return
+        for k, source in self._iteration.wires:
+            slot.output_block(source, slot.info.inputs[k].size)
+
+    def _copies(self, slot: Slot, outputs: Sequence[OutputPlan]) -> list[Copy]:
+        copies = []
+        for k, source in self._iteration.wires:
+            nbytes, block = outputs[source].nbytes, slot.outputs[source]
+            assert block is not None
+            own = slot.input_block(k, nbytes)
+            copies.append(Copy(own.address, own.nbytes, block.address, nbytes))
+        return copies
+
+    def _exchange(self, slot: Slot) -> None:
+        """Let inputs read the outputs where they are.
+
+        The first input that an output feeds takes its buffer over, and gives its own to the next output;
+        the others look at the same buffer. So each buffer of the slot keeps exactly one place, and the slot
+        is in order after every step, whatever happens next.
+        """
+        owners: dict[int, int] = {}
+        for k, source in self._iteration.wires:
+            owner = owners.setdefault(source, k)
+            if owner == k:
+                slot.exchange(k, source)
+            else:
+                block = slot.inputs[owner]
+                assert block is not None
+                slot.in_data.bind(slot.info.inputs[k].index, block.address, block.nbytes)
+
+
+def _wires(info: ModelInfo, in_out_list: Any) -> tuple[tuple[int, int], ...]:
+    """Check the list itself and return the pairs that it means."""
+    if in_out_list is None:
+        return ()
+    names = [tensor.name for tensor in info.inputs]
+    advice = "-1 keeps an input, k feeds it output k of the step before"
+    if not isinstance(in_out_list, Sequence) or isinstance(in_out_list, (str, bytes, bytearray, memoryview)):
+        raise ArgumentError(f"in_out_list={in_out_list!r}: wanted a list with one int per input {names}: {advice}")
+    if len(in_out_list) != len(names):
+        raise ArgumentError(
+            f"in_out_list has {len(in_out_list)} entries, the model has {len(names)} inputs {names}; give one per "
+            f"input: {advice}"
+        )
+    outputs = [tensor.name for tensor in info.outputs]
+    for k, source in enumerate(in_out_list):
+        if not _is_int(source) or not -1 <= source < len(outputs):
+            raise ArgumentError(
+                f"in_out_list[{k}]={source!r}: wanted -1 to keep input {names[k]!r}, or from 0 to {len(outputs) - 1} "
+                f"for one of the outputs {outputs}"
+            )
+    return tuple((k, int(source)) for k, source in enumerate(in_out_list) if source >= 0)
+
+
+def _wire(info: ModelInfo, k: int, source: int) -> str:
+    return f"in_out_list[{k}]={source} feeds output {info.outputs[source].name!r} to input {info.inputs[k].name!r}"
+
+
+def _takes(tensor: TensorInfo) -> str:
+    text = str(list(tensor.shape))
+    return text if tensor.ranges is None else f"{text} with dims in {[list(pair) for pair in tensor.ranges]}"
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

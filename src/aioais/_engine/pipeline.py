@@ -1,0 +1,266 @@
+"""Pipeline: the parts of one session joined, and its two threads."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .._acl.model import LoadedModel
+from .._bridge.delivery import Delivery
+from .._bridge.stage_threads import StageThreads
+from .._buffers.slot import Slot, executions_per_mark
+from .._buffers.slot_pool import SlotPool
+from .._device.device import Device
+from .._feeds.planner import Planner
+from ..timing import Recording
+from ..types import SessionStatistics
+from . import live
+from .admission import Admission
+from .batch import Batch, fill
+from .dynamic_shape import DynamicShapes
+from .event_times import Draft, Recorder
+from .execute import Executions
+from .failure import Failure, Holdings
+from .options import Options
+from .request import Request, State
+from .routing import Router
+from .stages import Stages
+from .times import Times
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """The way of a session's requests.
+
+    ::
+
+        loop ─▶ line ─▶ a free slot ─▶ all calls of the request ─▶ wait for the slot's stream ─▶ result ─▶ loop
+                        └──── the submit thread, or the finish thread ────┘└──── the finish thread ────┘
+
+    The copies and executions themselves are scheduled on the device: each request has its calls on the stream of its
+    slot, chained to the execution before (:class:`Executions`). So the device has its next work queued
+    while the host waits for the oldest, in a call that releases the GIL. :class:`Router` says which thread submits.
+
+    Parameters
+    ----------
+    device, model
+        Of the session; the model and one session reference of the device are owned.
+    planner, delivery
+        Of the session, and the way back to its loop.
+    options
+        The checked arguments of the session.
+    """
+
+    def __init__(
+        self, device: Device, model: LoadedModel, planner: Planner, delivery: Delivery, options: Options
+    ) -> None:
+        self.device = device
+        self.info = model.info
+        self.planner = planner
+        self.hang_timeout = options.hang_timeout
+        self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
+        self._delivery = delivery
+        self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_shared
+        self.times = Times(executions_per_mark(options.loop))
+        self._router = Router(self.times.speed, delivery.loop)
+        make_slot = partial(Slot, device, model.info, options.loop, options.hang_timeout)
+        self.slots = SlotPool(device, make_slot, model.info, options.depth, lambda: bool(self._router.line))
+        self._router.use(self.slots)
+        executions = Executions(device.library, model, options.loop, options.hang_timeout)
+        recorder = Recorder(device.library)
+        self.admission = Admission(self._drained)
+        self.failure = Failure(
+            Holdings(device, executions, self.slots, recorder),
+            self.admission,
+            delivery,
+            self._interrupt,
+            lambda seconds: self._threads.join(seconds),
+            options.hang_timeout,
+        )
+        self.closed = self.failure.closed
+        dynamic = DynamicShapes(executions, options.loop, may_run_synchronously=options.hang_timeout is None)
+        self._knows_outputs = dynamic.expected
+        self._stages = Stages(device, executions, dynamic, self.times, recorder, self.failure)
+        self._stages.debug, self._stages.hang_timeout = options.debug, options.hang_timeout
+        try:
+            self._threads = StageThreads(
+                device.enter,
+                {f"aioais-submit-{device.id}": self._submit_step, f"aioais-finish-{device.id}": self._finish_step},
+                self.failure.strike,
+            )
+        except BaseException:
+            self.slots.close()
+            executions.close()
+            raise
+        live.begin(self)
+
+    # --------------------------------------------------------------------------------- the loop
+    def submit(self, request: Request) -> None:
+        """Take a request; never blocks."""
+        if self.recordings:
+            shapes = tuple(item.shape for item in request.plan.inputs)
+            request.draft = Draft(self.recordings, self.info.mode, shapes)
+        self.admission.enter(request)
+        self._router.enter(request)
+
+    def statistics(self) -> SessionStatistics:
+        """Return counters, stage times and memory at this moment; in any thread."""
+        pinned, admission = self.device.pinned, self.admission
+        in_flight, queued = admission.under_way()  # first: what has ended since is counted below
+        return SessionStatistics(
+            in_flight=in_flight,
+            queued=queued,
+            done=admission.done,
+            failed=admission.failed,
+            cancelled=admission.cancelled,
+            stages=self.times.stages(),
+            depth=self.slots.depth,
+            slots=self.slots.made,
+            device_bytes=self.device.nbytes,
+            pinned_bytes=pinned.nbytes,
+            pinned_leased=pinned.leased,
+            pinned_idle=pinned.idle,
+        )
+
+    def close(self) -> None:
+        """Refuse new requests, finish those submitted, then free all; idempotent, never blocks.
+
+        ``closed`` is done when everything is freed. In a forked child there is nothing to free: what
+        the session holds is its parent's, and so are its threads.
+        """
+        if self.device.process.is_forked:
+            self.failure.disown()
+            return
+        self.failure.close()
+        self.admission.close()
+
+    def join(self) -> None:
+        """Wait for the threads once ``closed`` is done: microseconds, as their last step is."""
+        if self.failure.cause is None:
+            self._threads.join()
+
+    def _drained(self) -> None:
+        self._router.is_over = True
+        self._router.wake_all()
+
+    def _interrupt(self) -> None:
+        self.slots.interrupt()
+        self._router.wake_all()
+
+    # ------------------------------------------------------------------------------ the threads
+    def _submit_step(self) -> bool:
+        self._router.wait_for_bell()
+        if self._router.is_over or self.failure.cause is not None:
+            return False
+        self._submit_all(is_finish_thread=False)
+        return True
+
+    def _finish_step(self) -> bool:
+        router = self._router
+        if self.failure.cause is not None:
+            return False
+        self._submit_all(is_finish_thread=True)
+        batch = router.next_submitted()
+        if batch is None:
+            if router.is_over:
+                self.failure.end()
+                return False
+            router.sleep()
+            return True
+        router.begin_wait()
+        is_whole = self._stages.wait(batch)
+        router.end_wait()
+        if not is_whole:
+            return False
+        if self._stages.finish(batch):
+            self._free(batch)
+            self._submit_all(is_finish_thread=True)  # before the loop is woken, which takes the GIL
+            self._end(batch.requests)
+        else:
+            router.going_on.append(batch)
+        self._delivery.give_way()
+        return True
+
+    def _submit_all(self, is_finish_thread: bool) -> None:
+        """Submit what can be submitted; the finish thread leaves it to the other one where that is at it already."""
+        router = self._router
+        while router.has_work() and self.failure.cause is None:
+            if not router.submitting.acquire(blocking=not is_finish_thread):
+                return  # the thread that has it looks again after it has released it
+            try:
+                while True:
+                    if is_finish_thread and router.submitted and not self._is_quick():
+                        return  # the other thread is woken for it before this one waits
+                    batch = self._next()
+                    if batch is None:
+                        break
+                    self._put_back(self._stages.queue(batch))
+                    router.was_submitted(batch)
+                    del batch  # an error's traceback holds this frame, and the batch the error
+            finally:
+                router.submitting.release()
+
+    def _is_quick(self) -> bool:
+        """Whether what comes next can be submitted without holding up results that are due."""
+        router = self._router
+        if router.going_on:
+            plan = router.going_on[0].requests[0].plan
+            return plan.dynamic_shapes is None
+        if not router.line:
+            return True
+        plan = router.line[0].plan
+        return (
+            self.slots.has_free
+            and not plan.is_large
+            and (plan.dynamic_shapes is None or self._knows_outputs(plan) is not None)
+        )
+
+    def _next(self) -> Batch | None:
+        """Take what is submitted next: the next step of a batch that has its slot, or the oldest of the line."""
+        router = self._router
+        if self.failure.cause is not None:
+            return None
+        if router.going_on:
+            return router.going_on.popleft()
+        line = router.line
+        while line:
+            request = line[0]
+            if request.is_abandoned:
+                line.popleft()
+                request.drop()
+                self._end([request])
+                continue
+            try:
+                slot = self.slots.take()
+            except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
+                line.popleft()
+                self._stages.fail(request, exc)
+                request.state = State.ENDED
+                self._end([request])
+                continue
+            if slot is None:
+                return None
+            batch = Batch(slot, line.popleft())
+            # A batch overlaps nothing: it pays where the device is fast and more requests wait than there are slots.
+            if self._shares_slots and self.times.speed.is_light and len(line) >= self.slots.depth:
+                fill(batch, line)
+            return batch
+        return None
+
+    def _put_back(self, requests: list[Request]) -> None:
+        """Return requests to the front of the line: the one before them in their batch failed."""
+        for request in reversed(requests):
+            request.state = State.WAITING
+            self._router.line.appendleft(request)
+
+    def _free(self, batch: Batch) -> None:
+        """Return the slot of a batch that has ended, and let the depth grow where that helps."""
+        slots = self.slots
+        if slots.is_automatic and self.times.speed.is_brief and self._router.line and not slots.has_room:
+            slots.grow()
+        slots.give(batch.slot)
+
+    def _end(self, requests: list[Request]) -> None:
+        """Count requests as ended, and have the loop set their futures."""
+        self.admission.leave(requests)
+        self._delivery.post(requests)

@@ -1,0 +1,125 @@
+"""Request: one inference under way, with its state. It owns what the device still needs, whoever still waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import itertools
+import traceback
+from time import perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._feeds.plan import OutputPlan, Plan
+from ..tensor import Tensor
+from ..timing import Outcome
+from .event_times import Draft
+
+__all__ = ["Request", "State"]
+
+_numbers = itertools.count(1)
+
+
+class State(enum.Enum):
+    """Where a request is on its way; it only moves down this list."""
+
+    WAITING = "waiting"
+    """In the line, without a slot."""
+    SHARING = "sharing"
+    """On the device's stream behind the request of its batch that was first."""
+    STARTED = "started"
+    """It has a slot, and is on the device or about to be."""
+    ENDED = "ended"
+    """It has its result or its error, or was dropped; its slot is another's."""
+
+
+class Request:
+    """One inference under way.
+
+    The event loop's thread makes it. Then it belongs to the thread that submits it, then to the finish thread, until it
+    comes back to the loop through :meth:`settle`. The caller waits on ``future`` and may stop
+    waiting at any time: that detaches the caller and nothing else.
+    """
+
+    # Defaults of the class: setting each of them in every request costs the loop a microsecond.
+    is_iteration: ClassVar[bool] = False
+    """It has several steps, each a submission of its own."""
+    state = State.WAITING
+    result: list[Any] | None = None
+    error: BaseException | None = None
+    was_cancelled = False
+    """Its caller gave it up before it ran to its end."""
+    is_unproven = False
+    """Dynamic shape: its outputs are taken to be those that the same shapes of inputs gave before."""
+    must_wait = False
+    """Dynamic shape: the outputs were not as expected, so it runs again, and its outputs are asked for."""
+    draft: Draft | None = None
+    """Its times, while a recording is open."""
+    started_at = 0.0
+    copies_in = 0
+    """Its copies to the device."""
+
+    def __init__(
+        self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], to_host: bool
+    ) -> None:
+        self.number = next(_numbers)
+        self.plan = plan
+        self.feeds: list[Any] | None = feeds
+        if plan.has_tensors:  # their memory instead of the tensors: their owner may close them at once
+            self.feeds = [feed.block if isinstance(feed, Tensor) else feed for feed in feeds]
+        self.future = future
+        self.to_host = to_host
+        self.outputs: tuple[OutputPlan, ...] | None = plan.outputs
+        self.blocks: list[Any] = []
+        """Device memory and pinned blocks that must outlive the work on the device."""
+        self.queued_at = perf_counter()
+
+    @property
+    def queued_ms(self) -> float:
+        """How long it waited for its buffers, once it has started."""
+        return (self.started_at - self.queued_at) * 1e3
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether no caller waits any more; cheap, and right to ask in any thread."""
+        return self.future.cancelled()
+
+    def abandon(self) -> None:
+        """Drop the feeds of a request that has not started; on the loop's thread."""
+        if self.state is State.WAITING:
+            self.feeds = None
+
+    def give_up(self) -> None:
+        """Stop waiting for it: in the line it never runs, on the device it is finished and dropped."""
+        future = self.future
+        if not future.cancel() and not future.cancelled():
+            future.exception()  # seen: no caller will ask for it
+        self.abandon()
+
+    def drop(self) -> None:
+        """End it unrun, or between two steps: its caller gave it up."""
+        self.was_cancelled = True
+        self.state = State.ENDED
+
+    def settle(self) -> None:
+        """Set the future; on the loop's thread."""
+        future, result, error = self.future, self.result, self.error
+        if error is None and self.draft is None:  # by far the most frequent
+            self.result = None
+            if not future.done():
+                future.set_result(result)
+            return
+        self.result = self.error = None
+        if self.draft is not None:
+            was_cancelled = future.cancelled() or self.was_cancelled
+            outcome: Outcome = "cancelled" if was_cancelled else "done" if error is None else "failed"
+            self.draft.settle(self.number, self.queued_at, self.started_at, outcome)
+        if future.done():
+            return
+        if error is not None:
+            # Frames of engine threads hold the request, so its future, so the error.
+            traceback.clear_frames(error.__traceback__)
+            future.set_exception(error)
+        else:
+            future.set_result(result)

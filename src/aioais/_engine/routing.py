@@ -1,0 +1,134 @@
+"""Router: the line of requests, who submits the next one, and who must be woken for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from queue import SimpleQueue
+from threading import Lock
+from typing import Final
+
+from .._buffers.slot_pool import SlotPool
+from .batch import Batch
+from .request import Request
+from .speed import Speed
+
+__all__ = ["Router"]
+
+_LOOK_AGAIN_S: Final = 0.001
+
+
+class Router:
+    """What the event loop and the two threads of a session know of one another.
+
+    The finish thread waits for the device. When a batch is complete it has a free slot, and submits the next request
+    itself. The submit thread submits while the finish thread waits and a slot is free, so that a request need not wait
+    for the end of an execution; and what would hold up the results that are due, such as a copy of many bytes.
+
+    Parameters
+    ----------
+    speed
+        Of the device, as far as it is known.
+    loop
+        Of the session.
+
+    Attributes
+    ----------
+    line
+        Requests that wait for a slot, the oldest first. The loop appends; who holds ``submitting`` takes.
+    going_on
+        Batches that have their slot and a next step to submit.
+    submitted
+        Batches on the device, the oldest first.
+    submitting
+        Held by the thread that submits: a model takes submissions from one thread at a time.
+    is_over
+        Nothing is under way, and nothing will come.
+    """
+
+    def __init__(self, speed: Speed, loop: asyncio.AbstractEventLoop) -> None:
+        self.line: deque[Request] = deque()
+        self.going_on: deque[Batch] = deque()
+        self.submitted: deque[Batch] = deque()
+        self.submitting = Lock()
+        self.is_over = False
+        self._speed = speed
+        self._loop = loop
+        self._slots: SlotPool | None = None
+        self._is_asleep = False
+        self._is_waiting = False
+        self._will_look_again = False
+        self._finish_bell: SimpleQueue[None] = SimpleQueue()
+        self._submit_bell: SimpleQueue[None] = SimpleQueue()
+
+    def use(self, slots: SlotPool) -> None:
+        """Take the slots of the session, which are made with the line."""
+        self._slots = slots
+
+    # ---------------------------------------------------------------------- on the loop's thread
+    def enter(self, request: Request) -> None:
+        """Append a request to the line, and wake the thread that is to submit it; never blocks."""
+        self.line.append(request)
+        if self._is_asleep:
+            self._is_asleep = False
+            self._finish_bell.put(None)
+        elif self._is_waiting and self._has_room():
+            if self._speed.is_slow:
+                self._submit_bell.put(None)
+            elif not self._will_look_again:
+                # The finish thread comes by sooner than another one wakes, unless the device is slow this once.
+                self._will_look_again = True
+                self._loop.call_later(_LOOK_AGAIN_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._will_look_again = False
+        if self._is_waiting and self.line and self._has_room():
+            self._submit_bell.put(None)
+
+    # ---------------------------------------------------------------------- on the finish thread
+    def next_submitted(self) -> Batch | None:
+        """Take the oldest batch on the device."""
+        return self.submitted.popleft() if self.submitted else None
+
+    def sleep(self) -> None:
+        """Wait for something to do: a request in the line, or a batch on the device."""
+        self._is_asleep = True  # before the look: what comes from here on rings
+        has_work = self.submitted or self.going_on or self.line
+        # Where the submit thread is at work, it takes the line too, and rings when it has submitted.
+        if not self.is_over and (not has_work or (not self.submitted and self.submitting.locked())):
+            self._finish_bell.get()
+        self._is_asleep = False
+
+    def begin_wait(self) -> None:
+        """Note that this thread waits for the device from now on, and wake the other one if there is work for it."""
+        self._is_waiting = True  # before the look: what comes from here on rings
+        if self.going_on or (self.line and self._has_room()):
+            self._submit_bell.put(None)
+
+    def end_wait(self) -> None:
+        """Note that this thread waits no more."""
+        self._is_waiting = False
+
+    # ---------------------------------------------------------------------- on either thread
+    def has_work(self) -> bool:
+        """Whether something could be submitted now."""
+        return bool(self.going_on or (self.line and self._has_room()))
+
+    def was_submitted(self, batch: Batch) -> None:
+        """Hand a batch over to the finish thread."""
+        self.submitted.append(batch)
+        if self._is_asleep:
+            self._is_asleep = False
+            self._finish_bell.put(None)
+
+    def wait_for_bell(self) -> None:
+        """Wait until there is something to submit; on the submit thread."""
+        self._submit_bell.get()
+
+    def wake_all(self) -> None:
+        """Make both threads look at what has changed."""
+        self._finish_bell.put(None)
+        self._submit_bell.put(None)
+
+    def _has_room(self) -> bool:
+        return self._slots is not None and self._slots.has_room

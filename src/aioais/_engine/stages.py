@@ -1,0 +1,290 @@
+"""Stages: what is done with a batch: queue its calls, wait for them, finish its requests. None of them raises."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from .._acl.constants import MemcpyKind
+from .._buffers.commands import CommandList
+from .._buffers.slot import Slot
+from .._device.device import Device
+from ..errors import AclError
+from .batch import Batch
+from .command_cache import CommandCache
+from .dynamic_shape import DynamicShapes
+from .event_times import Recorder
+from .execute import Executions
+from .failure import Failure
+from .iteration import IterationRequest
+from .request import Request, State
+from .results import make_arrays, make_tensors
+from .times import Times
+
+__all__ = ["Stages"]
+
+_log = logging.getLogger("aioais")
+
+_D2D: Final = int(MemcpyKind.DEVICE_TO_DEVICE)
+
+
+class Stages:
+    """The way of a batch over the device, for the threads of one session.
+
+    What fails is noted in the request. Its batch goes on to the finish thread all the same, which waits for
+    what is queued already.
+
+    Parameters
+    ----------
+    device, executions, dynamic, times, recorder, failure
+        Of the session.
+    debug, hang_timeout
+        As in ``InferSession``.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        executions: Executions,
+        dynamic: DynamicShapes,
+        times: Times,
+        recorder: Recorder,
+        failure: Failure,
+    ) -> None:
+        self._device = device
+        self._executions = executions
+        self._dynamic = dynamic
+        self._times = times
+        self._recorder = recorder
+        self._failure = failure
+        self._cache = CommandCache(executions, device.is_shared)
+        self.debug = False
+        self.hang_timeout: float | None = None
+
+    # ----------------------------------------------------------------------------------- queue
+    def queue(self, batch: Batch) -> list[Request]:
+        """Queue all calls of a batch, or of its next step; in the thread that may submit.
+
+        Returns
+        -------
+        list of Request
+            Those behind a request that failed: they are not queued, and no longer in the batch.
+        """
+        batch.is_shared = self._executions.shared_stream is not None
+        requests = batch.requests
+        for k, request in enumerate(requests):
+            try:
+                self._queue(batch, request)
+            except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
+                self.fail(request, exc)
+                left = requests[k + 1 :]
+                del requests[k + 1 :]
+                return left
+        return []
+
+    def _queue(self, batch: Batch, request: Request) -> None:
+        slot = batch.slot
+        if self.debug:
+            _log.debug("request %d: submitted to device %d", request.number, self._device.id)
+        feeds = self._begin(request)
+        if request.was_cancelled:
+            return
+        if isinstance(request, IterationRequest):
+            self._queue_step(batch, request, feeds)
+            return
+        place = len(batch.queued)
+        if request.plan.dynamic_shapes is not None:
+            expected = None if request.must_wait else self._dynamic.expected(request.plan)
+            if expected is None:
+                self._run(batch, request, feeds, is_last=True)
+                return
+            self._dynamic.prepare(request, slot, expected)
+        else:
+            self._executions.prepare(request, slot)
+        cache = self._cache
+        commands = cache.shared(request, slot, place) if place else cache.step(request, slot, feeds)
+        self._submit(batch, request, commands, feeds)
+
+    def _queue_step(self, batch: Batch, request: IterationRequest, feeds: list[Any] | None) -> None:
+        slot, is_dynamic = batch.slot, request.plan.dynamic_shapes is not None
+        if not is_dynamic:
+            self._executions.prepare(request, slot)  # each time: another request may have set its gear in between
+        for item in request.feed_back(slot):
+            if item.nbytes:
+                slot.stream.copy(*item, _D2D)
+        if is_dynamic:
+            self._run(batch, request, feeds, request.is_last)
+            return
+        commands = self._cache.step(request, slot, feeds, (request.is_first, request.is_last))
+        self._submit(batch, request, commands, feeds)
+
+    def _submit(self, batch: Batch, request: Request, commands: CommandList, feeds: list[Any] | None) -> None:
+        self._stage(batch, request, commands, feeds)
+        batch.number = self._executions.submit(batch.slot, commands)
+
+    def _run(self, batch: Batch, request: Request, feeds: list[Any] | None, is_last: bool) -> None:
+        """Run a model of dynamic shape and wait for it, then queue the copies of what it gave."""
+        slot = batch.slot
+        commands = batch.queued[0][1] if request.must_wait else None
+        if commands is None:
+            is_first = not isinstance(request, IterationRequest) or request.is_first
+            shapes = request.plan.dynamic_shapes
+            if is_first and shapes is not None:
+                slot.describe(shapes)
+            commands = self._cache.step(request, slot, feeds, (is_first, False))
+            self._stage(batch, request, commands, feeds)
+        self._dynamic.run(request, slot)
+        batch.number = self._executions.count()
+        if is_last:
+            back = self._cache.step(request, slot, None, (False, True))
+            executions = len(slot.executions)
+            spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
+            commands = commands._replace(spans=spans, landing=back.landing, copies_back=back.copies_back)
+            self._executions.queue(back.back)
+        batch.queued = [(request, commands)]
+
+    def _begin(self, request: Request) -> list[Any] | None:
+        """Take the feeds of a request that starts; ``None`` for one that has started before."""
+        if request.is_abandoned:
+            request.was_cancelled = True
+            return None
+        if request.started_at:
+            return None
+        request.started_at = perf_counter()
+        if request.state is State.WAITING:
+            request.state = State.STARTED
+        feeds, request.feeds = request.feeds, None
+        request.was_cancelled = feeds is None  # its coroutine was closed, which cancels no future
+        return feeds
+
+    def _stage(self, batch: Batch, request: Request, commands: CommandList, feeds: list[Any] | None) -> None:
+        """Copy host feeds to staging, and queue their copies to the device.
+
+        The copy releases the GIL where it is large.
+        """
+        if feeds is not None:
+            for area, feed in zip(commands.staging, feeds, strict=True):
+                if area is not None:
+                    np.copyto(area, feed)
+            request.copies_in = commands.copies_in
+        self._executions.queue(commands.head)
+        batch.queued.append((request, commands))
+
+    # ------------------------------------------------------------------------------------ wait
+    def wait(self, batch: Batch) -> bool:
+        """Wait until a batch is complete on the device; ``False`` once the session is broken."""
+        error = self._executions.wait(batch.slot, batch.number, batch.is_shared)
+        if error is not None:
+            self._failure.judge(error)
+            for request in batch.requests:
+                if request.error is None:
+                    request.error = (
+                        error
+                        if len(batch.requests) == 1
+                        else copy.copy(error)
+                        if isinstance(error, AclError)
+                        else error
+                    )
+        return self._failure.cause is None
+
+    # ---------------------------------------------------------------------------------- finish
+    def finish(self, batch: Batch) -> bool:
+        """Make the results of a batch that is complete, and book its times.
+
+        Returns
+        -------
+        bool
+            ``False`` if its request goes on: another step follows, or the same again.
+        """
+        slot, requests = batch.slot, batch.requests
+        if len(requests) == 1 and self._goes_on(batch, requests[0]):
+            return False
+        rows: list[list[float]] = []
+        queued: list[float] = []
+        commands: CommandList | None = None
+        has_failed = False
+        for request, commands in batch.queued:
+            if request.error is None:
+                try:
+                    row = [behind.known_ms(before) for before, behind in commands.spans]
+                    if not request.is_abandoned:
+                        self._make_result(request, commands, slot)
+                except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
+                    self.fail(request, exc)
+                else:
+                    rows.append(row)
+                    queued.append(request.queued_ms)
+        if rows and commands is not None:
+            self._book(requests[0], rows, queued, commands)
+        for request in requests:
+            has_failed = has_failed or request.error is not None
+            self._end(request, slot, commands)
+        if has_failed:
+            self._mend(slot)
+        return True
+
+    def _goes_on(self, batch: Batch, request: Request) -> bool:
+        """Whether another step follows, or the same again with its outputs asked for."""
+        slot = batch.slot
+        try:
+            if request.is_unproven and not request.was_cancelled:
+                error = request.error
+                is_right = error is None and self._dynamic.proves(request, slot)
+                if not is_right and (error is None or self._dynamic.may_be_larger(error)):
+                    request.error, request.must_wait, request.is_unproven = None, True, False
+                    request.blocks.clear()
+                    return True
+            if isinstance(request, IterationRequest) and not request.is_last:
+                if request.error is not None or request.was_cancelled:
+                    return False
+                _, commands = batch.queued.pop()
+                row = [behind.known_ms(before) for before, behind in commands.spans]
+                self._times.add_step(row, commands.copies_in)
+                request.earlier_h2d += sum(row[: commands.copies_in])
+                request.earlier_execute += sum(row[commands.copies_in :])
+                request.next_step()
+                return True
+        except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
+            self.fail(request, exc)
+        return False
+
+    def _make_result(self, request: Request, commands: CommandList, slot: Slot) -> None:
+        outputs = request.outputs
+        assert outputs is not None
+        if not request.to_host:
+            request.result = make_tensors(outputs, self._device, slot, self.hang_timeout)
+        else:
+            request.result = make_arrays(outputs, commands.landing, self._device, slot)
+
+    def _book(self, first: Request, rows: list[list[float]], queued: list[float], commands: CommandList) -> None:
+        if isinstance(first, IterationRequest) and not first.is_first:
+            self._times.add_last_step(rows[0], queued[0], first.earlier_h2d, first.earlier_execute)
+        else:
+            self._times.add(rows, queued, commands.copies_in, commands.copies_back)
+
+    def _end(self, request: Request, slot: Slot, commands: CommandList | None) -> None:
+        draft = request.draft
+        if draft is not None:
+            draft.finished_at = perf_counter()
+            if request.error is None and not request.was_cancelled and commands is not None:
+                copies = request.copies_in, commands.copies_back
+                self._recorder.measure(draft, request.number, slot.marks, slot.stream, copies)
+        request.blocks.clear()
+        request.state = State.ENDED
+        if self.debug:
+            _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
+
+    def _mend(self, slot: Slot) -> None:
+        try:
+            slot.mend()
+        except BaseException as exc:  # noqa: BLE001 - the next request with this slot meets it
+            _log.debug("after a failed request: %s", exc)
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """Note the first failure of a request, and break the session where it cannot go on."""
+        request.error = request.error or error
+        self._failure.judge(error)

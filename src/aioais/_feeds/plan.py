@@ -1,0 +1,116 @@
+"""Plan: what a request of one mode with these types and shapes does; made once, then found again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._acl.model import ModelInfo, nbytes_of
+
+__all__ = ["InputPlan", "OutputPlan", "Plan", "output_plans"]
+
+_serials = itertools.count(1)
+
+
+class InputPlan(NamedTuple):
+    """How one feed reaches its input."""
+
+    position: int
+    model_index: int
+    """Absolute index in the model."""
+    nbytes: int
+    shape: tuple[int, ...]
+    """The feed's own shape; the staging area takes it over."""
+    dtype: np.dtype[Any]
+    """The feed's own type."""
+    is_device: bool
+    """The feed is a device tensor: bound in place, not copied."""
+
+
+class OutputPlan(NamedTuple):
+    """What one output of this plan is."""
+
+    position: int
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def output_plans(info: ModelInfo, shapes: Sequence[tuple[int, ...]]) -> tuple[OutputPlan, ...]:
+    """Return what each output of a model is, given its real shape."""
+    plans = []
+    for k, (tensor, shape) in enumerate(zip(info.outputs, shapes, strict=True)):
+        dtype = tensor.dtype if tensor.dtype is not None else tensor.datatype.numpy
+        plans.append(OutputPlan(k, nbytes_of(shape, dtype), tuple(shape), dtype))
+    return tuple(plans)
+
+
+class Plan:
+    """The fixed part of a request.
+
+    Attributes
+    ----------
+    serial
+        A number that no other plan of the process has.
+    inputs
+        One entry a feed.
+    gear
+        The gear to set, ``None`` for models without gears.
+    outputs
+        ``None`` until the shapes of this gear are known; never known ahead for dynamic shape.
+    dynamic_shapes
+        Shapes to describe to a dynamic-shape model, else ``None``.
+    sizes
+        Dynamic shape: bytes to preallocate for each output.
+    has_sizes
+        The caller chose them.
+    has_tensors
+        Some feeds are device tensors.
+    is_large
+        Its host feeds are so many bytes that copying them takes milliseconds.
+    is_plain
+        Few bytes are copied, from host arrays, and the shapes of the outputs follow from the plan: several such
+        requests may share one slot.
+    """
+
+    __slots__ = (
+        "dynamic_shapes",
+        "gear",
+        "has_sizes",
+        "has_tensors",
+        "inputs",
+        "is_large",
+        "is_plain",
+        "outputs",
+        "serial",
+        "sizes",
+    )
+
+    def __init__(
+        self,
+        inputs: tuple[InputPlan, ...],
+        gear: tuple[int, ...] | None,
+        outputs: tuple[OutputPlan, ...] | None,
+        dynamic_shapes: tuple[tuple[int, ...], ...] | None,
+        sizes: tuple[int, ...],
+        has_sizes: bool,
+    ) -> None:
+        self.serial = next(_serials)
+        self.inputs = inputs
+        self.gear = gear
+        self.outputs = outputs
+        self.dynamic_shapes = dynamic_shapes
+        self.sizes = sizes
+        self.has_sizes = has_sizes
+        self.has_tensors = any(item.is_device for item in inputs)
+        nbytes = sum(item.nbytes for item in inputs if not item.is_device)
+        self.is_large = nbytes > _LARGE
+        self.is_plain = nbytes <= _SMALL and dynamic_shapes is None and not self.has_tensors
+
+
+_SMALL = 64 << 10
+_LARGE = 2 << 20
+"""Copying so many bytes takes about 0.2 ms, several times as long as a thread needs to wake."""

@@ -1,0 +1,179 @@
+"""Many requests in a row: a window over a source of feeds, results in the order of the source."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from .._engine.core import SessionCore
+from .._engine.request import Request
+from ..errors import add_note
+from .source import open_source
+
+__all__ = ["session_results"]
+
+Start = Callable[[Any], "Request | Awaitable[Request]"]
+
+
+def session_results(
+    core: SessionCore,
+    source: Iterable[Any] | AsyncIterable[Any],
+    mode: Any,
+    custom_sizes: Any,
+    prefetch: int | None,
+) -> AsyncGenerator[list[np.ndarray], None]:
+    """Yield the results of one session for each feeds item, in order; see ``InferSession.infer_pipeline``.
+
+    Parameters
+    ----------
+    core
+        The session.
+    source, mode, custom_sizes
+        As in ``InferSession.infer_pipeline``.
+    prefetch
+        Checked; ``None`` for as many as ``depth``.
+    """
+
+    def start(feeds: Any) -> Request | Awaitable[Request]:
+        return core.request(feeds, mode, custom_sizes)
+
+    def check() -> None:
+        core.opened().planner.check(mode, custom_sizes)
+
+    def room() -> int:
+        depth = (core.pipeline or core.opened()).slots.depth
+        return 2 * depth if prefetch is None else depth + prefetch
+
+    return _stream_results(source, start, room, check)
+
+
+async def _stream_results(
+    source: Iterable[Any] | AsyncIterable[Any],
+    start: Start,
+    room: Callable[[], int],
+    check: Callable[[], None],
+) -> AsyncGenerator[list[np.ndarray], None]:
+    """Yield the result of each feeds item, in order.
+
+    An item is taken from the source only when fewer than ``room`` others are under way, ready, or
+    with the consumer, so a slow consumer stops the source. What fails raises at its place, after
+    the results before it, and ends the generator. However it ends, requests under way are given up:
+    the device finishes them and their results are dropped.
+
+    Parameters
+    ----------
+    source
+        Feeds items.
+    start
+        Checks an item and submits it.
+    room
+        Most items that are taken ahead; raises when no more can be started.
+    check
+        Raises where no item can be started, whatever it is.
+    """
+    check()
+    window = _Window(start, room)
+    feeder = open_source(source, window, "feeds_list")
+    del source
+    items, index = window.items, 0
+    async with feeder:
+        try:
+            while True:
+                await feeder.fill()
+                while not items and feeder.has_more:
+                    await window.wait()
+                if not items:
+                    return
+                yield await _take(items, index)
+                items.popleft()
+                index += 1
+        finally:
+            window.give_up()  # before any await: that may be cancelled too
+
+
+async def _take(items: deque[Request | BaseException | None], index: int) -> Any:
+    """Wait for the oldest result, and keep no reference to it."""
+    oldest = items[0]
+    try:
+        if isinstance(oldest, BaseException):
+            raise oldest
+        assert oldest is not None
+        try:
+            outputs = await oldest.future
+        except Exception as exc:
+            _note_place(exc, index)
+            raise
+    finally:
+        del oldest  # an error would hold this frame, and the frame the error
+    items[0] = None
+    return outputs
+
+
+def _note_place(error: Exception, index: int) -> None:
+    add_note(error, f"item {index} of the source")
+
+
+class _Window:
+    """What is under way, oldest first: the sink of the source.
+
+    Parameters
+    ----------
+    start, room
+        As in :func:`_stream_results`.
+    """
+
+    def __init__(self, start: Start, room: Callable[[], int]) -> None:
+        self.items: deque[Request | BaseException | None] = deque()
+        """Requests, what failed in place of one, ``None`` while the consumer has the result."""
+        self._start = start
+        self._room = room
+        self._submitted = 0
+        self._has_news = asyncio.Event()
+
+    def has_room(self) -> bool:
+        """Whether to take one more item."""
+        return len(self.items) < self._room()
+
+    def submit(self, feeds: Any) -> Awaitable[None] | None:
+        """Start a request."""
+        index, self._submitted = self._submitted, self._submitted + 1
+        try:
+            request = self._start(feeds)
+        except Exception as exc:
+            _note_place(exc, index)
+            raise
+        if isinstance(request, Request):
+            self.items.append(request)
+            return None
+        return self._append(request, index)
+
+    async def _append(self, pending: Awaitable[Request], index: int) -> None:
+        try:
+            self.items.append(await pending)
+        except Exception as exc:
+            _note_place(exc, index)
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """Have an error raised at its place."""
+        self.items.append(error)
+
+    def wake(self) -> None:
+        """End a wait."""
+        self._has_news.set()
+
+    async def wait(self) -> None:
+        """Wait until woken."""
+        self._has_news.clear()
+        await self._has_news.wait()
+
+    def give_up(self) -> None:
+        """Want nothing of it any more."""
+        while self.items:
+            item = self.items.popleft()
+            if isinstance(item, Request):
+                item.give_up()
