@@ -16,6 +16,7 @@ from aioais._acl.codes import AclCode
 from aioais.emulator._args import entry
 from aioais.emulator._state import report, state
 from aioais.emulator.context import current
+from aioais.emulator.ordering import Mark, note_finished
 from aioais.emulator.stream import Operation, Stream, foreign, resolve, run
 from aioais.emulator.timeline import FOREVER, sleep_until
 
@@ -28,9 +29,11 @@ _POLL = 0.001
 class Call:
     """One callback on its way."""
 
-    __slots__ = ("argument", "block", "done", "function", "posted", "time")
+    __slots__ = ("argument", "block", "done", "function", "mark", "posted", "time")
 
-    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool) -> None:
+    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, mark: Mark) -> None:
+        self.mark = mark
+        """Its place in the stream: what comes before is finished once the host runs the function."""
         self.function = function
         self.argument = argument
         self.block = block
@@ -111,7 +114,8 @@ def launch_callback(function: Any, argument: Any, block_type: int, handle: int) 
     if stream.reporter is None:
         return report(AclCode.RT_STREAM_NO_CB_REG, "launch_callback: subscribe_report comes first")
     stream.blocking += block_type
-    stream.queue.append((_run_call, Call(function, argument, block_type == 1), stream.reporter))
+    call = Call(function, argument, block_type == 1, Mark(stream))
+    stream.queue.append((_run_call, call, stream.reporter))
     stream.reporter.notify()
     return 0
 
@@ -173,6 +177,7 @@ def _deliver(reporter: Reporter) -> None:
     while reporter.calls:
         call = reporter.calls.popleft()
         sleep_until(call.time)
+        note_finished(call.mark)
         try:
             call.function(call.argument)
         except BaseException as exc:  # the C extension does not look at it either

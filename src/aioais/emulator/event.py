@@ -15,6 +15,7 @@ from aioais.emulator._args import VALUE, entry
 from aioais.emulator._state import local, report, state
 from aioais.emulator.context import current
 from aioais.emulator.errors import EmulatorError
+from aioais.emulator.ordering import note_finished, note_wait
 from aioais.emulator.stream import (
     Operation,
     Record,
@@ -215,6 +216,7 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
     record = event.record
     if record is not None:
         stream.queue.append((_run_wait, record))
+        note_wait(stream, record)
         event.waited = (stream, record)
     return 0
 
@@ -237,6 +239,7 @@ def _synchronize(handle: int, timeout: int) -> int:
             sleep_until(deadline, state.settings.gil == "hold")
             return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
         sleep_until(record.time, state.settings.gil == "hold")
+    note_finished(record)
     # A failure is the stream's: the published runtime tells it to whoever synchronises the stream (or the
     # device), never to whoever waits for an event behind it.
     return 0
@@ -260,7 +263,10 @@ def _reached(event: Event) -> bool:
     record = event.record
     if record is None or not (record.done or run(record.stream, record, 0.0)):
         return False
-    return not (record.stream.device.virtual and record.time > perf_counter())
+    if record.stream.device.virtual and record.time > perf_counter():
+        return False
+    note_finished(record)
+    return True
 
 
 @entry("acl.rt.query_event", "k", answer=VALUE)

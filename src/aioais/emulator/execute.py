@@ -20,6 +20,7 @@ from aioais.emulator.errors import DeviceError, EmulatorError
 from aioais.emulator.memory import devices
 from aioais.emulator.model import Model
 from aioais.emulator.model import find as find_model
+from aioais.emulator.ordering import Mark, Ordered, has_finished, is_ordered, note_finished, tick
 from aioais.emulator.plan import Plan, make_plan
 from aioais.emulator.stream import Operation, Stream, foreign, resolve
 from aioais.emulator.timeline import sleep_until
@@ -66,11 +67,22 @@ def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
     pair = _prepare("execute", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    if model.submitted != model.finished:
-        raise EmulatorError(f"execute of model {model_id} while an execute_async of it is queued")
+    if not has_finished(model.last):
+        raise EmulatorError(_not_finished(model, model.last, f"model {model_id}"))
     plan = _plan(model, pair, context, allocate=True)
     if isinstance(plan, int):
         return plan
+    for rival in plan.use.rivals:
+        if not has_finished(rival.last):
+            raise EmulatorError(_not_finished(model, rival.last, f"model {rival.owner}, with the same device memory,"))
+    model.last = plan.use.last = (model.own, tick())
+    try:
+        return _execute_now(model, plan, context)
+    finally:
+        note_finished(Mark(model.own))
+
+
+def _execute_now(model: Model, plan: Plan, context: Context) -> int:
     if state.gates:
         faults.pass_gates("execute", context.device.index)
     fault = faults.take_device_fault("acl.mdl.execute") if state.device_faults else 0
@@ -124,7 +136,7 @@ def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
             began = 0.0 if profiler is None else perf_counter()
             stream.stop = model.engine.stop
             try:
-                plan.run()
+                plan.run(stream=stream.index)
             except DeviceError as exc:
                 stream.fail(exc.code, f"execute_async: {exc.text}")
             finally:
@@ -154,18 +166,54 @@ def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle:
     pair = _prepare("execute_async", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    if model.stream is not stream:
-        if model.submitted != model.finished:
-            raise EmulatorError(f"execute_async of model {model_id} on two streams at once: a model runs on one")
-        model.stream = stream
+    last = model.last
+    if last is not None and last[0] is not stream and not is_ordered(last, stream):
+        raise EmulatorError(_not_ordered(model, stream, last, f"model {model_id}"))
     plan = _plan(model, pair, context, allocate=False)
     if isinstance(plan, int):
         return plan
+    use = plan.use
+    for rival in use.rivals:
+        if not is_ordered(rival.last, stream):
+            raise EmulatorError(_not_ordered(model, stream, rival.last, f"model {rival.owner}"))
     fault = faults.take_device_fault("acl.mdl.execute_async") if state.device_faults else 0
+    model.last = use.last = (stream, tick())
     model.submitted += 1
     submitted = perf_counter() if stream.device.virtual else 0.0
     stream.queue.append((_run_execute, submitted, fault, model, plan))
     return 0
+
+
+def _name(ordered: Ordered) -> str:
+    return str(ordered) if isinstance(ordered, Stream) else "a stream inside ACL (a synchronous execute)"
+
+
+def _not_finished(model: Model, last: tuple[Ordered, int] | None, what: str) -> str:
+    assert last is not None
+    return (
+        f"execute of model {model.handle} while an execution of {what} is queued or running on {_name(last[0])}: "
+        f"wait for that one first (synchronize_stream, synchronize_event or synchronize_device)"
+    )
+
+
+def _not_ordered(model: Model, stream: Stream, last: tuple[Ordered, int] | None, what: str) -> str:
+    """Say what orders two executions too little, and what would."""
+    assert last is not None
+    first = last[0]
+    problem = f"execute_async of model {model.handle} on {stream} may overlap the last execution of {what}"
+    if what != f"model {model.handle}":
+        problem += ", which uses the same device memory,"
+    if not isinstance(first, Stream):
+        return f"{problem} which is inside a synchronous execute: let that return first"
+    missing = (
+        f"{stream} waits only for an event recorded before that execution"
+        if first in stream.behind
+        else f"{stream} waits for no event of {first}"
+    )
+    return (
+        f"{problem} on {first}: {missing}. Record an event on {first} behind the execution and call stream_wait_event "
+        f"for it first, or use one stream, or synchronise before the second execution"
+    )
 
 
 @atexit.register

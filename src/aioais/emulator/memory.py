@@ -60,12 +60,14 @@ class Block:
         ``None`` for host memory.
     """
 
-    __slots__ = ("address", "alive", "array", "device", "pointer", "size")
+    __slots__ = ("address", "alive", "array", "device", "pointer", "size", "uses")
 
     def __init__(self, size: int, device: Device | None) -> None:
         self.size = size
         self.device = device
         self.alive = True
+        self.uses: list[Any] = []
+        """The ways in which models use it, see ``memory_use``."""
         self.array: Any = np.empty(size + SLACK + _ALIGN, np.uint8)
         start = int(self.array.ctypes.data)
         self.pointer = (start + _ALIGN - 1) // _ALIGN * _ALIGN

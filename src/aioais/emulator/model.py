@@ -23,13 +23,13 @@ from aioais.emulator._state import report, state
 from aioais.emulator.context import Context, current
 from aioais.emulator.errors import EmulatorError
 from aioais.emulator.metadata import METADATA_KEY, InputMetadata, ModelMetadata, OutputMetadata, parse
+from aioais.emulator.ordering import Ordered
 from aioais.emulator.ort import UNKNOWN_RANK, LoadError, OrtModel, OrtTensor
 from aioais.emulator.timeline import pause
 
 if TYPE_CHECKING:
     from aioais.emulator.device import Device
     from aioais.emulator.dump import Probe
-    from aioais.emulator.stream import Stream
 
 __all__ = ["Model", "ModelInfo", "TensorSpec", "describe", "find", "load", "open_model", "unload"]
 
@@ -100,11 +100,12 @@ class Model:
         "guard",
         "handle",
         "info",
+        "last",
         "manner",
         "name",
+        "own",
         "plans",
         "probe",
-        "stream",
         "submitted",
     )
 
@@ -121,7 +122,10 @@ class Model:
         """``execute`` or ``execute_async``: the first call decides for static models."""
         self.gear: int | None = None
         """The gear last set on this model, which ``get_cur_output_dims`` reports."""
-        self.stream: Stream | None = None
+        self.last: tuple[Ordered, int] | None = None
+        """The last execution: its stream, and when it was submitted."""
+        self.own = Ordered()
+        """Stands for the stream inside AscendCL that synchronous executions run on."""
         self.submitted = 0
         self.finished = 0
         self.guard = Lock()
@@ -382,6 +386,8 @@ def unload(handle: int) -> int:
     if model.submitted != model.finished or model.guard.locked():
         return report(AclCode.RT_MODEL_RUNNING, f"model {handle} has queued work: synchronise before unloading")
     del state.models[handle]
+    for plan in model.plans.values():
+        plan.use.is_retired = True
     model.plans.clear()
     model.bindings.clear()
     return 0

@@ -17,6 +17,7 @@ from aioais.emulator.dataset import DataBuffer, Dataset
 from aioais.emulator.errors import DeviceError, EmulatorError
 from aioais.emulator.gears import decode
 from aioais.emulator.memory import Block, devices
+from aioais.emulator.memory_use import Range, Use
 from aioais.emulator.model import Model, TensorSpec
 from aioais.emulator.ort import Binding, Bound
 from aioais.emulator.tensor_desc import TensorDesc
@@ -63,7 +64,9 @@ class Plan:
         What must not have changed for the plan to be good again.
     """
 
-    __slots__ = ("binding", "blocks", "dataset", "gear", "inputs", "model", "outputs", "scratch", "shapes", "stamp")
+    __slots__ = (
+        "binding", "blocks", "dataset", "gear", "inputs", "model", "outputs", "scratch", "shapes", "stamp", "use",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -83,6 +86,15 @@ class Plan:
         self.dataset = dataset
         self.stamp = stamp
         self.blocks = [slot.block for slot in (*inputs, *outputs) if slot.block is not None]
+        self.use = Use(
+            model.handle,
+            [
+                Range(slot.block, slot.pointer, slot.pointer + slot.size, is_output)
+                for is_output, slots in ((False, inputs), (True, outputs))
+                for slot in slots
+                if slot.block is not None and slot.size
+            ],
+        )
         self.scratch = False
         self.binding: Binding | None = None
         if shapes is not None and model.info.mode != "shape":
@@ -113,13 +125,15 @@ class Plan:
                 model.bindings.popitem(last=False)
         self.binding = binding
 
-    def run(self, allocate: Context | None = None) -> None:
+    def run(self, allocate: Context | None = None, stream: int = 0) -> None:
         """Compute, in this thread.
 
         Parameters
         ----------
         allocate : Context, optional
             Where output memory is allocated for empty data buffers (synchronous calls only).
+        stream : int
+            Number of the stream, for dumps.
 
         Raises
         ------
@@ -139,7 +153,7 @@ class Plan:
             if model.info.gears:
                 self._check_gear()
             if model.probe is not None:
-                self._dump(model.probe)
+                self._dump(model.probe, stream)
             if model.info.mode == "shape":
                 self._run_dynamic(allocate)
             else:
@@ -183,9 +197,8 @@ class Plan:
             for spec, shape, slot in zip(self.model.info.inputs, self.shapes, self.inputs, strict=False)
         ]
 
-    def _dump(self, probe: Probe) -> None:
+    def _dump(self, probe: Probe, stream: int) -> None:
         model = self.model
-        stream = model.stream.index if model.stream is not None and model.submitted != model.finished else 0
         try:
             probe.run(self._fed(), model.device.index, model.handle, stream)
         except OSError as exc:
@@ -392,8 +405,15 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
                 return report(AclCode.GE_FAILURE, text)
     stamp = (inputs.version, outputs.version, devices.epoch)
     plan = Plan(model, into, out, shapes, gear, outputs, stamp)
+    old = [model.plans.pop((inputs.handle, outputs.handle), None)]
     if len(model.plans) >= _KEPT:
+        old += model.plans.values()
         model.plans.clear()
+    for retired in old:
+        if retired is not None:
+            retired.use.is_retired = True
     if shapes is not None:
         model.plans[inputs.handle, outputs.handle] = plan
+    else:
+        plan.use.is_retired = True
     return plan

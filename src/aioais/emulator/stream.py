@@ -18,6 +18,7 @@ from aioais.emulator._args import VALUE, entry
 from aioais.emulator._state import report, state
 from aioais.emulator.context import Context, current
 from aioais.emulator.errors import EmulatorError
+from aioais.emulator.ordering import Mark, Ordered, note_finished
 from aioais.emulator.timeline import FOREVER, sleep_until
 
 if TYPE_CHECKING:
@@ -43,19 +44,21 @@ class Failure:
         self.reported = False
 
 
-class Record:
-    """One recording of an event: a place in a stream."""
+class Record(Mark):
+    """One recording of an event."""
 
-    __slots__ = ("done", "stream", "submitted", "time")
+    __slots__ = ("done", "submitted", "time")
+
+    stream: Stream
 
     def __init__(self, stream: Stream, submitted: float) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self.submitted = submitted
         self.done = False
         self.time = 0.0
 
 
-class Stream:
+class Stream(Ordered):
     """A stream of a context.
 
     Parameters
@@ -88,6 +91,7 @@ class Stream:
     )
 
     def __init__(self, context: Context, priority: int, registered: bool = True) -> None:
+        super().__init__()
         self.context = context
         self.device = context.device
         self.priority = priority
@@ -111,6 +115,9 @@ class Stream:
         self.handle = next(state.handles) if registered else 0
         if registered:
             state.streams[self.handle] = self
+
+    def __str__(self) -> str:
+        return f"stream {self.handle:#x}" if self.handle else "the default stream of its context"
 
     def fail(self, code: int, text: str) -> None:
         """Note that an operation failed; the first failure that nobody has seen stays."""
@@ -226,6 +233,7 @@ def take_failure(stream: Stream) -> int:
 
 def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
     """Run everything queued and let its time pass; False when the deadline comes first."""
+    end = Mark(stream)
     if not run(stream, None, deadline):
         return False
     if stream.device.virtual:
@@ -233,6 +241,7 @@ def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
             sleep_until(deadline, held)
             return False
         sleep_until(stream.tail, held)
+    note_finished(end)
     return True
 
 
@@ -317,6 +326,7 @@ def drop(stream: Stream) -> None:
     stop = stream.stop
     if stop is not None:
         stop()
+    end = Mark(stream)
     with stream.lock:
         halt, stream.halted = stream.halted, True
         queue = stream.queue
@@ -324,6 +334,8 @@ def drop(stream: Stream) -> None:
             operation = queue.popleft()
             operation[0](stream, operation, 0.0)
         stream.halted = halt
+    stream.behind = end.behind = {}  # waits are dropped too: they order nothing
+    note_finished(end)
     wake(stream)
 
 

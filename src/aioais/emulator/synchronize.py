@@ -11,6 +11,7 @@ from aioais._acl.codes import AclCode
 from aioais.emulator._args import entry
 from aioais.emulator._state import report, state
 from aioais.emulator.context import current
+from aioais.emulator.ordering import Mark, note_finished
 from aioais.emulator.stream import refuse_deadlock, resolve, run, streams_of, synchronize, take_failure
 from aioais.emulator.timeline import FOREVER
 
@@ -83,5 +84,8 @@ def stream_query(handle: int) -> tuple[int, int]:
     if context is None:
         return 65535, AclCode.RT_CONTEXT_NULL
     stream = resolve(handle, context)
+    end = Mark(stream)
     done = run(stream, None, 0.0) and not (stream.device.virtual and stream.tail > perf_counter())
+    if done:
+        note_finished(end)
     return (0 if done else 1), 0
