@@ -12,7 +12,8 @@ import pytest
 from onnx import helper
 
 from aioais import emulator
-from aioais.emulator._state import state
+from aioais.emulator.event import events
+from aioais.emulator.memory import device_memory
 from aioais.emulator.ordering import Mark, Ordered, is_ordered, note_wait, tick
 
 Make = Callable[..., Any]
@@ -427,10 +428,8 @@ def test_nothing_piles_up(ready: Any, net: Make, models: Any) -> None:
         assert one.execute_async(stream) == 0
         assert ready.rt.record_event(event, stream) == 0
         assert ready.rt.destroy_stream(stream) == 0
-        assert len(state.events[event].record.behind) <= 1  # type: ignore[union-attr]
-    from aioais.emulator.memory import devices
-
-    assert max(len(block.uses) for block in devices.blocks.values()) <= 2
+        assert len(events[event].record.behind) <= 1  # type: ignore[union-attr]
+    assert max(len(block.uses) for block in device_memory.blocks.values()) <= 2
 
 
 def test_memory_of_a_model_is_freed_at_once(ready: Any, net: Make, models: Any) -> None:
@@ -444,9 +443,7 @@ def test_memory_of_a_model_is_freed_at_once(ready: Any, net: Make, models: Any) 
     one = net(path)
     assert one.execute_async(0) == 0
     assert ready.rt.synchronize_stream(0) == 0
-    from aioais.emulator.memory import devices
-
-    array = weakref.ref(devices.blocks[one.in_ptrs[0]].array)
+    array = weakref.ref(device_memory.blocks[one.in_ptrs[0]].array)
     gc.disable()
     try:
         one.close()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from threading import Lock
 from typing import NamedTuple
 
-from aioais.emulator.memory import Block
-from aioais.emulator.ordering import Ordered, has_finished
+from .memory import Block
+from .ordering import Ordered, has_finished
 
 __all__ = ["Range", "Use"]
 
