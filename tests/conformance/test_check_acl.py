@@ -123,6 +123,18 @@ def raises(*_: Any) -> None:
     raise OSError("out of order")
 
 
+def one_table(call: Callable[..., int]) -> Callable[..., int]:
+    """Like a device whose model has one table of arguments: another stream finds those of the last one in it."""
+    last: dict[int, tuple[int, ...]] = {}
+
+    def run(model: int, inputs: int, outputs: int, stream: int) -> int:
+        found = last.get(model, (inputs, outputs, stream))
+        last[model] = (inputs, outputs, stream)
+        return call(model, *(found[:2] if found[2] != stream else (inputs, outputs)), stream)
+
+    return run
+
+
 WRONG: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
     "missing": (lambda acl: {"mdl__execute_async": None}, "process.names"),
     "no-rt": (lambda acl: {"rt": None}, "process.names"),
@@ -133,6 +145,8 @@ WRONG: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
     "bare": (lambda acl: {"mdl__add_dataset_buffer": lambda *_: 0}, "objects.dataset"),
     "numpy-ints": (lambda acl: {"rt__malloc": lambda n, p: acl.rt.malloc(int(n), p)}, "objects.bad_arguments"),
     "not-0": (lambda acl: {"rt__stream_wait_event": lambda stream, event: 1}, "streams.wait_event"),
+    "no-wait": (lambda acl: {"rt__stream_wait_event": lambda stream, event: 0}, "model.static_chained"),
+    "one-table": (lambda acl: {"mdl__execute_async": one_table(acl.mdl.execute_async)}, "model.static_chained"),
     "no-copy": (lambda acl: {"rt__memcpy_async": lambda *_: 0}, "memory.round_trip"),
     "bool": (lambda acl: {"rt__synchronize_stream": lambda s: False}, "streams.synchronize_idle"),
     "message": (lambda acl: {"get_recent_err_msg": lambda: 0}, "contexts.message"),
@@ -151,6 +165,12 @@ def test_a_wrong_module_is_found_out(acl: Any, models: Models, fault: str) -> No
     assert found[name].detail
     # Every check of the suite has its line, whatever happened.
     assert {check.name for check in CHECKS} <= {result.name for result in report.results}
+
+
+@pytest.mark.parametrize("fault", ["no-wait", "one-table"])
+def test_a_wrong_chain_with_gears_is_found_out(acl: Any, models: Models, fault: str) -> None:
+    report = check_acl(clone(acl, **WRONG[fault][0](acl)), models.batch())
+    assert "gears.chained" in {result.name for result in report.failed}, report
 
 
 def test_the_command(models: Models, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from aioais import emulator
-from aioais.emulator._state import state
+from aioais.emulator._observers import observers
+from aioais.emulator.model import models as models_of_acl
 
 from .conftest import Models, Net
 
@@ -362,7 +363,7 @@ def test_reset_ends_the_dump(acl: Any, init: Init, models: Models, tmp_path: Pat
     assert init() == 0
     run(acl, two_layers(models))
     emulator.reset()
-    assert state.dump is None
+    assert observers.dump is None
     assert acl.init() == 0
     assert acl.rt.set_device(0) == 0
     run(acl, two_layers(models))
@@ -371,4 +372,4 @@ def test_reset_ends_the_dump(acl: Any, init: Init, models: Models, tmp_path: Pat
 
 def test_without_a_dump_nothing_is_prepared(ready: Any, models: Models) -> None:
     net = Net(ready, two_layers(models))
-    assert state.models[net.id].probe is None
+    assert models_of_acl[net.id].probe is None

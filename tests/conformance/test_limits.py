@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from aioais import emulator
-from aioais.emulator._state import state
+from aioais.emulator.model import models as models_of_acl
 from aioais.emulator.plan import _KEPT
 
 from .conftest import Models, Net
@@ -31,7 +31,7 @@ def test_a_model_keeps_only_so_many_plans_and_bindings(ready: Any, net: Make, mo
         found = np.empty_like(ARRAY)
         assert ready.rt.memcpy(found.ctypes.data, found.nbytes, pointers[0], found.nbytes, 2) == 0
         assert (found == 2 * ARRAY).all()
-    model = state.models[one.id]
+    model = models_of_acl[one.id]
     assert len(model.bindings) == _KEPT
     assert len(model.plans) <= _KEPT
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aioais import emulator
-from aioais.emulator.memory import Heap, devices
+from aioais.emulator.memory import Heap, device_memory
 
 H2D = 1
 
@@ -35,7 +35,7 @@ def test_a_block_is_found_while_others_are_freed(ready: Any, hasty: None) -> Non
         churn.start()
         found = set()
         while churn.is_alive():
-            around = devices.find(block + 2048)
+            around = device_memory.find(block + 2048)
             found.add(around and around.address)
         churn.join()
         assert found <= {block}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from aioais import emulator
-from aioais.emulator._state import state
+from aioais.emulator._observers import observers
 
 from .conftest import H2D, Models, Net
 
@@ -209,7 +209,7 @@ def test_a_forked_child_does_not_touch_the_trace(acl: Any, init: Init, tmp_path:
     assert acl.rt.memcpy(there, 8, host, 8, H2D) == 0
     child = os.fork()
     if child == 0:
-        os._exit(0 if state.profiler is None else 1)
+        os._exit(0 if observers.profiler is None else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert acl.rt.memcpy(there, 8, host, 8, H2D) == 0
     assert acl.finalize() == 0
@@ -308,13 +308,13 @@ def test_the_umask_is_respected(acl: Any, init: Init, tmp_path: Path) -> None:
 
 def test_reset_closes_the_trace(acl: Any, init: Init, tmp_path: Path) -> None:
     assert init() == 0
-    profiler = state.profiler
+    profiler = observers.profiler
     assert profiler is not None
     assert acl.rt.set_device(0) == 0
     there, host = acl.rt.malloc(8, 2)[0], acl.rt.malloc_host(8)[0]
     assert acl.rt.memcpy(there, 8, host, 8, H2D) == 0
     emulator.reset()
-    assert state.profiler is None
+    assert observers.profiler is None
     assert profiler._file == -1
     (path,) = traces(tmp_path)
     assert len(events(path)) == 1

@@ -131,12 +131,12 @@ def test_the_interpreter_exits_while_a_model_runs(tmp_path: Path) -> None:
     import asyncio, sys, threading
     import numpy as np
     from aioais import InferSession, emulator
-    from aioais.emulator._state import state
+    from aioais.emulator.model import models as models_of_acl
 
     async def main():
         session = await InferSession(0, sys.argv[1])
         tasks = [asyncio.ensure_future(session.infer([np.zeros(4, np.float32)])) for _ in range(6)]
-        while not any(model.engine.is_running for model in state.models.values()):
+        while not any(model.engine.is_running for model in models_of_acl.values()):
             await asyncio.sleep(0.001)
         for task in tasks:
             task.cancel()

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from aioais import emulator
-from aioais.emulator._state import state
+from aioais.emulator.context import contexts
+from aioais.emulator.event import events
+from aioais.emulator.model import models as models_of_acl
+from aioais.emulator.stream import streams
 
 H2D, D2H = 1, 2
 Pin = Callable[[int], Any]
@@ -383,7 +386,7 @@ class Neighbour:
 
 @pytest.mark.parametrize("kind", ["streams", "events", "models", "contexts"])
 def test_other_threads_make_handles_meanwhile(ready: Any, kind: str) -> None:
-    table = getattr(state, kind)
+    table: dict[int, Any] = {"streams": streams, "events": events, "models": models_of_acl, "contexts": contexts}[kind]  # type: ignore[assignment]
     table[-1] = Neighbour(table)
     try:
         if kind == "streams":

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aioais.emulator._tree import acl, install
-    from aioais.emulator.control import (
+    from ._tree import acl, install
+    from .control import (
         configure,
         copied,
         counts,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
         reset_counts,
         settings,
     )
-    from aioais.emulator.errors import EmulatorError
-    from aioais.emulator.faults import Gate
-    from aioais.emulator.ort import preload
+    from .errors import EmulatorError
+    from .faults import Gate
+    from .ort import preload
 
 __all__ = [
     "EmulatorError",
@@ -62,7 +62,7 @@ def __getattr__(name: str) -> Any:
     """Build the emulator when something of it is first used: the gear tables live in this package too."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from aioais.emulator import _tree, control, errors, faults, ort
+    from . import _tree, control, errors, faults, ort
 
     for module in (_tree, control, errors, faults, ort):
         for public in __all__:

@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from aioais.emulator import install
+from . import install
 
 
 def main(argv: list[str]) -> int:

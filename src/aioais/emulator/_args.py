@@ -12,8 +12,8 @@ import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from aioais.emulator import faults
-from aioais.emulator._state import state
+from . import faults
+from ._state import state
 
 __all__ = ["DIMS", "ENTRIES", "NONE", "RET", "SINGLE", "VALUE", "entry"]
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from aioais.emulator import (
+from . import (
     aipp,
     bundle,
     callback,
     context,
     dataset,
-    device,
+    device_calls,
     event,
     execute,
     gears,
     load_config,
-    memory,
+    memory_calls,
     model,
     model_desc,
     stream,
@@ -30,8 +30,8 @@ from aioais.emulator import (
     transfer,
     util,
 )
-from aioais.emulator._args import ENTRIES
-from aioais.emulator.device import build_devices
+from ._args import ENTRIES
+from .device import build_devices
 
 __all__ = ["MODULES", "acl", "install"]
 
@@ -41,12 +41,12 @@ _DEFINING = (
     callback,
     context,
     dataset,
-    device,
+    device_calls,
     event,
     execute,
     gears,
     load_config,
-    memory,
+    memory_calls,
     model,
     model_desc,
     stream,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import NONE, SINGLE, VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.model import find as find_model
+from .._acl.codes import AclCode
+from ._args import NONE, SINGLE, VALUE, entry
+from ._registry import handles, table
+from ._state import report
+from .errors import EmulatorError
+from .model import find as find_model
 
 __all__ = ["Aipp"]
 
@@ -36,11 +37,14 @@ class Aipp:
         self.values: dict[str, tuple[Any, ...]] = {}
 
 
+aipps: dict[int, Aipp] = table("others")
+
+
 def _find(handle: int) -> Aipp | None:
-    aipp = state.others.get(handle)
-    if handle and not isinstance(aipp, Aipp):
+    aipp = aipps.get(handle)
+    if handle and aipp is None:
         raise EmulatorError(f"{handle:#x} are no AIPP parameters: destroyed, or never created")
-    return aipp if isinstance(aipp, Aipp) else None
+    return aipp
 
 
 @entry("acl.mdl.create_aipp", "K", answer=SINGLE)
@@ -49,8 +53,8 @@ def create_aipp(batch: int) -> int:
     if batch == 0:
         report(AclCode.INVALID_PARAM, "create_aipp: batch 0")
         return 0
-    handle = next(state.handles)
-    state.others[handle] = Aipp(batch)
+    handle = next(handles)
+    aipps[handle] = Aipp(batch)
     return handle
 
 
@@ -59,7 +63,7 @@ def destroy_aipp(handle: int) -> int:
     """Destroy AIPP parameters."""
     if _find(handle) is None:
         return report(AclCode.INVALID_PARAM, "destroy_aipp of 0")
-    del state.others[handle]
+    del aipps[handle]
     return 0
 
 

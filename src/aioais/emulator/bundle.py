@@ -5,32 +5,33 @@ Facts: pyACL reference, Huawei's bundle pages; a model of a bundle is not unload
 
 from __future__ import annotations
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.model import load, load_from_mem, unload
+from .._acl.codes import AclCode
+from ._args import VALUE, entry
+from ._registry import table
+from ._state import report
+from .model import load, load_from_mem, model_ids, unload
 
 __all__ = ["unload_model"]
+
+
+bundles: dict[int, list[int]] = table("others")
+"""The models of each bundle."""
 
 
 @entry("acl.mdl.unload", "I")
 def unload_model(handle: int) -> int:
     """Unload a model."""
-    if any(handle in members for members in _bundles().values()):
+    if any(handle in members for members in list(bundles.values())):
         return report(AclCode.INVALID_PARAM, f"model {handle} belongs to a bundle: bundle_unload")
     return unload(handle)
-
-
-def _bundles() -> dict[int, list[int]]:
-    return {handle: item for handle, item in list(state.others.items()) if isinstance(item, list)}
 
 
 def _bundle(loaded: tuple[int, int]) -> tuple[int, int]:
     model_id, code = loaded
     if code:
         return 0, code
-    handle = next(state.model_ids)
-    state.others[handle] = [model_id]
+    handle = next(model_ids)
+    bundles[handle] = [model_id]
     return handle, 0
 
 
@@ -49,7 +50,7 @@ def bundle_load_from_mem(pointer: int, size: int) -> tuple[int, int]:
 @entry("acl.mdl.bundle_get_model_num", "I", answer=VALUE)
 def bundle_get_model_num(handle: int) -> tuple[int, int]:
     """Count the models of a bundle."""
-    members = _bundles().get(handle)
+    members = bundles.get(handle)
     if members is None:
         return 0, report(AclCode.INVALID_BUNDLE_MODEL_ID, f"there is no bundle {handle}")
     return len(members), 0
@@ -58,7 +59,7 @@ def bundle_get_model_num(handle: int) -> tuple[int, int]:
 @entry("acl.mdl.bundle_get_model_id", "Ik", answer=VALUE)
 def bundle_get_model_id(handle: int, index: int) -> tuple[int, int]:
     """Give the id of a model of a bundle."""
-    members = _bundles().get(handle)
+    members = bundles.get(handle)
     if members is None:
         return 0, report(AclCode.INVALID_BUNDLE_MODEL_ID, f"there is no bundle {handle}")
     if index >= len(members):
@@ -69,11 +70,11 @@ def bundle_get_model_id(handle: int, index: int) -> tuple[int, int]:
 @entry("acl.mdl.bundle_unload", "I")
 def bundleunload(handle: int) -> int:
     """Unload a bundle."""
-    members = _bundles().get(handle)
+    members = bundles.get(handle)
     if members is None:
         return report(AclCode.INVALID_BUNDLE_MODEL_ID, f"there is no bundle {handle}")
     for member in members:
         if code := unload(member):
             return code
-    del state.others[handle]
+    del bundles[handle]
     return 0

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import entry
-from aioais.emulator._state import report, state
-from aioais.emulator.context import current
-from aioais.emulator.stream import Operation, Stream, foreign, resolve, run
-from aioais.emulator.timeline import FOREVER, sleep_until
+from .._acl.codes import AclCode
+from ._args import entry
+from ._registry import table
+from ._state import report
+from .context import current
+from .ordering import Mark, note_finished
+from .stream import Operation, Stream, foreign, resolve, run
+from .timeline import FOREVER, sleep_until
 
 __all__ = ["Reporter"]
 
@@ -28,13 +30,15 @@ _POLL = 0.001
 class Call:
     """One callback on its way."""
 
-    __slots__ = ("argument", "block", "done", "function", "posted", "time")
+    __slots__ = ("argument", "block", "done", "function", "is_posted", "mark", "time")
 
-    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool) -> None:
+    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, mark: Mark) -> None:
+        self.mark = mark
+        """Its place in the stream: what comes before is finished once the host runs the function."""
         self.function = function
         self.argument = argument
         self.block = block
-        self.posted = False
+        self.is_posted = False
         self.done = False
         self.time = 0.0
 
@@ -56,6 +60,10 @@ class Reporter:
             self.changed.notify_all()
 
 
+reporters: dict[int, Reporter] = table()
+"""By thread id."""
+
+
 @entry("acl.rt.subscribe_report", "Kk")
 def subscribe_report(thread_id: int, handle: int) -> int:
     """Let a thread run the callbacks of a stream."""
@@ -65,9 +73,9 @@ def subscribe_report(thread_id: int, handle: int) -> int:
     stream = resolve(handle, context)
     if stream.reporter is not None:
         return report(AclCode.RT_STREAM_SUBSCRIBE, "subscribe_report: the stream is subscribed already")
-    reporter = state.reporters.get(thread_id)
+    reporter = reporters.get(thread_id)
     if reporter is None:
-        reporter = state.reporters[thread_id] = Reporter(thread_id)
+        reporter = reporters[thread_id] = Reporter(thread_id)
     elif any(other.device is not stream.device for other in reporter.streams):
         return report(AclCode.RT_THREAD_SUBSCRIBE, "subscribe_report: the thread serves another device")
     reporter.streams.append(stream)
@@ -82,7 +90,7 @@ def unsubscribe_report(thread_id: int, handle: int) -> int:
     if context is None:
         return AclCode.RT_CONTEXT_NULL
     stream = resolve(handle, context)
-    reporter = state.reporters.get(thread_id)
+    reporter = reporters.get(thread_id)
     if reporter is None:
         return report(AclCode.RT_THREAD_SUBSCRIBE, "unsubscribe_report: the thread is not subscribed")
     if stream.reporter is not reporter:
@@ -90,7 +98,7 @@ def unsubscribe_report(thread_id: int, handle: int) -> int:
     reporter.streams.remove(stream)
     stream.reporter = None
     if not reporter.streams:
-        del state.reporters[thread_id]
+        del reporters[thread_id]
         reporter.notify()
     return 0
 
@@ -111,7 +119,8 @@ def launch_callback(function: Any, argument: Any, block_type: int, handle: int) 
     if stream.reporter is None:
         return report(AclCode.RT_STREAM_NO_CB_REG, "launch_callback: subscribe_report comes first")
     stream.blocking += block_type
-    stream.queue.append((_run_call, Call(function, argument, block_type == 1), stream.reporter))
+    call = Call(function, argument, block_type == 1, Mark(stream))
+    stream.queue.append((_run_call, call, stream.reporter))
     stream.reporter.notify()
     return 0
 
@@ -119,11 +128,11 @@ def launch_callback(function: Any, argument: Any, block_type: int, handle: int) 
 def _run_call(stream: Stream, operation: Operation, deadline: float) -> bool:
     call: Call = operation[1]
     reporter: Reporter = operation[2]
-    if stream.halted:
+    if stream.is_halted:
         stream.blocking -= call.block
         return True
-    if not call.posted:
-        call.posted = True
+    if not call.is_posted:
+        call.is_posted = True
         call.time = stream.tail
         reporter.calls.append(call)
         reporter.notify()
@@ -145,7 +154,7 @@ def process_report(timeout: int) -> int:
     """Wait for due callbacks of this thread's streams and run them here."""
     if timeout == 0 or timeout < -1:
         return report(AclCode.INVALID_PARAM, f"process_report({timeout}): -1 or more than 0")
-    reporter: Reporter | None = state.reporters.get(threading.get_ident())
+    reporter = reporters.get(threading.get_ident())
     if reporter is None:
         return report(AclCode.RT_THREAD_SUBSCRIBE, "process_report: this thread is not subscribed")
     deadline = FOREVER if timeout == -1 else perf_counter() + timeout * 1e-3
@@ -173,6 +182,7 @@ def _deliver(reporter: Reporter) -> None:
     while reporter.calls:
         call = reporter.calls.popleft()
         sleep_until(call.time)
+        note_finished(call.mark)
         try:
             call.function(call.argument)
         except BaseException as exc:  # the C extension does not look at it either

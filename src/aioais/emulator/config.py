@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator.errors import CodedError
+from .._acl.codes import AclCode
+from .errors import CodedError
 
 __all__ = ["ConfigError", "read"]
 

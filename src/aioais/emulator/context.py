@@ -6,52 +6,72 @@ have none, the default context of a device is made by ``set_device``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import VALUE, entry
-from aioais.emulator._state import local, report, state
-from aioais.emulator.errors import EmulatorError
+from .._acl.codes import AclCode
+from ._args import VALUE, entry
+from ._registry import handles, register, table
+from ._state import report, state
+from .device import Device
+from .device import find as find_device
+from .errors import EmulatorError
+from .ordering import Ordered
 
-if TYPE_CHECKING:
-    from aioais.emulator.device import Device
-    from aioais.emulator.stream import Stream
-
-__all__ = ["Context", "current"]
+__all__ = ["Context", "Local", "contexts", "current", "local", "primaries"]
 
 
 class Context:
-    """A context on a device, with its default stream.
+    """A context on a device.
 
     Parameters
     ----------
     device : Device
         The device.
-    primary : bool
+    is_primary : bool
         Whether it is the device's default context.
     """
 
-    __slots__ = ("alive", "default_stream", "device", "handle", "primary")
+    __slots__ = ("default_stream", "device", "handle", "is_alive", "is_primary")
 
-    def __init__(self, device: Device, primary: bool = False) -> None:
-        from aioais.emulator.stream import Stream
-
+    def __init__(self, device: Device, is_primary: bool = False) -> None:
         self.device = device
-        self.primary = primary
-        self.alive = True
-        self.handle = next(state.handles)
-        self.default_stream: Stream = Stream(self, 0, registered=False)
-        state.contexts[self.handle] = self
+        self.is_primary = is_primary
+        self.is_alive = True
+        self.handle = next(handles)
+        self.default_stream: Ordered | None = None
+        """Made on first use, see ``stream.default_of``."""
+        contexts[self.handle] = self
+
+
+class Local(threading.local):
+    """What AscendCL keeps per thread."""
+
+    context: Context | None = None
+
+
+local = Local()
+
+
+def _forget() -> None:
+    for context in contexts.values():
+        context.is_alive = False
+    local.context = None
+
+
+register(_forget)
+contexts: dict[int, Context] = table("contexts", counts=lambda context: not context.is_primary)
+primaries: dict[int, Context] = table()
+"""The default contexts, by device."""
 
 
 def current() -> Context | None:
     """Give this thread's current context; ``None`` and a message when there is none."""
     context = local.context
-    if context is not None and context.alive:
+    if context is not None and context.is_alive:
         return context
     if state.default_device is not None:
         # acl.json may name a device whose default context threads without one get implicitly
-        primary = state.devices[state.default_device].primary
+        primary = primaries.get(state.default_device)
         if primary is not None:
             return primary
     report(AclCode.RT_CONTEXT_NULL, "this thread has no current context: call set_device or set_context in it")
@@ -66,7 +86,7 @@ def find(handle: int) -> Context:
     EmulatorError
         The handle is stale or invented.
     """
-    context = state.contexts.get(handle)
+    context = contexts.get(handle)
     if context is None:
         raise EmulatorError(f"{handle:#x} is no context: destroyed, lost by a device reset, or never created")
     return context
@@ -75,9 +95,7 @@ def find(handle: int) -> Context:
 @entry("acl.rt.create_context", "i", answer=VALUE)
 def create_context(index: int) -> tuple[int, int]:
     """Make a context on a device and make it current in this thread."""
-    from aioais.emulator.device import find as find_device
-
-    if not state.initialised:
+    if not state.is_initialised:
         return 0, report(AclCode.UNINITIALIZE, "create_context before acl.init")
     device = find_device(index)
     if device is None:
@@ -96,11 +114,11 @@ def destroy_context(handle: int) -> int:
     if handle == 0:
         return report(AclCode.INVALID_PARAM, "destroy_context of 0")
     context = find(handle)
-    if context.primary:
+    if context.is_primary:
         return report(AclCode.INVALID_PARAM, "the default context goes with reset_device, not destroy_context")
     with state.lock:
-        context.alive = False
-        del state.contexts[handle]
+        context.is_alive = False
+        del contexts[handle]
         if local.context is context:
             local.context = None
     return 0
@@ -109,7 +127,7 @@ def destroy_context(handle: int) -> int:
 @entry("acl.rt.set_context", "k", hot=True)
 def set_context(handle: int) -> int:
     """Make a context current in this thread."""
-    context = state.contexts.get(handle)
+    context = contexts.get(handle)
     if context is None:
         if handle == 0:
             return report(AclCode.INVALID_PARAM, "set_context of 0")
@@ -127,10 +145,10 @@ def get_context() -> tuple[int, int]:
 
 def drop_all(device: Device) -> int:
     """Take the contexts of a device away; count those that the program made."""
-    gone = [context for context in list(state.contexts.values()) if context.device is device]
+    gone = [context for context in list(contexts.values()) if context.device is device]
     for context in gone:
-        context.alive = False
-        del state.contexts[context.handle]
+        context.is_alive = False
+        del contexts[context.handle]
         if local.context is context:
             local.context = None
-    return sum(not context.primary for context in gone)
+    return sum(not context.is_primary for context in gone)

@@ -11,12 +11,14 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from aioais.emulator._settings import PER_DEVICE, Settings
-from aioais.emulator._state import state
-from aioais.emulator.death import kill
-from aioais.emulator.device import build_devices, redial
-from aioais.emulator.faults import check_device, disarm, fail, gate, pending
-from aioais.emulator.memory import devices, hosts
+from . import _registry
+from ._registry import leaks, live
+from ._settings import PER_DEVICE, Settings
+from ._state import state
+from .death import kill
+from .device import build_devices, devices, redial
+from .faults import check_device, disarm, fail, gate, pending
+from .memory import device_memory, host_memory
 
 __all__ = [
     "configure",
@@ -103,7 +105,7 @@ def configure(*, device: int | None = None, **settings: Any) -> AbstractContextM
     else:
         before = {name: getattr(state.settings, name) for name in checked}
     changes_mode = checked.get("run_mode", state.settings.run_mode) != state.settings.run_mode
-    if changes_mode and (any(d.count for d in state.devices) or devices.blocks or hosts.blocks):
+    if changes_mode and (any(d.count for d in devices) or device_memory.blocks or host_memory.blocks):
         raise ValueError(
             "run_mode cannot change while a device is set or memory is allocated; close what uses the devices, and "
             "reset them: aioais keeps a device set until InferSession.finalize()"
@@ -124,14 +126,10 @@ def reset() -> None:
     """
     for closed in list(state.gates):
         closed.open()
-    if state.profiler is not None:
-        state.profiler.close()
+    _registry.clear()
     state.clear()
-    devices.clear()
-    hosts.clear()
     state.settings = Settings()
     state.overrides.clear()
-    state.devices.clear()
     build_devices()
 
 
@@ -141,7 +139,7 @@ def forget_config() -> None:
     Without it the first one stays for the life of the process, as with CANN.
     """
     with state.lock:
-        if not state.initialised:
+        if not state.is_initialised:
             state.first_config = None
 
 
@@ -164,45 +162,3 @@ def copied() -> dict[str, int]:
     ``pageable`` are the bytes among them that ``memcpy_async`` had to copy at once.
     """
     return dict(state.copied)
-
-
-def live() -> dict[str, int]:
-    """Count what is alive.
-
-    Returns
-    -------
-    dict
-        ``devices`` (set ones), ``contexts`` (explicit ones), ``streams``, ``events``, ``models``, ``descs``,
-        ``datasets``, ``data_buffers``, ``tensor_descs`` (the program's own), ``others`` (AIPP and configuration
-        handles), ``device_blocks``, ``device_bytes``, ``host_blocks``, ``host_bytes``.
-    """
-    return {
-        "devices": sum(device.count > 0 for device in state.devices),
-        "contexts": sum(not context.primary for context in list(state.contexts.values())),
-        "streams": len(state.streams),
-        "events": len(state.events),
-        "models": len(state.models),
-        "descs": len(state.descs),
-        "datasets": len(state.datasets),
-        "data_buffers": len(state.data_buffers),
-        "tensor_descs": sum(not desc.owned for desc in list(state.tensor_descs.values())),
-        "others": len(state.others),
-        "device_blocks": len(devices.blocks),
-        "device_bytes": devices.bytes,
-        "host_blocks": len(hosts.blocks),
-        "host_bytes": hosts.bytes,
-    }
-
-
-def leaks() -> dict[str, int]:
-    """Give what the program has not released: what is alive, and what a device reset took away.
-
-    Returns
-    -------
-    dict
-        As :func:`live`, without zeros; what a reset took away is counted by the same names.
-    """
-    left = live()
-    for name, number in state.lost.items():
-        left[name] += number
-    return {name: number for name, number in left.items() if number}

@@ -6,14 +6,15 @@ the tensor descriptions given to it and, for gear models, the gear last set on i
 
 from __future__ import annotations
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import SINGLE, VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.tensor_desc import TensorDesc
-from aioais.emulator.tensor_desc import find as find_tensor_desc
+from .._acl.codes import AclCode
+from ._args import SINGLE, VALUE, entry
+from ._registry import handles, table
+from ._state import report
+from .errors import EmulatorError
+from .tensor_desc import TensorDesc, tensor_descs
+from .tensor_desc import find as find_tensor_desc
 
-__all__ = ["DataBuffer", "Dataset"]
+__all__ = ["DataBuffer", "Dataset", "data_buffers", "datasets", "find", "find_buffer"]
 
 
 class DataBuffer:
@@ -25,15 +26,15 @@ class DataBuffer:
         What it stands for; both may be 0.
     """
 
-    __slots__ = ("address", "alive", "datasets", "handle", "size")
+    __slots__ = ("address", "datasets", "handle", "is_alive", "size")
 
     def __init__(self, address: int, size: int) -> None:
         self.address = address
         self.size = size
-        self.alive = True
+        self.is_alive = True
         self.datasets: list[Dataset] = []
-        self.handle = next(state.handles)
-        state.data_buffers[self.handle] = self
+        self.handle = next(handles)
+        data_buffers[self.handle] = self
 
     def point(self, address: int, size: int) -> None:
         """Stand for other memory from now on."""
@@ -54,16 +55,20 @@ class Dataset:
         self.gear: tuple[int, ...] | None = None
         self.version = 0
         """Changes with everything that matters to an execution."""
-        self.handle = next(state.handles)
-        state.datasets[self.handle] = self
+        self.handle = next(handles)
+        datasets[self.handle] = self
 
     def describe(self, index: int, desc: TensorDesc | None) -> None:
         """Replace the dataset's own description of one buffer."""
         old = self.descs.pop(index, None)
         if old is not None:
-            state.tensor_descs.pop(old.handle, None)
+            tensor_descs.pop(old.handle, None)
         if desc is not None:
             self.descs[index] = desc
+
+
+data_buffers: dict[int, DataBuffer] = table("data_buffers")
+datasets: dict[int, Dataset] = table("datasets")
 
 
 def find_buffer(handle: int) -> DataBuffer | None:
@@ -74,7 +79,7 @@ def find_buffer(handle: int) -> DataBuffer | None:
     EmulatorError
         The handle is stale or invented.
     """
-    buffer = state.data_buffers.get(handle)
+    buffer = data_buffers.get(handle)
     if buffer is None and handle != 0:
         raise EmulatorError(f"{handle:#x} is no data buffer: destroyed, or never created")
     return buffer
@@ -88,7 +93,7 @@ def find(handle: int) -> Dataset | None:
     EmulatorError
         The handle is stale or invented.
     """
-    dataset = state.datasets.get(handle)
+    dataset = datasets.get(handle)
     if dataset is None and handle != 0:
         raise EmulatorError(f"{handle:#x} is no dataset: destroyed, or never created")
     return dataset
@@ -103,14 +108,14 @@ def create_data_buffer(address: int, size: int) -> int:
 @entry("acl.get_data_buffer_addr", "k", answer=SINGLE, hot=True)
 def get_data_buffer_addr(handle: int) -> int:
     """Give the address."""
-    buffer = state.data_buffers.get(handle) or find_buffer(handle)
+    buffer = data_buffers.get(handle) or find_buffer(handle)
     return 0 if buffer is None else buffer.address
 
 
 @entry("acl.get_data_buffer_size_v2", "k", answer=SINGLE, hot=True)
 def get_data_buffer_size_v2(handle: int) -> int:
     """Give the size."""
-    buffer = state.data_buffers.get(handle) or find_buffer(handle)
+    buffer = data_buffers.get(handle) or find_buffer(handle)
     return 0 if buffer is None else buffer.size
 
 
@@ -137,10 +142,10 @@ def destroy_data_buffer(handle: int) -> int:
     buffer = find_buffer(handle)
     if buffer is None:
         return report(AclCode.INVALID_PARAM, "destroy_data_buffer of 0")
-    buffer.alive = False
+    buffer.is_alive = False
     for dataset in buffer.datasets:
         dataset.version += 1
-    del state.data_buffers[handle]
+    del data_buffers[handle]
     return 0
 
 
@@ -188,7 +193,7 @@ def destroy_dataset(handle: int) -> int:
     for buffer in dataset.buffers:
         if dataset in buffer.datasets:
             buffer.datasets.remove(dataset)
-    del state.datasets[handle]
+    del datasets[handle]
     return 0
 
 

@@ -5,16 +5,53 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._state import state
-from aioais.emulator.device import Device
-from aioais.emulator.faults import check_device
-from aioais.emulator.stream import streams_of
+from .._acl.codes import AclCode
+from ._state import report, state
+from .context import local
+from .device import Device, devices
+from .faults import check_device, checks
+from .stream import streams_of
 
 __all__ = ["kill"]
 
 _MARK = "acl: a device is dead"
 """No call has this name; in the table of faults it sends every call through the slow check."""
+
+
+_NEEDS_THE_DEVICE = frozenset(
+    {
+        "acl.mdl.execute",
+        "acl.mdl.execute_async",
+        "acl.mdl.execute_v2",
+        "acl.mdl.load_from_file",
+        "acl.mdl.load_from_file_with_mem",
+        "acl.mdl.load_from_mem",
+        "acl.mdl.load_from_mem_with_mem",
+        "acl.mdl.load_with_config",
+        "acl.rt.create_stream",
+        "acl.rt.create_stream_with_config",
+        "acl.rt.malloc",
+        "acl.rt.malloc_align32",
+        "acl.rt.malloc_cached",
+        "acl.rt.memcpy",
+        "acl.rt.memcpy2d",
+        "acl.rt.memcpy_async",
+        "acl.rt.memset",
+        "acl.rt.memset_async",
+    }
+)
+"""Calls that a dead device refuses in its contexts; those that name it or wait for it see to it themselves."""
+
+
+def _refuse(name: str) -> int:
+    """Give the code of a dead device to the calls that need it."""
+    if not state.dead or name not in _NEEDS_THE_DEVICE or local.context is None:
+        return 0
+    device = local.context.device.index
+    return report(state.dead[device], f"{name}: device {device} is dead") if device in state.dead else 0
+
+
+checks.append(_refuse)
 
 
 class _Revive(AbstractContextManager[None]):
@@ -33,7 +70,7 @@ class _Revive(AbstractContextManager[None]):
         if not state.dead:
             state.armed.pop(_MARK, None)
         for stream in streams_of(self._device):
-            stream.halted = False
+            stream.is_halted = False
 
 
 def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextManager[None]:
@@ -65,9 +102,9 @@ def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextM
     if code == 0:
         raise ValueError("a dead device needs a code other than 0")
     state.dead[device] = int(code)
-    for stream in streams_of(state.devices[device]):
-        stream.halted = True
+    for stream in streams_of(devices[device]):
+        stream.is_halted = True
         if stream.queue:  # for a synchronise that comes when it is back
             stream.fail(int(code), f"device {device} died")
     state.armed[_MARK] = []
-    return _Revive(state.devices[device])
+    return _Revive(devices[device])

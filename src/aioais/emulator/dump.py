@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aioais._acl.codes import AclCode
-from aioais.emulator.config import ConfigError
-from aioais.emulator.ort import Bound, LoadError, start_session
+from .._acl.codes import AclCode
+from .config import ConfigError
+from .ort import Bound, LoadError, start_session
 
 __all__ = ["Dump", "Probe", "open_dump"]
 

@@ -7,30 +7,30 @@ time stamps that must have been recorded (107006) in the right order (107007).
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
 
-from aioais._acl.codes import AclCode
-from aioais._acl.constants import EventFlag
-from aioais.emulator._args import VALUE, entry
-from aioais.emulator._state import local, report, state
-from aioais.emulator.context import current
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.stream import (
+from .._acl.codes import AclCode
+from .._acl.constants import EventFlag
+from ._args import VALUE, entry
+from ._registry import handles, table
+from ._state import report, state
+from .context import current, local
+from .device import Device
+from .errors import EmulatorError
+from .ordering import note_finished, note_wait
+from .stream import (
     Operation,
     Record,
     Stream,
     foreign,
     resolve,
     run,
+    streams,
     wake,
 )
-from aioais.emulator.synchronize import deadline_of
-from aioais.emulator.timeline import FOREVER, sleep_until
+from .synchronize import deadline_of
+from .timeline import FOREVER, sleep_until
 
-if TYPE_CHECKING:
-    from aioais.emulator.device import Device
-
-__all__ = ["Event"]
+__all__ = ["Event", "events"]
 
 _LIMIT = 65536
 
@@ -55,20 +55,23 @@ class Event:
         Made by ``create_event_with_flag``: set until it is reset, however often it is recorded.
     """
 
-    __slots__ = ("device", "extended", "flags", "handle", "record", "sticky", "too_often", "waited")
+    __slots__ = ("device", "flags", "handle", "is_extended", "is_recorded_again", "is_sticky", "record", "waited")
 
     def __init__(self, device: Device, flags: int, extended: bool, sticky: bool) -> None:
         self.device = device
         self.flags = flags
-        self.extended = extended
-        self.sticky = sticky
-        self.too_often = False
+        self.is_extended = extended
+        self.is_sticky = sticky
+        self.is_recorded_again = False
         """Sticky, and recorded again without a reset."""
         self.record: Record | None = None
         self.waited: tuple[Stream, Record] | None = None
         """Last ``stream_wait_event``: the waiting stream and the mark behind the wait."""
-        self.handle = next(state.handles)
-        state.events[self.handle] = self
+        self.handle = next(handles)
+        events[self.handle] = self
+
+
+events: dict[int, Event] = table("events")
 
 
 def find(handle: int) -> Event | None:
@@ -79,7 +82,7 @@ def find(handle: int) -> Event | None:
     EmulatorError
         The handle is stale or invented.
     """
-    event = state.events.get(handle)
+    event = events.get(handle)
     if event is None:
         if handle != 0:
             raise EmulatorError(f"{handle:#x} is no event: destroyed, lost by a device reset, or never created")
@@ -89,7 +92,7 @@ def find(handle: int) -> Event | None:
 
 def _run_record(stream: Stream, operation: Operation, deadline: float) -> bool:
     record: Record = operation[1]
-    if stream.device.virtual:
+    if stream.device.is_virtual:
         if record.submitted > stream.tail:
             stream.tail = record.submitted
         record.time = stream.tail
@@ -103,7 +106,7 @@ def _run_record(stream: Stream, operation: Operation, deadline: float) -> bool:
 
 def _run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
     record: Record = operation[1]
-    if stream.halted:
+    if stream.is_halted:
         return True
     if not record.done and not run(record.stream, record, deadline):
         return False
@@ -116,7 +119,7 @@ def _create(flags: int, extended: bool = False, sticky: bool = False) -> tuple[i
     context = current()
     if context is None:
         return 0, AclCode.RT_CONTEXT_NULL
-    if len(state.events) >= _LIMIT:
+    if len(events) >= _LIMIT:
         return 0, report(AclCode.RT_NO_EVENT_RESOURCE, f"there are {_LIMIT} events already")
     return Event(context.device, flags, extended, sticky).handle, 0
 
@@ -150,7 +153,7 @@ def destroy_event(handle: int) -> int:
     """Destroy an event; recordings that are queued stay valid."""
     if find(handle) is None:
         return AclCode.INVALID_PARAM
-    del state.events[handle]
+    del events[handle]
     return 0
 
 
@@ -158,17 +161,17 @@ def destroy_event(handle: int) -> int:
 def record_event(handle: int, stream_handle: int) -> int:
     """Mark the present end of a stream."""
     context = local.context
-    if (context is None or not context.alive) and (context := current()) is None:
+    if (context is None or not context.is_alive) and (context := current()) is None:
         return AclCode.RT_CONTEXT_NULL
-    event = state.events.get(handle) or find(handle)
+    event = events.get(handle) or find(handle)
     if event is None:
         return AclCode.INVALID_PARAM
-    stream = state.streams.get(stream_handle) or resolve(stream_handle, context)
+    stream = streams.get(stream_handle) or resolve(stream_handle, context)
     if stream.context is not context:
         return foreign("record_event")
-    record = Record(stream, perf_counter() if stream.device.virtual else 0.0)
-    if event.sticky and event.record is not None:
-        event.too_often = True
+    record = Record(stream, perf_counter() if stream.device.is_virtual else 0.0)
+    if event.is_sticky and event.record is not None:
+        event.is_recorded_again = True
     event.record = record
     stream.queue.append((_run_record, record))
     return 0
@@ -183,13 +186,13 @@ def reset_event(handle: int, stream_handle: int) -> int:
     event = find(handle)
     if event is None:
         return AclCode.INVALID_PARAM
-    if event.extended or not event.flags & _SYNC:
+    if event.is_extended or not event.flags & _SYNC:
         return report(AclCode.RT_PARAM_INVALID, "reset_event needs an event of create_event with the flag SYNC")
     stream = resolve(stream_handle, context)
     if stream.context is not context:
         return foreign("reset_event")
     event.record = None
-    event.too_often = False
+    event.is_recorded_again = False
     return 0
 
 
@@ -197,17 +200,17 @@ def reset_event(handle: int, stream_handle: int) -> int:
 def stream_wait_event(stream_handle: int, handle: int) -> int:
     """Let a stream wait for the latest recording of an event; without one there is nothing to wait for."""
     context = local.context
-    if (context is None or not context.alive) and (context := current()) is None:
+    if (context is None or not context.is_alive) and (context := current()) is None:
         return AclCode.RT_CONTEXT_NULL
-    event = state.events.get(handle) or find(handle)
+    event = events.get(handle) or find(handle)
     if event is None:
         return AclCode.INVALID_PARAM
-    stream = state.streams.get(stream_handle) or resolve(stream_handle, context)
+    stream = streams.get(stream_handle) or resolve(stream_handle, context)
     if stream.context is not context:
         return foreign("stream_wait_event")
     if not event.flags & _SYNC:
         return report(AclCode.RT_PARAM_INVALID, "stream_wait_event needs an event with the flag SYNC")
-    if event.too_often:
+    if event.is_recorded_again:
         raise EmulatorError(
             f"event {handle:#x} of create_event_with_flag was recorded again without a reset, so on a device this wait "
             "may pass at once; call reset_event on the stream that waited, or use create_event_ex_with_flag"
@@ -215,15 +218,16 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
     record = event.record
     if record is not None:
         stream.queue.append((_run_wait, record))
+        note_wait(stream, record)
         event.waited = (stream, record)
     return 0
 
 
 def _synchronize(handle: int, timeout: int) -> int:
     context = local.context
-    if (context is None or not context.alive) and current() is None:
+    if (context is None or not context.is_alive) and current() is None:
         return AclCode.RT_CONTEXT_NULL
-    event = state.events.get(handle) or find(handle)
+    event = events.get(handle) or find(handle)
     if event is None:
         return AclCode.INVALID_PARAM
     record = event.record
@@ -232,11 +236,12 @@ def _synchronize(handle: int, timeout: int) -> int:
     deadline = FOREVER if timeout == -1 else deadline_of(timeout)
     if not record.done and not run(record.stream, record, deadline):
         return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
-    if record.stream.device.virtual:
+    if record.stream.device.is_virtual:
         if record.time > deadline:
             sleep_until(deadline, state.settings.gil == "hold")
             return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
         sleep_until(record.time, state.settings.gil == "hold")
+    note_finished(record)
     # A failure is the stream's: the published runtime tells it to whoever synchronises the stream (or the
     # device), never to whoever waits for an event behind it.
     return 0
@@ -260,7 +265,10 @@ def _reached(event: Event) -> bool:
     record = event.record
     if record is None or not (record.done or run(record.stream, record, 0.0)):
         return False
-    return not (record.stream.device.virtual and record.time > perf_counter())
+    if record.stream.device.is_virtual and record.time > perf_counter():
+        return False
+    note_finished(record)
+    return True
 
 
 @entry("acl.rt.query_event", "k", answer=VALUE)
@@ -294,14 +302,14 @@ def query_event_wait_status(handle: int) -> tuple[int, int]:
     stream, record = event.waited
     run(stream, None, 0.0)
     waiting = any(op[0] is _run_wait and op[1] is record for op in list(stream.queue))
-    return int(waiting or (stream.device.virtual and record.time > perf_counter())), 0
+    return int(waiting or (stream.device.is_virtual and record.time > perf_counter())), 0
 
 
 @entry("acl.rt.event_elapsed_time", "kk", answer=lambda code: (0.0, code), hot=True)
 def event_elapsed_time(start_handle: int, end_handle: int) -> tuple[float, int]:
     """Give the milliseconds between two recordings that are reached."""
-    start = state.events.get(start_handle) or find(start_handle)
-    end = state.events.get(end_handle) or find(end_handle)
+    start = events.get(start_handle) or find(start_handle)
+    end = events.get(end_handle) or find(end_handle)
     if start is None or end is None:
         return 0.0, AclCode.INVALID_PARAM
     first, last = start.record, end.record
@@ -327,7 +335,7 @@ def event_get_timestamp(handle: int) -> tuple[int, int]:
 
 def drop_all(device: Device) -> int:
     """Take the events of a device away; count them."""
-    gone = [handle for handle, event in list(state.events.items()) if event.device is device]
+    gone = [handle for handle, event in list(events.items()) if event.device is device]
     for handle in gone:
-        state.events.pop(handle, None)
+        events.pop(handle, None)
     return len(gone)

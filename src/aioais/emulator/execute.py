@@ -9,20 +9,23 @@ from __future__ import annotations
 import atexit
 from time import perf_counter, thread_time
 
-from aioais._acl.codes import AclCode
-from aioais.emulator import dataset as datasets
-from aioais.emulator import faults
-from aioais.emulator._args import SINGLE, entry
-from aioais.emulator._state import local, report, state
-from aioais.emulator.context import Context, current
-from aioais.emulator.dataset import Dataset
-from aioais.emulator.errors import DeviceError, EmulatorError
-from aioais.emulator.memory import devices
-from aioais.emulator.model import Model
-from aioais.emulator.model import find as find_model
-from aioais.emulator.plan import Plan, make_plan
-from aioais.emulator.stream import Operation, Stream, foreign, resolve
-from aioais.emulator.timeline import sleep_until
+from .._acl.codes import AclCode
+from . import faults
+from ._args import SINGLE, entry
+from ._observers import observers
+from ._registry import handles, table
+from ._state import report, state
+from .context import Context, current, local
+from .dataset import Dataset, datasets
+from .dataset import find as find_dataset
+from .errors import DeviceError, EmulatorError
+from .memory import device_memory
+from .model import Model, models
+from .model import find as find_model
+from .ordering import Mark, Ordered, has_finished, is_ordered, note_finished, tick
+from .plan import Plan, make_plan
+from .stream import Operation, Stream, foreign, resolve, streams
+from .timeline import sleep_until
 
 __all__ = ["execute", "execute_async"]
 
@@ -31,8 +34,8 @@ def _prepare(
     call: str, model: Model, in_handle: int, out_handle: int, context: Context
 ) -> tuple[Dataset, Dataset] | int:
     """Make the checks that come before those of the buffers."""
-    inputs = state.datasets.get(in_handle) or datasets.find(in_handle)
-    outputs = state.datasets.get(out_handle) or datasets.find(out_handle)
+    inputs = datasets.get(in_handle) or find_dataset(in_handle)
+    outputs = datasets.get(out_handle) or find_dataset(out_handle)
     if inputs is None or outputs is None:
         return report(AclCode.INVALID_PARAM, f"{call}: dataset 0")
     if model.info.mode == "shape":
@@ -51,7 +54,7 @@ def _plan(model: Model, pair: tuple[Dataset, Dataset], context: Context, allocat
     """Give the plan of an execution, the last one where nothing changed."""
     inputs, outputs = pair
     plan: Plan | None = model.plans.get((inputs.handle, outputs.handle))
-    if plan is not None and plan.stamp == (inputs.version, outputs.version, devices.epoch):
+    if plan is not None and plan.stamp == (inputs.version, outputs.version, device_memory.epoch):
         return plan
     return make_plan(model, inputs, outputs, context, allocate)
 
@@ -66,11 +69,22 @@ def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
     pair = _prepare("execute", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    if model.submitted != model.finished:
-        raise EmulatorError(f"execute of model {model_id} while an execute_async of it is queued")
+    if not has_finished(model.last):
+        raise EmulatorError(_not_finished(model, model.last, f"model {model_id}"))
     plan = _plan(model, pair, context, allocate=True)
     if isinstance(plan, int):
         return plan
+    for rival in plan.use.rivals:
+        if not has_finished(rival.last):
+            raise EmulatorError(_not_finished(model, rival.last, f"model {rival.owner}, with the same device memory,"))
+    model.last = plan.use.last = (model.own, tick())
+    try:
+        return _execute_now(model, plan, context)
+    finally:
+        note_finished(Mark(model.own))
+
+
+def _execute_now(model: Model, plan: Plan, context: Context) -> int:
     if state.gates:
         faults.pass_gates("execute", context.device.index)
     fault = faults.take_device_fault("acl.mdl.execute") if state.device_faults else 0
@@ -83,12 +97,12 @@ def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
         return report(exc.code, exc.text)
     device = context.device
     worked = end = 0.0
-    if device.virtual:
+    if device.is_virtual:
         worked = thread_time() - cpu
         end = device.execute.book(began, 0, worked)
         sleep_until(end, state.settings.gil != "release")
-    if state.profiler is not None:
-        state.profiler.record(device, "execute", model.name, began, worked, end, model=model)
+    if observers.profiler is not None:
+        observers.profiler.record(device, "execute", model.name, began, worked, end, model=(model.handle, model.name))
     return 0
 
 
@@ -103,28 +117,28 @@ def execute_v2(model_id: int, inputs: int, outputs: int, stream: int, config: in
     """Run a model with limits and wait for it; the configuration is mandatory."""
     if config == 0:
         return report(AclCode.INVALID_PARAM, "execute_v2: configuration 0")
-    if not isinstance(state.others.get(config), ExecConfig):
+    if config not in exec_configs:
         raise EmulatorError(f"{config:#x} is no execution configuration: destroyed, or never created")
     return _execute(model_id, inputs, outputs)
 
 
 def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
     _, submitted, fault, model, plan = operation
-    if state.leaving:
+    if state.is_leaving:
         stream.fail(AclCode.RT_STREAM_ABORT, "execute_async: the interpreter exits")
-    elif not stream.halted:
+    elif not stream.is_halted:
         device = stream.device
         if state.gates and not faults.pass_gates("execute", device.index, deadline):
             return False
         if fault:
             stream.fail(fault, "execute_async: injected fault on the device")
         else:
-            virtual, profiler = device.virtual, state.profiler
+            virtual, profiler = device.is_virtual, observers.profiler
             worked = thread_time() if virtual else 0.0
             began = 0.0 if profiler is None else perf_counter()
             stream.stop = model.engine.stop
             try:
-                plan.run()
+                plan.run(stream=stream.index)
             except DeviceError as exc:
                 stream.fail(exc.code, f"execute_async: {exc.text}")
             finally:
@@ -134,7 +148,8 @@ def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
                 worked = thread_time() - worked
                 stream.tail = device.execute.book(ready, 0, worked)
             if profiler is not None:
-                profiler.record(device, "execute", model.name, began, worked, stream.tail, stream=stream, model=model)
+                names = (model.handle, model.name)
+                profiler.record(device, "execute", model.name, began, worked, stream.tail, 0, stream.index, names)
     model.finished += 1
     return True
 
@@ -143,38 +158,74 @@ def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
 def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle: int) -> int:
     """Queue a run of a model on a stream."""
     context = local.context
-    if (context is None or not context.alive) and (context := current()) is None:
+    if (context is None or not context.is_alive) and (context := current()) is None:
         return AclCode.RT_CONTEXT_NULL
-    model = state.models.get(model_id) or find_model(model_id)
+    model = models.get(model_id) or find_model(model_id)
     if model is None:
         return AclCode.GE_EXEC_MODEL_ID_INVALID
-    stream = state.streams.get(stream_handle) or resolve(stream_handle, context)
+    stream = streams.get(stream_handle) or resolve(stream_handle, context)
     if stream.context is not context:
         return foreign("execute_async")
     pair = _prepare("execute_async", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    if model.stream is not stream:
-        if model.submitted != model.finished:
-            raise EmulatorError(f"execute_async of model {model_id} on two streams at once: a model runs on one")
-        model.stream = stream
+    last = model.last
+    if last is not None and last[0] is not stream and not is_ordered(last, stream):
+        raise EmulatorError(_not_ordered(model, stream, last, f"model {model_id}"))
     plan = _plan(model, pair, context, allocate=False)
     if isinstance(plan, int):
         return plan
+    use = plan.use
+    for rival in use.rivals:
+        if not is_ordered(rival.last, stream):
+            raise EmulatorError(_not_ordered(model, stream, rival.last, f"model {rival.owner}"))
     fault = faults.take_device_fault("acl.mdl.execute_async") if state.device_faults else 0
+    model.last = use.last = (stream, tick())
     model.submitted += 1
-    submitted = perf_counter() if stream.device.virtual else 0.0
+    submitted = perf_counter() if stream.device.is_virtual else 0.0
     stream.queue.append((_run_execute, submitted, fault, model, plan))
     return 0
+
+
+def _name(ordered: Ordered) -> str:
+    return str(ordered) if isinstance(ordered, Stream) else "a stream inside ACL (a synchronous execute)"
+
+
+def _not_finished(model: Model, last: tuple[Ordered, int] | None, what: str) -> str:
+    assert last is not None
+    return (
+        f"execute of model {model.handle} while an execution of {what} is queued or running on {_name(last[0])}: "
+        f"wait for that one first (synchronize_stream, synchronize_event or synchronize_device)"
+    )
+
+
+def _not_ordered(model: Model, stream: Stream, last: tuple[Ordered, int] | None, what: str) -> str:
+    """Say what orders two executions too little, and what would."""
+    assert last is not None
+    first = last[0]
+    problem = f"execute_async of model {model.handle} on {stream} may overlap the last execution of {what}"
+    if what != f"model {model.handle}":
+        problem += ", which uses the same device memory,"
+    if not isinstance(first, Stream):
+        return f"{problem} which is inside a synchronous execute: let that return first"
+    missing = (
+        f"{stream} waits only for an event recorded before that execution"
+        if first in stream.behind
+        else f"{stream} waits for no event of {first}"
+    )
+    return (
+        f"{problem} on {first}: {missing}. Record an event on {first} behind the execution and call stream_wait_event "
+        f"for it first, or use one stream, or synchronise before the second execution"
+    )
 
 
 @atexit.register
 def _leave() -> None:
     """Stop what runs and drop what is queued: nobody is left to wait for it, and it would hold up the exit."""
-    if state.forked:
+    if state.is_forked:
         return
-    state.leaving = True
-    for model in list(state.models.values()):
+    state.is_leaving = True
+    for model in list(models.values()):
         model.engine.stop()
 
 
@@ -187,18 +238,21 @@ class ExecConfig:
         self.values: dict[int, int] = {}
 
 
+exec_configs: dict[int, ExecConfig] = table("others")
+
+
 def _find_config(handle: int) -> ExecConfig | None:
-    config = state.others.get(handle)
-    if handle and not isinstance(config, ExecConfig):
+    config = exec_configs.get(handle)
+    if handle and config is None:
         raise EmulatorError(f"{handle:#x} is no execution configuration: destroyed, or never created")
-    return config if isinstance(config, ExecConfig) else None
+    return config
 
 
 @entry("acl.mdl.create_exec_config_handle", answer=SINGLE)
 def create_exec_config_handle() -> int:
     """Make an execution configuration."""
-    handle = next(state.handles)
-    state.others[handle] = ExecConfig()
+    handle = next(handles)
+    exec_configs[handle] = ExecConfig()
     return handle
 
 
@@ -217,5 +271,5 @@ def destroy_exec_config_handle(handle: int) -> int:
     """Destroy an execution configuration."""
     if _find_config(handle) is None:
         return report(AclCode.INVALID_PARAM, "destroy_exec_config_handle of 0")
-    del state.others[handle]
+    del exec_configs[handle]
     return 0

@@ -8,9 +8,9 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._state import local, report, state
-from aioais.emulator.timeline import FOREVER
+from .._acl.codes import AclCode
+from ._state import report, state
+from .timeline import FOREVER
 
 __all__ = [
     "STAGES",
@@ -31,29 +31,8 @@ STAGES = ("h2d", "d2h", "d2d", "execute", "load", "malloc", "init", "set_device"
 DEVICE_SIDE = ("acl.mdl.execute", "acl.mdl.execute_async", "acl.rt.memcpy_async", "acl.rt.memset_async")
 
 
-NEEDS_THE_DEVICE = frozenset(
-    {
-        "acl.mdl.execute",
-        "acl.mdl.execute_async",
-        "acl.mdl.execute_v2",
-        "acl.mdl.load_from_file",
-        "acl.mdl.load_from_file_with_mem",
-        "acl.mdl.load_from_mem",
-        "acl.mdl.load_from_mem_with_mem",
-        "acl.mdl.load_with_config",
-        "acl.rt.create_stream",
-        "acl.rt.create_stream_with_config",
-        "acl.rt.malloc",
-        "acl.rt.malloc_align32",
-        "acl.rt.malloc_cached",
-        "acl.rt.memcpy",
-        "acl.rt.memcpy2d",
-        "acl.rt.memcpy_async",
-        "acl.rt.memset",
-        "acl.rt.memset_async",
-    }
-)
-"""Calls that a dead device refuses in its contexts; those that name it or wait for it see to it themselves."""
+checks: list[Callable[[str], int]] = []
+"""Further reasons for a call to fail: each is given its name, and answers a code or 0."""
 
 _lock = threading.Lock()
 """Guards the faults. Not the lock of the devices: a call that stands at a gate may hold that one."""
@@ -189,13 +168,13 @@ def intercept(name: str, answer: Callable[[int], Any]) -> tuple[bool, Any]:
     bool, object
         Whether to stop, and the result of the call then.
     """
-    if state.forked:
+    if state.is_forked:
         text = "this process was forked after acl.init: a child cannot use its parent's devices"
         return True, answer(report(AclCode.RT_INTERNAL_ERROR, text))
-    if state.dead and name in NEEDS_THE_DEVICE and local.context is not None:
-        device = local.context.device.index
-        if device in state.dead:
-            return True, answer(report(state.dead[device], f"{name}: device {device} is dead"))
+    for check in checks:
+        code = check(name)
+        if code:
+            return True, answer(code)
     with _lock:
         code = _take(state.armed, name)
     return (True, answer(report(code, f"{name}: injected fault"))) if code else (False, None)

@@ -11,14 +11,14 @@ import ctypes
 import struct
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais._acl.constants import DYNAMIC_INPUT_NAME
-from aioais.emulator import dataset as datasets
-from aioais.emulator._args import entry
-from aioais.emulator._state import report
-from aioais.emulator.context import current
-from aioais.emulator.model import find as find_model
-from aioais.emulator.transfer import device_place
+from .._acl.codes import AclCode
+from .._acl.constants import DYNAMIC_INPUT_NAME
+from ._args import entry
+from ._state import report
+from .context import current
+from .dataset import find as find_dataset
+from .model import find as find_model
+from .transfer import device_place
 
 __all__ = ["decode"]
 
@@ -45,7 +45,7 @@ def _set(call: str, mode: str, model_id: int, dataset_handle: int, index: int, v
     context = current()
     if context is None:
         return AclCode.RT_CONTEXT_NULL
-    dataset = datasets.find(dataset_handle)
+    dataset = find_dataset(dataset_handle)
     if dataset is None:
         return report(AclCode.INVALID_PARAM, f"{call}: dataset 0")
     if mode != "dims" and 0 in values:
@@ -72,7 +72,7 @@ def _set(call: str, mode: str, model_id: int, dataset_handle: int, index: int, v
         text = f"{call}: {list(values)} is not a gear, there are {_listed(info.gears)}"
         return report(AclCode.GE_DYNAMIC_BATCH_SIZE_INVALID, text)
     buffer = dataset.buffers[index]
-    if not buffer.alive or buffer.address == 0:
+    if not buffer.is_alive or buffer.address == 0:
         return report(AclCode.INVALID_PARAM, f"{call}: {DYNAMIC_INPUT_NAME} has no device buffer")
     gear = info.gears.index(values)
     carried = info.gear_dims[gear]

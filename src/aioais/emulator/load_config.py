@@ -8,11 +8,12 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import SINGLE, VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.model import load, model_bytes
+from .._acl.codes import AclCode
+from ._args import SINGLE, VALUE, entry
+from ._registry import handles, table
+from ._state import report
+from .errors import EmulatorError
+from .model import load, model_bytes
 
 __all__ = ["LoadConfig"]
 
@@ -31,18 +32,21 @@ class LoadConfig:
         self.values: dict[int, Any] = {}
 
 
+load_configs: dict[int, LoadConfig] = table("others")
+
+
 def _find(handle: int) -> LoadConfig | None:
-    config = state.others.get(handle)
-    if handle and not isinstance(config, LoadConfig):
+    config = load_configs.get(handle)
+    if handle and config is None:
         raise EmulatorError(f"{handle:#x} is no load configuration: destroyed, or never created")
-    return config if isinstance(config, LoadConfig) else None
+    return config
 
 
 @entry("acl.mdl.create_config_handle", answer=SINGLE)
 def create_config_handle() -> int:
     """Make an empty load configuration."""
-    handle = next(state.handles)
-    state.others[handle] = LoadConfig()
+    handle = next(handles)
+    load_configs[handle] = LoadConfig()
     return handle
 
 
@@ -91,5 +95,5 @@ def destroy_config_handle(handle: int) -> int:
     """Destroy a load configuration."""
     if _find(handle) is None:
         return report(AclCode.INVALID_PARAM, "destroy_config_handle of 0")
-    del state.others[handle]
+    del load_configs[handle]
     return 0

@@ -7,70 +7,32 @@ failures; hidden input of gear models; sizes and dims as descriptions report the
 from __future__ import annotations
 
 import ctypes
-import math
+import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from aioais._acl.codes import AclCode
-from aioais._acl.constants import DYNAMIC_INPUT_NAME, MAX_DIMS, RunMode
-from aioais.emulator import faults, memory
-from aioais.emulator._args import VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.context import Context, current
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.metadata import METADATA_KEY, InputMetadata, ModelMetadata, OutputMetadata, parse
-from aioais.emulator.ort import UNKNOWN_RANK, LoadError, OrtModel, OrtTensor
-from aioais.emulator.timeline import pause
+from .._acl.codes import AclCode
+from .._acl.constants import RunMode
+from . import faults
+from ._args import VALUE, entry
+from ._observers import observers
+from ._registry import table
+from ._state import report, state
+from .context import Context, current
+from .device import Device
+from .errors import EmulatorError
+from .memory import device_memory, is_device_address
+from .model_info import ModelInfo, describe
+from .ordering import Ordered
+from .ort import LoadError, OrtModel
+from .timeline import pause
 
 if TYPE_CHECKING:
-    from aioais.emulator.device import Device
-    from aioais.emulator.dump import Probe
-    from aioais.emulator.stream import Stream
+    from .dump import Probe
 
-__all__ = ["Model", "ModelInfo", "TensorSpec", "describe", "find", "load", "open_model", "unload"]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a model description says of one input or output."""
-
-    name: str
-    dtype: int
-    element: int
-    itemsize: int
-    dims: tuple[int, ...]
-    size: int
-    format: int
-    range: tuple[tuple[int, int], ...] | None
-    """Bounds of each dim; ``None`` where gears decide."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is known of a model, whether loaded or not."""
-
-    mode: str
-    """``static``, ``batch``, ``hw``, ``dims`` or ``shape``."""
-    inputs: tuple[TensorSpec, ...]
-    """In index order, the hidden one last."""
-    outputs: tuple[TensorSpec, ...]
-    gears: tuple[tuple[int, ...], ...]
-    gear_dims: tuple[tuple[int, ...], ...]
-    """For each gear the values that the hidden input carries."""
-    pattern: tuple[int, ...]
-    """The dims of all inputs in the order of the conversion, -1 where a gear decides."""
-    input_shapes: tuple[tuple[tuple[int, ...], ...], ...]
-    """For each gear (one for a static model) the shape of every real input."""
-    output_shapes: tuple[tuple[tuple[int, ...], ...], ...]
-
-    @property
-    def hidden(self) -> int:
-        """Index of the hidden input, -1 for models without gears."""
-        return len(self.inputs) - 1 if self.gears else -1
+__all__ = ["Model", "find", "load", "models", "open_model", "unload"]
 
 
 class Model:
@@ -100,11 +62,12 @@ class Model:
         "guard",
         "handle",
         "info",
+        "last",
         "manner",
         "name",
+        "own",
         "plans",
         "probe",
-        "stream",
         "submitted",
     )
 
@@ -121,129 +84,22 @@ class Model:
         """``execute`` or ``execute_async``: the first call decides for static models."""
         self.gear: int | None = None
         """The gear last set on this model, which ``get_cur_output_dims`` reports."""
-        self.stream: Stream | None = None
+        self.last: tuple[Ordered, int] | None = None
+        """The last execution: its stream, and when it was submitted."""
+        self.own = Ordered()
+        """Stands for the stream inside AscendCL that synchronous executions run on."""
         self.submitted = 0
         self.finished = 0
         self.guard = Lock()
         """Held while the model computes: it has one set of work memory."""
         self.plans: dict[Any, Any] = {}
         self.bindings: OrderedDict[Any, Any] = OrderedDict()
-        self.handle = next(state.model_ids)
-        state.models[self.handle] = self
+        self.handle = next(model_ids)
+        models[self.handle] = self
 
 
-def _product(dims: Sequence[int]) -> int:
-    return math.prod(dims)
-
-
-def _ordered(entries: Sequence[Any], tensors: Sequence[OrtTensor], what: str) -> list[int]:
-    """Give for each tensor of the graph the place of its entry in the metadata."""
-    places = {entry.name: place for place, entry in enumerate(entries)}
-    names = [tensor.name for tensor in tensors]
-    if sorted(places) != sorted(names):
-        text = f"the metadata describe the {what} {sorted(places)}, the graph has {sorted(names)}"
-        raise LoadError(AclCode.GE_LOAD_MODEL, text)
-    return [places[name] for name in names]
-
-
-def _implied(engine: OrtModel) -> ModelMetadata:
-    """Describe an ONNX file without metadata: static where every dim is fixed, else dynamic."""
-    for tensor in engine.inputs:
-        if tensor.shape == UNKNOWN_RANK:
-            raise ValueError(
-                f"input {tensor.name!r} is of unknown rank: give it a shape, such as "
-                f'aioais convert --input_shape "{tensor.name}:-1,3"'
-            )
-    fixed = all(dim >= 0 for tensor in (*engine.inputs, *engine.outputs) for dim in tensor.shape)
-    return ModelMetadata(
-        mode="static" if fixed else "shape",
-        inputs=tuple(
-            InputMetadata(
-                name=tensor.name,
-                shape=tensor.shape,
-                range=None if fixed else tuple((d, d) if d >= 0 else (1, -1) for d in tensor.shape),
-                format=2,
-            )
-            for tensor in engine.inputs
-        ),
-        outputs=tuple(
-            OutputMetadata(
-                tensor.name, (tensor.shape,) if fixed else (), _product(tensor.shape) * tensor.itemsize if fixed else 0
-            )
-            for tensor in engine.outputs
-        ),
-    )
-
-
-def describe(engine: OrtModel) -> ModelInfo:
-    """Work out what the descriptions of a model say.
-
-    Parameters
-    ----------
-    engine : OrtModel
-        The loaded ONNX model, with or without metadata.
-
-    Returns
-    -------
-    ModelInfo
-        Sizes are those of the largest gear, or of the upper bounds, 0 without bounds.
-
-    Raises
-    ------
-    LoadError
-        The metadata do not fit the graph.
-    """
-    text = engine.metadata.get(METADATA_KEY)
-    try:
-        table = parse(text) if text else _implied(engine)
-    except ValueError as exc:
-        raise LoadError(AclCode.GE_LOAD_MODEL, str(exc)) from exc
-    if any(len(tensor.shape) > MAX_DIMS for tensor in (*engine.inputs, *engine.outputs)):
-        raise LoadError(AclCode.STORAGE_OVER_LIMIT, f"a tensor has more than {MAX_DIMS} dims")
-    into = _ordered(table.inputs, engine.inputs, "inputs")
-    out = _ordered(table.outputs, engine.outputs, "outputs")
-    shapes = range(max(1, len(table.gears)))
-    dynamic = table.mode == "shape"
-    input_shapes = tuple(tuple(table.input_shapes(gear)[place] for place in into) for gear in shapes)
-    output_shapes = () if dynamic else tuple(tuple(table.outputs[p].shapes[gear] for p in out) for gear in shapes)
-    by_entry = [0] * len(into)
-    for tensor, place in zip(engine.inputs, into, strict=True):
-        by_entry[place] = tensor.itemsize
-    largest = table.largest_gear(by_entry)
-
-    inputs = []
-    bounds: tuple[tuple[int, int], ...] | None
-    for index, (tensor, place) in enumerate(zip(engine.inputs, into, strict=True)):
-        item = table.inputs[place]
-        if dynamic:
-            bounds = item.range or tuple((d, d) for d in item.shape)
-            size = 0 if any(high < 0 for _, high in bounds) else _product([high for _, high in bounds])
-        else:
-            bounds = None if table.gears else tuple((d, d) for d in item.shape)
-            size = max(_product(row[index]) for row in input_shapes)
-        spec = TensorSpec(
-            tensor.name, tensor.dtype, tensor.element, tensor.itemsize, item.shape,
-            size * tensor.itemsize, item.format, bounds,
-        )  # fmt: skip
-        inputs.append(spec)
-    gear_dims: tuple[tuple[int, ...], ...] = table.gears
-    pattern = tuple(dim for item in table.inputs for dim in item.shape)
-    if table.gears:
-        if table.mode == "dims":
-            open_dims = [place for place, dim in enumerate(pattern) if dim < 0]
-            gear_dims = tuple(tuple(gear[place] for place in open_dims) for gear in table.gears)
-        length = len(gear_dims[0])
-        inputs.append(TensorSpec(DYNAMIC_INPUT_NAME, 3, 6, 4, (length,), 4 * length, 2, None))
-    outputs = []
-    for index, (tensor, place) in enumerate(zip(engine.outputs, out, strict=True)):
-        dims = tensor.shape if dynamic else output_shapes[largest][index]
-        size = table.outputs[place].max_bytes if dynamic else max(
-            _product(row[index]) * tensor.itemsize for row in output_shapes
-        )  # fmt: skip
-        outputs.append(TensorSpec(tensor.name, tensor.dtype, tensor.element, tensor.itemsize, dims, size, 2, None))
-    return ModelInfo(
-        table.mode, tuple(inputs), tuple(outputs), table.gears, gear_dims, pattern, input_shapes, output_shapes
-    )  # fmt: skip
+models: dict[int, Model] = table("models")
+model_ids = itertools.count(1)
 
 
 def open_model(source: str | bytes) -> tuple[ModelInfo, OrtModel]:
@@ -260,7 +116,7 @@ def open_model(source: str | bytes) -> tuple[ModelInfo, OrtModel]:
 
 def find(handle: int) -> Model | None:
     """Give a loaded model by id; ``None`` and a message (145003) when there is none."""
-    model = state.models.get(handle)
+    model = models.get(handle)
     if model is None:
         report(AclCode.GE_EXEC_MODEL_ID_INVALID, f"there is no loaded model {handle}")
     return model
@@ -282,14 +138,14 @@ def model_bytes(pointer: int, size: int, call: str) -> bytes | int:
     if size >= 2**31:
         text = f"{call}: {size} bytes; an ONNX file has less than 2 GiB, the weights of larger models lie beside it"
         return report(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, text)
-    if state.settings.run_mode == RunMode.HOST and memory.is_device_address(pointer):
+    if state.settings.run_mode == RunMode.HOST and is_device_address(pointer):
         raise EmulatorError(f"{call}: {pointer:#x} is device memory, on this host a model is read from host memory")
     return ctypes.string_at(pointer, size)
 
 
 def load(source: str | bytes) -> tuple[int, int]:
     """Load a model in the current context; gives its id and the return code."""
-    if not state.initialised:
+    if not state.is_initialised:
         return 0, report(AclCode.GE_EXEC_NOT_INIT, "loading a model before acl.init")
     context = current()
     if context is None:
@@ -303,9 +159,9 @@ def load(source: str | bytes) -> tuple[int, int]:
         info, engine = open_model(source)
         name = os.path.splitext(os.path.basename(source))[0] if isinstance(source, str) else engine.title
         probe = None
-        if state.dump is not None:
+        if observers.dump is not None:
             fed = [tensor.name for tensor in engine.inputs]
-            probe = state.dump.probe(source, name, engine.title, fed, state.settings.threads)
+            probe = observers.dump.probe(source, name, engine.title, fed, state.settings.threads)
     except LoadError as exc:
         return 0, report(exc.code, exc.text)
     return Model(info, engine, context, name, probe).handle, 0
@@ -321,7 +177,7 @@ def _check_own_memory(call: str, *pairs: tuple[int, int]) -> int:
     for address, size in pairs:
         if address == 0 and size == 0:
             continue
-        block = memory.devices.find(address)
+        block = device_memory.find(address)
         if block is None or address + size > block.address + block.size:
             text = f"{call}: {address:#x} with {size} bytes is not live device memory"
             return report(AclCode.GE_DEVICE_MEMORY_OPERATE_FAILED, text)
@@ -381,7 +237,9 @@ def unload(handle: int) -> int:
         return AclCode.GE_EXEC_MODEL_ID_INVALID
     if model.submitted != model.finished or model.guard.locked():
         return report(AclCode.RT_MODEL_RUNNING, f"model {handle} has queued work: synchronise before unloading")
-    del state.models[handle]
+    del models[handle]
+    for plan in model.plans.values():
+        plan.use.is_retired = True
     model.plans.clear()
     model.bindings.clear()
     return 0
@@ -389,7 +247,7 @@ def unload(handle: int) -> int:
 
 def drop_all(device: Device) -> int:
     """Take the models of a device away; count them."""
-    gone = [handle for handle, model in list(state.models.items()) if model.device is device]
+    gone = [handle for handle, model in list(models.items()) if model.device is device]
     for handle in gone:
-        del state.models[handle]
+        del models[handle]
     return len(gone)

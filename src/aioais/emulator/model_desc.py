@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import DIMS, NONE, SINGLE, VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.model import Model, ModelInfo, TensorSpec, check_path, model_bytes, open_model
-from aioais.emulator.model import find as find_model
-from aioais.emulator.ort import LoadError
+from .._acl.codes import AclCode
+from ._args import DIMS, NONE, SINGLE, VALUE, entry
+from ._registry import handles, table
+from ._state import report
+from .errors import EmulatorError
+from .model import Model, check_path, model_bytes, open_model
+from .model import find as find_model
+from .model_info import ModelInfo, TensorSpec
+from .ort import LoadError
 
 __all__ = ["ModelDesc"]
 
@@ -30,8 +32,11 @@ class ModelDesc:
     def __init__(self) -> None:
         self.info: ModelInfo | None = None
         self.model: Model | None = None
-        self.handle = next(state.handles)
-        state.descs[self.handle] = self
+        self.handle = next(handles)
+        descs[self.handle] = self
+
+
+descs: dict[int, ModelDesc] = table("descs")
 
 
 def find(handle: int) -> ModelDesc | None:
@@ -42,7 +47,7 @@ def find(handle: int) -> ModelDesc | None:
     EmulatorError
         The handle is stale or invented.
     """
-    desc = state.descs.get(handle)
+    desc = descs.get(handle)
     if desc is None:
         if handle:
             raise EmulatorError(f"{handle:#x} is no model description: destroyed, or never created")
@@ -121,7 +126,7 @@ def destroy_desc(handle: int) -> int:
     """Destroy a model description."""
     if find(handle) is None:
         return AclCode.INVALID_PARAM
-    del state.descs[handle]
+    del descs[handle]
     return 0
 
 
@@ -189,7 +194,7 @@ def _dims(handle: int, index: int, role: str, plural: str) -> tuple[Dims, int]:
 def _dims_dict(handle: int, tensor: TensorSpec, index: int, role: str, dims: tuple[int, ...]) -> Dims:
     name = tensor.name
     if len(name.encode()) > _LONGEST_NAME:
-        model = state.descs[handle].model
+        model = descs[handle].model
         name = f"acl_modelId_{model.handle if model else 0}_{role}_{index}"
     return {"name": name, "dimCount": len(dims), "dims": list(dims)}
 
@@ -206,7 +211,7 @@ def get_cur_output_dims(handle: int, index: int) -> tuple[Dims, int]:
     tensor = _tensor(handle, index, "outputs")
     if tensor is None:
         return {}, AclCode.INVALID_PARAM
-    desc = state.descs[handle]
+    desc = descs[handle]
     assert desc.info is not None
     if desc.info.mode == "shape":
         return {}, report(AclCode.API_NOT_SUPPORT, "get_cur_output_dims of a dynamic-shape model")

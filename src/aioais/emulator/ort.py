@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aioais._acl.codes import AclCode
-from aioais.emulator.errors import CodedError, DeviceError
-from aioais.emulator.onnx_ranks import without_rank
-from aioais.emulator.threads import SMALL, cores, is_small_file
+from .._acl.codes import AclCode
+from .errors import CodedError, DeviceError
+from .onnx_ranks import without_rank
+from .threads import SMALL, cores, is_small_file
 
 __all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 

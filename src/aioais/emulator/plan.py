@@ -7,41 +7,30 @@ plan runs. A plan is reused for as long as neither dataset nor device memory cha
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from aioais._acl.codes import AclCode
-from aioais.emulator import memory
-from aioais.emulator._state import report, state
-from aioais.emulator.context import Context
-from aioais.emulator.dataset import DataBuffer, Dataset
-from aioais.emulator.errors import DeviceError, EmulatorError
-from aioais.emulator.gears import decode
-from aioais.emulator.memory import Block, devices
-from aioais.emulator.model import Model, TensorSpec
-from aioais.emulator.ort import Binding, Bound
-from aioais.emulator.tensor_desc import TensorDesc
-from aioais.emulator.transfer import move
+from .._acl.codes import AclCode
+from ._state import report
+from .context import Context
+from .dataset import Dataset, datasets
+from .errors import DeviceError, EmulatorError
+from .gears import decode
+from .memory import allocate as allocate_block
+from .memory import device_memory
+from .memory_use import Range, Use
+from .model import Model
+from .ort import Binding, Bound
+from .regions import TOLERANCE, Region, check_room, nothing, overlap, resolve
+from .tensor_desc import TensorDesc
+from .transfer import move
 
 if TYPE_CHECKING:
-    from aioais.emulator.dump import Probe
+    from .dump import Probe
 
 __all__ = ["Plan", "make_plan"]
 
-_TOLERANCE = 64
-"""Bytes that a static buffer may be too small by."""
-
 _KEPT = 64
 """Bindings and plans kept per model."""
-
-
-class Slot(NamedTuple):
-    """The memory of one input or output, as it was at submission."""
-
-    block: Block | None
-    pointer: int
-    size: int
-    """Bytes that the data buffer claims."""
-    buffer: DataBuffer
 
 
 class Plan:
@@ -51,7 +40,7 @@ class Plan:
     ----------
     model : Model
         The model.
-    inputs, outputs : list of Slot
+    inputs, outputs : list of Region
         Memory; the hidden input last.
     shapes : list of shape, optional
         Shapes of the real inputs, ``None`` when only the device knows the gear.
@@ -63,13 +52,25 @@ class Plan:
         What must not have changed for the plan to be good again.
     """
 
-    __slots__ = ("binding", "blocks", "dataset", "gear", "inputs", "model", "outputs", "scratch", "shapes", "stamp")
+    __slots__ = (
+        "binding",
+        "blocks",
+        "dataset",
+        "gear",
+        "has_scratch",
+        "inputs",
+        "model",
+        "outputs",
+        "shapes",
+        "stamp",
+        "use",
+    )  # fmt: skip
 
     def __init__(
         self,
         model: Model,
-        inputs: list[Slot],
-        outputs: list[Slot],
+        inputs: list[Region],
+        outputs: list[Region],
         shapes: tuple[tuple[int, ...], ...] | None,
         gear: int | None,
         dataset: Dataset,
@@ -82,8 +83,17 @@ class Plan:
         self.gear = gear
         self.dataset = dataset
         self.stamp = stamp
-        self.blocks = [slot.block for slot in (*inputs, *outputs) if slot.block is not None]
-        self.scratch = False
+        self.blocks = [region.block for region in (*inputs, *outputs) if region.block is not None]
+        self.use = Use(
+            model.handle,
+            [
+                Range(region.block, region.pointer, region.pointer + region.size, is_output)
+                for is_output, regions in ((False, inputs), (True, outputs))
+                for region in regions
+                if region.block is not None and region.size
+            ],
+        )
+        self.has_scratch = False
         self.binding: Binding | None = None
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)
@@ -92,17 +102,17 @@ class Plan:
         """Bind inputs and outputs in place; outputs that overlap anything get memory of their own."""
         model, info = self.model, self.model.info
         into = [
-            Bound(t.name, t.element, shape, slot.pointer, math.prod(shape) * t.itemsize)
-            for t, shape, slot in zip(info.inputs, shapes, self.inputs, strict=False)
+            Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
+            for t, shape, region in zip(info.inputs, shapes, self.inputs, strict=False)
         ]
         out = [
-            Bound(t.name, t.element, shape, slot.pointer, math.prod(shape) * t.itemsize)
-            for t, shape, slot in zip(info.outputs, info.output_shapes[gear], self.outputs, strict=True)
+            Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
+            for t, shape, region in zip(info.outputs, info.output_shapes[gear], self.outputs, strict=True)
         ]
-        for bound, slot in zip((*into, *out), (*self.inputs[: len(into)], *self.outputs), strict=True):
-            _check_room(bound.name, bound.nbytes, slot, _TOLERANCE if info.mode == "static" else 0)
-        self.scratch = _overlap(into, out)
-        if self.scratch:
+        for bound, region in zip((*into, *out), (*self.inputs[: len(into)], *self.outputs), strict=True):
+            check_room(bound.name, bound.nbytes, region, TOLERANCE if info.mode == "static" else 0)
+        self.has_scratch = overlap(into, out)
+        if self.has_scratch:
             out = [bound._replace(pointer=0) for bound in out]
         key = (tuple(into), tuple(out))
         binding = model.bindings.get(key)
@@ -113,13 +123,15 @@ class Plan:
                 model.bindings.popitem(last=False)
         self.binding = binding
 
-    def run(self, allocate: Context | None = None) -> None:
+    def run(self, allocate: Context | None = None, stream: int = 0) -> None:
         """Compute, in this thread.
 
         Parameters
         ----------
         allocate : Context, optional
             Where output memory is allocated for empty data buffers (synchronous calls only).
+        stream : int
+            Number of the stream, for dumps.
 
         Raises
         ------
@@ -130,7 +142,7 @@ class Plan:
         """
         model = self.model
         for block in self.blocks:
-            if not block.alive:
+            if not block.is_alive:
                 text = f"device memory {block.address:#x} was freed before the model ran"
                 raise DeviceError(AclCode.RT_MODEL_EXECUTE, text)
         if not model.guard.acquire(False):
@@ -139,7 +151,7 @@ class Plan:
             if model.info.gears:
                 self._check_gear()
             if model.probe is not None:
-                self._dump(model.probe)
+                self._dump(model.probe, stream)
             if model.info.mode == "shape":
                 self._run_dynamic(allocate)
             else:
@@ -151,16 +163,16 @@ class Plan:
         binding = self.binding
         assert binding is not None
         binding.run()
-        if self.scratch:
+        if self.has_scratch:
             specs = self.model.info.outputs
-            for (shape, source), slot, spec in zip(binding.results(), self.outputs, specs, strict=True):
-                move(slot.pointer, source, math.prod(shape) * spec.itemsize)
+            for (shape, source), region, spec in zip(binding.results(), self.outputs, specs, strict=True):
+                move(region.pointer, source, math.prod(shape) * spec.itemsize)
 
     def _check_gear(self) -> None:
         """Compare the hidden input's content, which the device goes by, with the gear of the submission."""
         info = self.model.info
-        slot = self.inputs[info.hidden]
-        values = decode(slot.pointer, slot.size, len(info.gear_dims[0]))
+        region = self.inputs[info.hidden]
+        values = decode(region.pointer, region.size, len(info.gear_dims[0]))
         if self.gear is None:
             if values not in info.gear_dims:
                 text = f"no gear was ever set on the dataset, and its hidden input holds {list(values)}"
@@ -179,13 +191,12 @@ class Plan:
         """Give the memory of the real inputs."""
         assert self.shapes is not None
         return [
-            Bound(spec.name, spec.element, shape, slot.pointer or _nothing(), math.prod(shape) * spec.itemsize)
-            for spec, shape, slot in zip(self.model.info.inputs, self.shapes, self.inputs, strict=False)
+            Bound(spec.name, spec.element, shape, region.pointer or nothing(), math.prod(shape) * spec.itemsize)
+            for spec, shape, region in zip(self.model.info.inputs, self.shapes, self.inputs, strict=False)
         ]
 
-    def _dump(self, probe: Probe) -> None:
+    def _dump(self, probe: Probe, stream: int) -> None:
         model = self.model
-        stream = model.stream.index if model.stream is not None and model.submitted != model.finished else 0
         try:
             probe.run(self._fed(), model.device.index, model.handle, stream)
         except OSError as exc:
@@ -203,114 +214,25 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
         binding.run()
         results = binding.results()
-        for spec, slot, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
+        for spec, region, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
-            room = slot.size if slot.pointer else 0
-            if room < needed and not (allocate is not None and slot.pointer == slot.size == 0):
+            room = region.size if region.pointer else 0
+            if room < needed and not (allocate is not None and region.pointer == region.size == 0):
                 text = f"output {spec.name!r} needs {needed} bytes, its data buffer has memory for {room}"
                 raise DeviceError(AclCode.GE_FAILURE, text)
-        for index, (spec, slot, (shape, source)) in enumerate(zip(info.outputs, self.outputs, results, strict=True)):
+        for index, (spec, region, (shape, source)) in enumerate(zip(info.outputs, self.outputs, results, strict=True)):
             needed = math.prod(shape) * spec.itemsize
-            pointer = slot.pointer
+            pointer = region.pointer
             if pointer == 0 and needed and allocate is not None:
-                block = memory.allocate(needed, allocate.device)
+                block = allocate_block(needed, allocate.device)
                 if block is None:
                     raise DeviceError(AclCode.GE_MEMORY_ALLOCATION, f"no {needed} bytes for output {spec.name!r}")
-                slot.buffer.point(block.address, needed)
+                region.buffer.point(block.address, needed)
                 pointer = block.pointer
             if needed:
                 move(pointer, source, needed)
-            if self.dataset.handle in state.datasets:
+            if self.dataset.handle in datasets:
                 self.dataset.describe(index, TensorDesc(spec.dtype, shape, spec.format, owned=True))
-
-
-_EMPTY = Block(64, None)
-
-
-def _nothing() -> int:
-    """Give an address for tensors without elements."""
-    return _EMPTY.pointer
-
-
-def _overlap(inputs: list[Bound], outputs: list[Bound]) -> bool:
-    """Tell whether an output shares memory with an input or another output."""
-    ends = sorted(
-        (bound.pointer, bound.pointer + bound.nbytes, role)
-        for role, group in ((0, inputs), (1, outputs))
-        for bound in group
-        if bound.nbytes
-    )
-    end, written = 0, 0
-    for start, stop, role in ends:
-        if start < end and (role or written):
-            return True
-        if stop > end:
-            end, written = stop, role
-    return False
-
-
-def _check_room(name: str, needed: int, slot: Slot, tolerance: int) -> None:
-    if slot.block is None:
-        return
-    room = slot.block.pointer + slot.block.size - slot.pointer
-    if needed > room + tolerance:
-        raise EmulatorError(
-            f"{name!r} needs {needed} bytes, its device memory has only {room}: real hardware would corrupt memory"
-        )
-
-
-def _slot(buffer: DataBuffer, spec: TensorSpec, context: Context, role: str) -> Slot | int:
-    if not buffer.alive:
-        raise EmulatorError(f"the data buffer of {role} {spec.name!r} was destroyed")
-    if buffer.address == 0:
-        return Slot(None, 0, buffer.size, buffer)
-    block = devices.find(buffer.address)
-    if block is None:
-        past = devices.explain(buffer.address)
-        if past is not None or memory.is_device_address(buffer.address):
-            raise EmulatorError(f"the data buffer of {role} {spec.name!r} points to {past or 'no live device memory'}")
-        text = f"the data buffer of {role} {spec.name!r} points to host memory ({buffer.address:#x})"
-        return report(AclCode.GE_FAILURE, text)
-    if block.device is not context.device:
-        raise EmulatorError(f"the data buffer of {role} {spec.name!r} is memory of another device")
-    offset = buffer.address - block.address
-    if offset + buffer.size > block.size + memory.SLACK:
-        raise EmulatorError(
-            f"the data buffer of {role} {spec.name!r} claims {buffer.size} bytes, "
-            f"its device memory has {block.size - offset}"
-        )
-    return Slot(block, block.pointer + offset, buffer.size, buffer)
-
-
-def _slots(
-    dataset: Dataset, specs: tuple[TensorSpec, ...], context: Context, role: str, dynamic: bool, allocate: bool
-) -> list[Slot] | int:
-    """Resolve the memory of a dataset; a code when it does not fit the model."""
-    have, want = len(dataset.buffers), len(specs)
-    if dynamic and have < want:
-        return report(AclCode.INVALID_PARAM, f"the dataset has {have} {role}s, the model {want}")
-    if not dynamic and have != want:
-        text = f"the dataset has {have} {role}s, the model {want} (hidden ones included)"
-        return report(AclCode.GE_PARAM_INVALID, text)
-    slots = []
-    for buffer, spec in zip(dataset.buffers, specs, strict=False):
-        slot = _slot(buffer, spec, context, role)
-        if isinstance(slot, int):
-            return slot
-        if slot.pointer == 0 and spec.size and role == "input":
-            return report(AclCode.INVALID_PARAM, f"input {spec.name!r} has no memory")
-        if slot.pointer == 0 and not dynamic and spec.size:
-            if not (allocate and slot.size == 0):
-                return report(AclCode.GE_FAILURE, f"output {spec.name!r} has no memory, {spec.size} bytes are needed")
-            block = memory.allocate(spec.size, context.device)
-            if block is None:
-                return AclCode.GE_MEMORY_ALLOCATION
-            buffer.point(block.address, spec.size)
-            slot = Slot(block, block.pointer, spec.size, buffer)
-        if slot.pointer == 0 and not dynamic:
-            slot = slot._replace(pointer=_nothing())
-        slots.append(slot)
-    return slots
 
 
 def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | int:
@@ -361,10 +283,10 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
     """
     info = model.info
     dynamic = info.mode == "shape"
-    into = _slots(inputs, info.inputs, context, "input", dynamic, allocate=False)
+    into = resolve(inputs, info.inputs, context, "input", dynamic, allocate=False)
     if isinstance(into, int):
         return into
-    out = _slots(outputs, info.outputs, context, "output", dynamic, allocate)
+    out = resolve(outputs, info.outputs, context, "output", dynamic, allocate)
     if isinstance(out, int):
         return out
     shapes: tuple[tuple[int, ...], ...] | None
@@ -386,14 +308,21 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
             return report(AclCode.GE_DYNAMIC_INPUT_LENGTH_INVALID, text)
     else:
         shapes = info.input_shapes[0]
-        for spec, slot in zip((*info.inputs, *info.outputs), (*into, *out), strict=True):
-            if slot.size + _TOLERANCE < spec.size:
-                text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {slot.size}"
+        for spec, region in zip((*info.inputs, *info.outputs), (*into, *out), strict=True):
+            if region.size + TOLERANCE < spec.size:
+                text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
                 return report(AclCode.GE_FAILURE, text)
-    stamp = (inputs.version, outputs.version, devices.epoch)
+    stamp = (inputs.version, outputs.version, device_memory.epoch)
     plan = Plan(model, into, out, shapes, gear, outputs, stamp)
+    old = [model.plans.pop((inputs.handle, outputs.handle), None)]
     if len(model.plans) >= _KEPT:
+        old += model.plans.values()
         model.plans.clear()
+    for retired in old:
+        if retired is not None:
+            retired.use.is_retired = True
     if shapes is not None:
         model.plans[inputs.handle, outputs.handle] = plan
+    else:
+        plan.use.is_retired = True
     return plan

@@ -18,15 +18,11 @@ import string
 from datetime import datetime
 from threading import Lock
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator.config import ConfigError
-
-if TYPE_CHECKING:
-    from aioais.emulator.device import Device
-    from aioais.emulator.model import Model
-    from aioais.emulator.stream import Stream
+from .._acl.codes import AclCode
+from .config import ConfigError
+from .device import Device
 
 __all__ = ["Profiler", "open_profiler"]
 
@@ -88,8 +84,8 @@ class Profiler:
         worked: float,
         end: float,
         count: int = 0,
-        stream: Stream | None = None,
-        model: Model | None = None,
+        stream: int | None = None,
+        model: tuple[int, str] | None = None,
     ) -> None:
         """Note one job of an engine that has ended.
 
@@ -109,14 +105,14 @@ class Profiler:
             When the engine ends the job on the virtual timeline.
         count : int
             Bytes copied.
-        stream : Stream, optional
-            The stream; synchronous calls have none.
-        model : Model, optional
-            The model that ran.
+        stream : int, optional
+            Number of the stream; synchronous calls have none.
+        model : (int, str), optional
+            Id and name of the model that ran.
         """
         if engine not in _ENGINES:
             return
-        if device.virtual:
+        if device.is_virtual:
             unit = getattr(device, engine)
             began = end - max(unit.fixed + unit.per_byte * count, worked)
         else:
@@ -126,16 +122,15 @@ class Profiler:
         stop = max(stop, start)
         args: dict[str, Any] = {}
         if stream is not None:
-            args["stream_id"] = stream.index
+            args["stream_id"] = stream
         if model is not None:
-            args["model_id"] = model.handle
-            args["model_name"] = model.name
+            args["model_id"], args["model_name"] = model
         else:
             args["bytes"] = count
         with self._lock:
             if self._file < 0:
                 return
-            lane = 0 if device.virtual else self._lane(device.index, engine, start, stop)
+            lane = 0 if device.is_virtual else self._lane(device.index, engine, start, stop)
             process, track = self._track(device.index, engine, lane)
             length = stop - start
             self._events.append(

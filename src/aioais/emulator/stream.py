@@ -11,19 +11,19 @@ from collections import deque
 from collections.abc import Callable
 from threading import Lock
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.context import Context, current
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.timeline import FOREVER, sleep_until
+from .._acl.codes import AclCode
+from ._args import VALUE, entry
+from ._registry import handles, table
+from ._state import report, state
+from .context import Context, contexts, current
+from .device import Device
+from .errors import EmulatorError
+from .ordering import Mark, Ordered, note_finished
+from .timeline import FOREVER, sleep_until
 
-if TYPE_CHECKING:
-    from aioais.emulator.device import Device
-
-__all__ = ["Failure", "Operation", "Record", "Stream", "resolve", "run", "streams_of"]
+__all__ = ["Failure", "Operation", "Record", "Stream", "default_of", "resolve", "run", "streams", "streams_of"]
 
 Operation = tuple[Any, ...]
 """First item: ``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
@@ -35,27 +35,29 @@ _LIMIT = 1984
 class Failure:
     """An operation that failed on the device; reported once, to whoever synchronises its stream first."""
 
-    __slots__ = ("code", "reported", "text")
+    __slots__ = ("code", "is_reported", "text")
 
     def __init__(self, code: int, text: str) -> None:
         self.code = code
         self.text = text
-        self.reported = False
+        self.is_reported = False
 
 
-class Record:
-    """One recording of an event: a place in a stream."""
+class Record(Mark):
+    """One recording of an event."""
 
-    __slots__ = ("done", "stream", "submitted", "time")
+    __slots__ = ("done", "submitted", "time")
+
+    stream: Stream
 
     def __init__(self, stream: Stream, submitted: float) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self.submitted = submitted
         self.done = False
         self.time = 0.0
 
 
-class Stream:
+class Stream(Ordered):
     """A stream of a context.
 
     Parameters
@@ -69,15 +71,15 @@ class Stream:
     """
 
     __slots__ = (
-        "alive",
         "blocking",
         "context",
         "device",
         "failure",
         "halt_on_failure",
-        "halted",
         "handle",
         "index",
+        "is_alive",
+        "is_halted",
         "lock",
         "priority",
         "queue",
@@ -88,6 +90,7 @@ class Stream:
     )
 
     def __init__(self, context: Context, priority: int, registered: bool = True) -> None:
+        super().__init__()
         self.context = context
         self.device = context.device
         self.priority = priority
@@ -103,21 +106,39 @@ class Stream:
         self.blocking = 0
         """Queued callbacks that the stream waits for."""
         self.halt_on_failure = False
-        self.halted = False
+        self.is_halted = False
         self.stop: Callable[[], None] | None = None
         """Ends the running model early, while one runs."""
-        self.alive = True
+        self.is_alive = True
         self.index = next(context.device.stream_ids)
-        self.handle = next(state.handles) if registered else 0
+        self.handle = next(handles) if registered else 0
         if registered:
-            state.streams[self.handle] = self
+            streams[self.handle] = self
+
+    def __str__(self) -> str:
+        return f"stream {self.handle:#x}" if self.handle else "the default stream of its context"
 
     def fail(self, code: int, text: str) -> None:
         """Note that an operation failed; the first failure that nobody has seen stays."""
-        if self.failure is None or self.failure.reported:
+        if self.failure is None or self.failure.is_reported:
             self.failure = Failure(code, text)
         if self.halt_on_failure:
-            self.halted = True
+            self.is_halted = True
+
+
+streams: dict[int, Stream] = table("streams")
+"""Those with a handle: default streams have none."""
+
+_default_lock = Lock()
+
+
+def default_of(context: Context) -> Stream:
+    """Give the default stream of a context, which is made when it is first used."""
+    with _default_lock:
+        found = context.default_stream
+        if not isinstance(found, Stream):
+            found = context.default_stream = Stream(context, 0, registered=False)
+    return found
 
 
 def run(stream: Stream, record: Record | None, deadline: float) -> bool:
@@ -192,18 +213,18 @@ def resolve(handle: int, context: Context) -> Stream:
     EmulatorError
         The handle is stale or invented.
     """
-    stream = state.streams.get(handle)
+    stream = streams.get(handle)
     if stream is None:
         if handle == 0:
-            return context.default_stream
+            return default_of(context)
         raise EmulatorError(f"{handle:#x} is no stream: destroyed, lost by a device reset, or never created")
     return stream
 
 
 def streams_of(device: Device) -> list[Stream]:
     """Give the streams of a device, then the default streams of its contexts; others may come and go meanwhile."""
-    streams = [stream for stream in list(state.streams.values()) if stream.device is device]
-    return streams + [c.default_stream for c in list(state.contexts.values()) if c.device is device]
+    found = [stream for stream in list(streams.values()) if stream.device is device]
+    return found + [default_of(c) for c in list(contexts.values()) if c.device is device and c.default_stream]
 
 
 def foreign(call: str) -> int:
@@ -215,24 +236,26 @@ def take_failure(stream: Stream) -> int:
     """Give the code of a failure that nobody has seen yet, or 0; that of a dead device every time."""
     if state.dead and (code := state.dead.get(stream.device.index)):
         if stream.failure is not None:
-            stream.failure.reported = True
+            stream.failure.is_reported = True
         return report(code, f"device {stream.device.index} is dead")
     failure = stream.failure
-    if failure is None or failure.reported:
+    if failure is None or failure.is_reported:
         return 0
-    failure.reported = True
+    failure.is_reported = True
     return report(failure.code, failure.text)
 
 
 def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
     """Run everything queued and let its time pass; False when the deadline comes first."""
+    end = Mark(stream)
     if not run(stream, None, deadline):
         return False
-    if stream.device.virtual:
+    if stream.device.is_virtual:
         if stream.tail > deadline:
             sleep_until(deadline, held)
             return False
         sleep_until(stream.tail, held)
+    note_finished(end)
     return True
 
 
@@ -255,7 +278,7 @@ def _create(priority: int) -> tuple[int, int]:
     if context is None:
         return 0, AclCode.RT_CONTEXT_NULL
     device = context.device
-    if sum(stream.device is device for stream in list(state.streams.values())) >= _LIMIT:
+    if sum(stream.device is device for stream in list(streams.values())) >= _LIMIT:
         return 0, report(AclCode.RT_NO_STREAM_RESOURCE, f"device {device.index} has {_LIMIT} streams already")
     return Stream(context, priority).handle, 0
 
@@ -276,8 +299,8 @@ def _destroy(handle: int, call: str, force: bool) -> int:
     else:
         refuse_deadlock(stream, call)
         synchronize(stream, FOREVER, state.settings.gil != "release")
-    stream.alive = False
-    state.streams.pop(handle, None)
+    stream.is_alive = False
+    streams.pop(handle, None)
     return 0
 
 
@@ -317,13 +340,16 @@ def drop(stream: Stream) -> None:
     stop = stream.stop
     if stop is not None:
         stop()
+    end = Mark(stream)
     with stream.lock:
-        halt, stream.halted = stream.halted, True
+        halt, stream.is_halted = stream.is_halted, True
         queue = stream.queue
         while queue:
             operation = queue.popleft()
             operation[0](stream, operation, 0.0)
-        stream.halted = halt
+        stream.is_halted = halt
+    stream.behind = end.behind = {}  # waits are dropped too: they order nothing
+    note_finished(end)
     wake(stream)
 
 
@@ -350,9 +376,9 @@ def set_stream_failure_mode(handle: int, mode: int) -> int:
 
 def drop_all(device: Device) -> int:
     """Take the streams of a device away; count them."""
-    gone = [stream for stream in list(state.streams.values()) if stream.device is device]
+    gone = [stream for stream in list(streams.values()) if stream.device is device]
     for stream in gone:
         drop(stream)
-        stream.alive = False
-        state.streams.pop(stream.handle, None)
+        stream.is_alive = False
+        streams.pop(stream.handle, None)
     return len(gone)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from aioais._acl.codes import AclCode
-from aioais.emulator._args import entry
-from aioais.emulator._state import report, state
-from aioais.emulator.context import current
-from aioais.emulator.stream import refuse_deadlock, resolve, run, streams_of, synchronize, take_failure
-from aioais.emulator.timeline import FOREVER
+from .._acl.codes import AclCode
+from ._args import entry
+from ._state import report, state
+from .context import current
+from .ordering import Mark, note_finished
+from .stream import refuse_deadlock, resolve, run, streams_of, synchronize, take_failure
+from .timeline import FOREVER
 
 __all__ = ["deadline_of"]
 
@@ -83,5 +84,8 @@ def stream_query(handle: int) -> tuple[int, int]:
     if context is None:
         return 65535, AclCode.RT_CONTEXT_NULL
     stream = resolve(handle, context)
-    done = run(stream, None, 0.0) and not (stream.device.virtual and stream.tail > perf_counter())
+    end = Mark(stream)
+    done = run(stream, None, 0.0) and not (stream.device.is_virtual and stream.tail > perf_counter())
+    if done:
+        note_finished(end)
     return (0 if done else 1), 0

@@ -7,18 +7,19 @@ source (reference count, 100002, 100037, a second configuration with other conte
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+import os
+from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais.emulator import faults
-from aioais.emulator._args import NONE, VALUE, entry
-from aioais.emulator._state import local, report, state
-from aioais.emulator.config import ConfigError, read
-from aioais.emulator.timeline import pause
-
-if TYPE_CHECKING:
-    from aioais.emulator.dump import Dump
-    from aioais.emulator.profiler import Profiler
+from .._acl.codes import AclCode
+from . import faults
+from ._args import NONE, VALUE, entry
+from ._observers import observers
+from ._registry import leaks, lost
+from ._state import messages, report, state
+from .config import ConfigError, read
+from .context import local
+from .device import devices
+from .timeline import pause
 
 __all__ = ["log"]
 
@@ -31,13 +32,13 @@ _LEVELS = {0: logging.DEBUG, 1: logging.INFO, 2: logging.WARNING, 3: logging.ERR
 @entry("acl.init", "s", optional=1)
 def init(path: str = "") -> int:
     """Start the library; the path of a configuration file is optional."""
-    if not state.initialised:
+    if not state.is_initialised:
         # Without the lock: a closed gate is to hold up this call only.
         if state.gates:
             faults.pass_gates("init", None)
         pause(state.settings.init_ms * 1e-3, state.settings.gil != "release")
     with state.lock:
-        if state.initialised:
+        if state.is_initialised:
             state.references += 1
             return report(AclCode.REPEAT_INITIALIZE, "acl.init again: harmless")
         normal = "{}"
@@ -51,47 +52,53 @@ def init(path: str = "") -> int:
             text = "acl.init with another configuration than the first one of this process"
             return report(AclCode.INVALID_PARAM, text)
         try:
-            profiler, dump = _observers(content)
+            _observe(content)
         except ConfigError as exc:
             return report(exc.code, exc.text)
         state.first_config = normal
-        state.config = content
-        state.profiler, state.dump = profiler, dump
-        state.message_per_process = content.get("err_msg_mode") == "1"
+        state.has_process_message = content.get("err_msg_mode") == "1"
         default = content.get("defaultDevice")
         state.default_device = int(default.get("default_device", "0")) if default else None
-        state.initialised = True
-        state.finalised = False
+        state.is_initialised = True
+        state.is_finalised = False
         state.references = 1
     return 0
 
 
-def _observers(config: dict[str, Any]) -> tuple[Profiler | None, Dump | None]:
+def _observe(config: dict[str, Any]) -> None:
     """Prepare what the configuration asks to write: a trace, a dump."""
     if "dump" not in config and "profiler" not in config:
-        return None, None
-    from aioais.emulator.dump import open_dump
-    from aioais.emulator.profiler import open_profiler
+        return
+    from .dump import open_dump
+    from .profiler import open_profiler
 
     dump = open_dump(config)
-    return open_profiler(config), dump
+    observers.profiler, observers.dump = open_profiler(config), dump
+
+
+def _after_fork() -> None:
+    """Make every call of a child process fail: the driver's state does not survive a fork."""
+    if state.is_initialised or any(device.count for device in devices):
+        state.is_forked = True
+        state.armed[""] = []
+        observers.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _finalize() -> int:
-    from aioais.emulator.control import leaks
-
     left = leaks()
     if left:
         listed = ", ".join(f"{number} {name}" for name, number in sorted(left.items()))
         log.warning("not released before acl.finalize: %s", listed)
-    state.initialised = False
-    state.finalised = True
+    state.is_initialised = False
+    state.is_finalised = True
     state.references = 0
     state.default_device = None
-    if state.profiler is not None:
-        state.profiler.close()
-    state.profiler = state.dump = None
-    state.lost.clear()
+    observers.close()
+    lost.clear()
     return 0
 
 
@@ -99,7 +106,7 @@ def _finalize() -> int:
 def finalize() -> int:
     """Stop the library whatever the init count; what is not released yet is logged."""
     with state.lock:
-        if state.finalised:
+        if state.is_finalised:
             return report(AclCode.REPEAT_FINALIZE, "acl.finalize again")
         return _finalize()
 
@@ -123,15 +130,15 @@ def get_recent_err_msg() -> str | None:
     In a thread without a current context the message stays and comes back on the next read.
     """
     context = local.context
-    keep = context is None or not context.alive
-    if state.message_per_process:
+    keep = context is None or not context.is_alive
+    if state.has_process_message:
         message = state.process_message
         if not keep:
             state.process_message = None
         return message
-    message = local.message
+    message = messages.message
     if not keep:
-        local.message = None
+        messages.message = None
     return message
 
 

@@ -9,13 +9,14 @@ import math
 import struct
 from typing import Any
 
-from aioais._acl.codes import AclCode
-from aioais._acl.constants import MAX_DIMS
-from aioais.emulator._args import NONE, SINGLE, VALUE, entry
-from aioais.emulator._state import report, state
-from aioais.emulator.errors import EmulatorError
+from .._acl.codes import AclCode
+from .._acl.constants import MAX_DIMS
+from ._args import NONE, SINGLE, VALUE, entry
+from ._registry import handles, table
+from ._state import report
+from .errors import EmulatorError
 
-__all__ = ["ITEMSIZES", "TensorDesc"]
+__all__ = ["ITEMSIZES", "TensorDesc", "find", "tensor_descs"]
 
 ITEMSIZES = {
     **dict.fromkeys((2, 4, 12, 29, 30, 34, 35, 36, 37), 1),
@@ -43,18 +44,21 @@ class TensorDesc:
         Made by a dataset, which also destroys it.
     """
 
-    __slots__ = ("address", "dims", "dtype", "extras", "fmt", "handle", "name", "owned")
+    __slots__ = ("address", "dims", "dtype", "extras", "fmt", "handle", "is_owned", "name")
 
     def __init__(self, dtype: int, dims: tuple[int, ...], fmt: int, owned: bool = False) -> None:
         self.dtype = dtype
         self.dims = dims
         self.fmt = fmt
-        self.owned = owned
+        self.is_owned = owned
         self.name = ""
         self.address = 0
         self.extras: dict[str, Any] = {}
-        self.handle = next(state.handles)
-        state.tensor_descs[self.handle] = self
+        self.handle = next(handles)
+        tensor_descs[self.handle] = self
+
+
+tensor_descs: dict[int, TensorDesc] = table("tensor_descs", counts=lambda desc: not desc.is_owned)
 
 
 def find(handle: int) -> TensorDesc | None:
@@ -65,7 +69,7 @@ def find(handle: int) -> TensorDesc | None:
     EmulatorError
         The handle is stale or invented.
     """
-    desc = state.tensor_descs.get(handle)
+    desc = tensor_descs.get(handle)
     if desc is None and handle != 0:
         raise EmulatorError(
             f"{handle:#x} is no tensor description: destroyed, replaced by a later run, or never created"
@@ -103,9 +107,9 @@ def destroy_tensor_desc(handle: int) -> None:
     desc = find(handle)
     if desc is None:
         return
-    if desc.owned:
+    if desc.is_owned:
         raise EmulatorError(f"tensor description {handle:#x} belongs to a dataset, which destroys it")
-    del state.tensor_descs[handle]
+    del tensor_descs[handle]
 
 
 @entry("acl.get_tensor_desc_num_dims", "k", answer=SINGLE)

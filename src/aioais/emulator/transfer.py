@@ -11,16 +11,17 @@ import ctypes
 from time import perf_counter, thread_time
 from typing import NamedTuple
 
-from aioais._acl.codes import AclCode
-from aioais._acl.constants import MemcpyKind, RunMode
-from aioais.emulator import faults
-from aioais.emulator._args import RET, entry
-from aioais.emulator._state import local, report, state
-from aioais.emulator.context import Context, current
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.memory import Block, Heap, devices, hosts, is_device_address
-from aioais.emulator.stream import Operation, Stream, foreign, refuse_deadlock, resolve, synchronize
-from aioais.emulator.timeline import FOREVER, Engine, sleep_until
+from .._acl.codes import AclCode
+from .._acl.constants import MemcpyKind, RunMode
+from . import faults
+from ._args import RET, entry
+from ._observers import observers
+from ._state import report, state
+from .context import Context, current, local
+from .errors import EmulatorError
+from .memory import Block, Heap, device_memory, host_memory, is_device_address
+from .stream import Operation, Stream, foreign, refuse_deadlock, resolve, streams, synchronize
+from .timeline import FOREVER, Engine, sleep_until
 
 __all__ = ["move"]
 
@@ -76,9 +77,9 @@ def device_place(address: int, count: int, role: str, context: Context) -> Place
     EmulatorError
         Out of bounds, freed, never allocated, or another device's without peer access.
     """
-    block = devices.find(address)
+    block = device_memory.find(address)
     if block is None:
-        past = devices.explain(address)
+        past = device_memory.explain(address)
         if past is not None or is_device_address(address):
             raise EmulatorError(f"{role}: {address:#x} is {past or 'not inside any live device memory'}")
         report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is a host address, device memory is wanted")
@@ -89,7 +90,7 @@ def device_place(address: int, count: int, role: str, context: Context) -> Place
             f"{role}: {address:#x} is memory of device {device.index}, "
             f"the current context is on device {context.device.index} without access to it"
         )
-    return _in_block(devices, block, address, count, role)
+    return _in_block(device_memory, block, address, count, role)
 
 
 def host_place(address: int, count: int, role: str) -> Place | None:
@@ -100,13 +101,13 @@ def host_place(address: int, count: int, role: str) -> Place | None:
     EmulatorError
         Pinned memory, and out of bounds or freed.
     """
-    block = hosts.find(address)
+    block = host_memory.find(address)
     if block is not None:
-        return _in_block(hosts, block, address, count, role)
+        return _in_block(host_memory, block, address, count, role)
     if is_device_address(address):
         report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is device memory, a host address is wanted")
         return None
-    past = hosts.explain(address)
+    past = host_memory.explain(address)
     if past is not None:
         raise EmulatorError(f"{role}: {address:#x} is {past}")
     return Place(None, address)
@@ -123,7 +124,7 @@ class Copy(NamedTuple):
 
 def _shared_place(address: int, count: int, role: str, context: Context) -> Place | None:
     """Resolve an address where host and device share their memory."""
-    if devices.find(address) is not None or devices.explain(address) is not None:
+    if device_memory.find(address) is not None or device_memory.explain(address) is not None:
         return device_place(address, count, role, context)
     return host_place(address, count, role)
 
@@ -135,7 +136,7 @@ def _check(
     if destination == 0 or source == 0:
         return report(AclCode.INVALID_PARAM, f"{call}: null address")
     if kind == 4:  # DEFAULT: the addresses decide
-        on_device = (devices.find(source) is not None, devices.find(destination) is not None)
+        on_device = (device_memory.find(source) is not None, device_memory.find(destination) is not None)
         kind = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}[on_device]
     known = _KINDS.get(kind)
     if known is None:
@@ -175,12 +176,12 @@ def _copy_now(copied: Copy, count: int, context: Context) -> None:
     state.copied[copied.kind] += count
     engine = engine_of(context, copied.kind)
     worked = end = 0.0
-    if context.device.virtual and engine is not None:
+    if context.device.is_virtual and engine is not None:
         worked = thread_time() - cpu
         end = engine.book(began, count, worked)
         sleep_until(end, state.settings.gil != "release")
-    if state.profiler is not None:
-        state.profiler.record(context.device, copied.kind, "memcpy", began, worked, end, count)
+    if observers.profiler is not None:
+        observers.profiler.record(context.device, copied.kind, "memcpy", began, worked, end, count)
 
 
 @entry("acl.rt.memcpy", "kkkki", hot=True)
@@ -200,19 +201,19 @@ def memcpy(destination: int, maximum: int, source: int, count: int, kind: int) -
 
 def _run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
     _, submitted, fault, kind, count, to_block, to, from_block, origin = operation
-    if stream.halted:
+    if stream.is_halted:
         return True
     device = stream.device
     if state.gates and not faults.pass_gates(kind, device.index, deadline):
         return False
     if fault:
         stream.fail(fault, "memcpy_async: injected fault on the device")
-    elif not (to_block.alive and from_block.alive):
-        which = to_block if not to_block.alive else from_block
+    elif not (to_block.is_alive and from_block.is_alive):
+        which = to_block if not to_block.is_alive else from_block
         text = f"memcpy_async ({kind}): memory {which.address:#x} was freed before the stream ran the copy"
         stream.fail(AclCode.RT_SYS_DMA, text)
     else:
-        profiler, worked = state.profiler, 0.0
+        profiler, worked = observers.profiler, 0.0
         began = 0.0 if profiler is None else perf_counter()
         if count < _HELD_BELOW:
             _memmove_held(to, origin, count)
@@ -221,11 +222,11 @@ def _run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
             ctypes.memmove(to, origin, count)
             worked = thread_time() - cpu
         state.copied[kind] += count
-        if device.virtual:
+        if device.is_virtual:
             ready = submitted if submitted > stream.tail else stream.tail
             stream.tail = getattr(device, kind).book(ready, count, worked)
         if profiler is not None:
-            profiler.record(device, kind, "memcpy_async", began, worked, stream.tail, count, stream)
+            profiler.record(device, kind, "memcpy_async", began, worked, stream.tail, count, stream.index)
     return True
 
 
@@ -233,19 +234,19 @@ def _run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
 def memcpy_async(destination: int, maximum: int, source: int, count: int, kind: int, handle: int) -> int:
     """Queue a copy on a stream; with pageable host memory it is done before the call returns."""
     context = local.context
-    if (context is None or not context.alive) and (context := current()) is None:
+    if (context is None or not context.is_alive) and (context := current()) is None:
         return AclCode.RT_CONTEXT_NULL
-    stream = state.streams.get(handle) or resolve(handle, context)
+    stream = streams.get(handle) or resolve(handle, context)
     if stream.context is not context:
         return foreign("memcpy_async")
     # The usual case first: whole blocks or parts of them, pinned on the host side.
     if 0 < count <= maximum and (kind == 1 or kind == 2):
         if kind == 1:
             name = "h2d"
-            to, origin = devices.find(destination), hosts.find(source)
+            to, origin = device_memory.find(destination), host_memory.find(source)
         else:
             name = "d2h"
-            to, origin = hosts.find(destination), devices.find(source)
+            to, origin = host_memory.find(destination), device_memory.find(source)
         if to is not None and origin is not None:
             to_offset, from_offset = destination - to.address, source - origin.address
             if (
@@ -257,7 +258,7 @@ def memcpy_async(destination: int, maximum: int, source: int, count: int, kind: 
                 stream.queue.append(
                     (
                         _run_copy,
-                        perf_counter() if stream.device.virtual else 0.0,
+                        perf_counter() if stream.device.is_virtual else 0.0,
                         fault,
                         name,
                         count,
@@ -291,7 +292,7 @@ def _memcpy_async_checked(
     fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
     (to, to_pointer), (origin, pointer) = copied.destination, copied.source
     kind_name = "d2d" if copied.kind == "h2h" else copied.kind  # one memory: any engine does it
-    submitted = perf_counter() if stream.device.virtual else 0.0
+    submitted = perf_counter() if stream.device.is_virtual else 0.0
     stream.queue.append((_run_copy, submitted, fault, kind_name, count, to, to_pointer, origin, pointer))
     return 0
 
@@ -301,7 +302,11 @@ def _check_fill(call: str, address: int, maximum: int, count: int, context: Cont
         return report(AclCode.INVALID_PARAM, f"{call}: null address")
     if count > maximum:
         return report(AclCode.RT_PARAM_INVALID, f"{call}: {count} bytes into a destination of {maximum}")
-    if devices.find(address) is None and not is_device_address(address) and devices.explain(address) is None:
+    if (
+        device_memory.find(address) is None
+        and not is_device_address(address)
+        and device_memory.explain(address) is None
+    ):
         place = host_place(address, count, call)
     else:
         place = device_place(address, count, call, context)
@@ -323,15 +328,15 @@ def memset(address: int, maximum: int, value: int, count: int) -> int:
 
 def _run_fill(stream: Stream, operation: Operation, deadline: float) -> bool:
     _, submitted, fault, block, pointer, value, count = operation
-    if stream.halted:
+    if stream.is_halted:
         return True
     if state.gates and not faults.pass_gates("d2d", stream.device.index, deadline):
         return False
-    if fault or not block.alive:
+    if fault or not block.is_alive:
         stream.fail(fault or AclCode.RT_SYS_DMA, "memset_async: injected fault, or memory freed before it ran")
         return True
     ctypes.memset(pointer, value, count)
-    if stream.device.virtual:
+    if stream.device.is_virtual:
         stream.tail = stream.device.d2d.book(max(submitted, stream.tail), count, 0.0)
     return True
 

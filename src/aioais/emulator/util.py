@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from aioais.emulator._args import NONE, SINGLE, VALUE, entry
-from aioais.emulator.errors import EmulatorError
-from aioais.emulator.memory import devices, is_device_address
+from ._args import NONE, SINGLE, VALUE, entry
+from .errors import EmulatorError
+from .memory import device_memory, is_device_address
 
 __all__: list[str] = []
 
@@ -50,7 +50,7 @@ def _deprecated(name: str) -> None:
 
 
 def _host(call: str, pointer: int) -> None:
-    block = devices.find(pointer)
+    block = device_memory.find(pointer)
     if is_device_address(pointer) or (block is not None and block.address != block.pointer):
         raise EmulatorError(f"{call}: {pointer:#x} is device memory, which the host cannot touch")
 

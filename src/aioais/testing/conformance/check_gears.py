@@ -87,6 +87,35 @@ def by_dataset(bench: Bench) -> None:
     bench.true("the results differ from those of requests one by one", came == wanted)
 
 
+@check("a gear belongs to its dataset also where executions are chained by events over several streams")
+def chained(bench: Bench) -> None:
+    """A stream for each request; the gear is set when it is submitted. Compared with requests one by one."""
+    rt = bench.acl.rt
+    net = _with_gears(bench)
+    gears = (net.gears()[0], net.gears()[-1])
+    slots = [Slot(net), Slot(net), Slot(net)]
+    streams = [bench.stream() for _ in slots]
+    shapes, wanted, other = [], [], Slot(net)  # one of its own: the slots hold no results yet
+    for seed in range(len(slots)):
+        bench.ok("set a gear", net.set_gear(other.in_data, gears[seed % 2]))
+        shapes.append(net.output_dims())
+        wanted.append(other.run(seed, streams[0], shapes[-1]))
+    found, link = [], 0
+    for seed, (slot, stream) in enumerate(zip(slots, streams, strict=True)):
+        slot.fill(seed, stream)
+        bench.ok("set a gear", net.set_gear(slot.in_data, gears[seed % 2]))
+        if link:
+            bench.ok("stream_wait_event", rt.stream_wait_event(stream, link))
+        slot.submit(stream)
+        link = bench.event()
+        bench.ok("record_event", rt.record_event(link, stream))
+        found.append(slot.fetch(stream, shapes[seed]))
+    for stream in reversed(streams):
+        bench.wait(stream)
+    came = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+    bench.true("the results differ from those of requests one by one", came == wanted)
+
+
 @check("values that are no gear are refused with 145013 or 145012, and the gear set before stays")
 def refused(bench: Bench) -> None:
     """As is a null dataset, with 100000."""

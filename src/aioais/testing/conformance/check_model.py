@@ -21,6 +21,10 @@ check = checks_of("model", CHECKS, model=True)
 
 _NO_MODEL = 0x7FFF_FFF0
 _BAD_INDEX = 1000
+_CHAINED = 4
+"""Streams of the chain: as many as a session has by default."""
+_ROUNDS = 6
+"""Requests on each of them, all queued before the first wait."""
 
 
 @loads("a model file that is not there is refused with 145002, one that is no model with another code")
@@ -183,6 +187,32 @@ def static_chain(bench: Bench) -> None:
         bench.wait(stream)
     came = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
     bench.true("the results differ from those of requests one by one", came == wanted)
+
+
+@check("executions of one model on several streams, each behind the one before by an event, do not mix")
+def static_chained(bench: Bench) -> None:
+    """A stream for each request; only the event behind the last execution links them. Compared with one stream."""
+    rt = bench.acl.rt
+    net = Net(bench)
+    net.needs("static")
+    slots = [Slot(net) for _ in range(_CHAINED)]
+    streams = [bench.stream() for _ in slots]
+    requests = range(_ROUNDS * _CHAINED)
+    wanted = [slots[0].run(seed, streams[0]) for seed in requests]
+    found, link = [], 0
+    for seed in requests:
+        slot, stream = slots[seed % _CHAINED], streams[seed % _CHAINED]
+        slot.fill(seed, stream)
+        if link:
+            bench.ok("stream_wait_event", rt.stream_wait_event(stream, link))
+        slot.submit(stream)
+        link = bench.event()
+        bench.ok("record_event", rt.record_event(link, stream))
+        found.append(slot.fetch(stream))
+    for stream in reversed(streams):
+        bench.wait(stream)
+    wrong = [seed for seed in requests if slots[0].read(found[seed]) != wanted[seed]]
+    bench.true(f"the results of requests {wrong} of {len(requests)} differ from those on one stream", not wrong)
 
 
 @check("a static model executes in one manner: after execute, execute_async is refused, and the other way round")

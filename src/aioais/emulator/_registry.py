@@ -1,0 +1,74 @@
+"""The tables of live objects: each module owns its own and registers it here, where it is counted and emptied.
+
+Tables are emptied in place, never replaced, so that the hot paths may hold on to them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["clear", "handles", "leaks", "live", "lost", "register", "table"]
+
+handles = itertools.count(0x5A00_0000_0010, 16)
+"""Handles are never used twice, so a stale one is always noticed."""
+
+lost: dict[str, int] = {}
+"""What a device reset took away from the program, by kind."""
+
+_counts: dict[str, list[Callable[[], int]]] = {}
+_clears: list[Callable[[], object]] = [lost.clear]
+
+
+def register(clear: Callable[[], object], **counts: Callable[[], int]) -> None:
+    """Register something that ``clear`` empties.
+
+    Parameters
+    ----------
+    clear
+        Called by every reset, in the order of registration.
+    **counts
+        What to count in it, by kind.
+    """
+    _clears.append(clear)
+    for kind, count in counts.items():
+        _counts.setdefault(kind, []).append(count)
+
+
+def table(kind: str = "", counts: Callable[[Any], bool] | None = None) -> dict[Any, Any]:
+    """Make a table of live objects by handle.
+
+    Parameters
+    ----------
+    kind
+        What they are counted as; by default they are not.
+    counts
+        Which of them to count; by default all.
+    """
+    found: dict[Any, Any] = {}
+
+    def count() -> int:
+        return len(found) if counts is None else sum(map(counts, list(found.values())))
+
+    register(found.clear, **({kind: count} if kind else {}))
+    return found
+
+
+def clear() -> None:
+    """Empty everything that is registered."""
+    for step in _clears:
+        step()
+
+
+def live() -> dict[str, int]:
+    """Count what is alive, by kind."""
+    return {kind: sum(count() for count in counts) for kind, counts in _counts.items()}
+
+
+def leaks() -> dict[str, int]:
+    """Count what the program has not released: what is alive, and what a device reset took away."""
+    left = live()
+    for kind, number in lost.items():
+        left[kind] += number
+    return {kind: number for kind, number in left.items() if number}
