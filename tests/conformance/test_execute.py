@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tests import inside
 
 from aioais import emulator
 
@@ -149,10 +150,8 @@ def test_one_model_on_two_streams_is_refused_loudly(ready: Any, net: Make, model
 
 def test_one_model_in_two_threads_is_refused_loudly(ready: Any, net: Make, models: Any) -> None:
     """The first thread stands inside the model (its guard is held), the second one comes."""
-    from aioais.emulator._state import state
-
     one = net(models.add())
-    with state.models[one.id].guard, pytest.raises(emulator.EmulatorError, match="two threads at once"):
+    with inside.emulator_state.models[one.id].guard, pytest.raises(emulator.EmulatorError, match="two threads at once"):
         one.execute()
 
 
@@ -251,13 +250,11 @@ def test_data_types(ready: Any, net: Make, models: Any, element: int, dtype: Any
 
 
 def test_repeated_runs_reuse_their_binding(ready: Any, net: Make, models: Any) -> None:
-    from aioais.emulator._state import state
-
     one = net(models.add())
     for _ in range(10):
         one.execute_async()
     ready.rt.synchronize_stream(0)
-    model = state.models[one.id]
+    model = inside.emulator_state.models[one.id]
     assert len(model.bindings) == len(model.plans) == 1
 
 

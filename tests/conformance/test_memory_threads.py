@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inside import Heap
+from tests.inside import emulator_devices as devices
 
 from aioais import emulator
-from aioais.emulator.memory import Heap, devices
 
 H2D = 1
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inside import emulator_state as state
 
 from aioais import emulator
-from aioais.emulator._state import state
 
 from .conftest import H2D, Models, Net
 

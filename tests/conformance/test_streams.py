@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inside import emulator_state as state
 
 from aioais import emulator
-from aioais.emulator._state import state
 
 H2D, D2H = 1, 2
 Pin = Callable[[int], Any]

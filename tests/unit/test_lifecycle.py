@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.sums import feeds, wanted
 
 from aioais import (
@@ -28,9 +29,6 @@ from aioais import (
     WrongLoopError,
     emulator,
 )
-from aioais._acl.library import find_library
-from aioais._path.copies import Copies
-from aioais._path.opening import open_pipeline
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -122,7 +120,7 @@ async def test_a_device_that_starts_slowly_holds_up_no_other(models: Models) -> 
     """The first use of a device can take seconds, which several devices take at the same time."""
     path = models.add(SMALL)
     with emulator.gate("set_device", 0) as gate:
-        slow = asyncio.ensure_future(InferSession(0, path)._open())
+        slow = asyncio.ensure_future(InferSession(0, path).__aenter__())
         assert await asyncio.to_thread(gate.wait_reached)
         async with InferSession(1, path) as session:
             np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
@@ -401,7 +399,7 @@ async def test_acl_that_keeps_its_first_configuration(
     path, config, other = models.add(SMALL), tmp_path / "acl.json", tmp_path / "other.json"
     config.write_text('{"err_msg_mode": "1"}')
     other.write_text('{"err_msg_mode": "0"}')
-    monkeypatch.setattr(find_library("cpu"), "forget_config", None)
+    monkeypatch.setattr(inside.cpu_library(), "forget_config", None)
     await InferSession.finalize()
     emulator.forget_config()
     for given in (config, None, config):
@@ -582,15 +580,8 @@ def test_what_was_measured_outlives_the_session(models: Models) -> None:
 async def test_a_session_may_be_collected_where_its_locks_are_held(models: Models) -> None:
     """The collector runs in any thread, and in any allocation."""
     session = await InferSession(0, models.add(SMALL))
-    pipeline = session._pipeline
-    assert pipeline is not None
-
-    class Collecting(set[Any]):
-        def discard(self, request: Any) -> None:
-            super().discard(request)
-            gc.collect()
-
-    pipeline.admission._active = Collecting()
+    has_ended = inside.end_of(session)
+    inside.collect_where_locks_are_held(session, gc.collect)
     holder: dict[str, Any] = {"session": session}
     holder["self"] = holder  # only the collector finds this
     with emulator.gate("execute") as gate:
@@ -603,10 +594,9 @@ async def test_a_session_may_be_collected_where_its_locks_are_held(models: Model
             with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031
                 del session, holder, task
                 gate.open()
-                assert await comes(pipeline.closed.done)
+                assert await comes(has_ended)
         finally:
             gc.enable()
-    del pipeline
     assert await comes(all_gone), (left(), threads())
 
 
@@ -622,14 +612,9 @@ async def test_leaked_session_warns_and_is_closed(models: Models) -> None:
 async def test_finalize_waits_for_an_open_that_was_given_up(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread may not even have begun; what it does after ``finalize`` nobody would end."""
     may_begin = threading.Event()
-
-    def late(*args: Any) -> Any:
-        assert may_begin.wait(10)
-        return open_pipeline(*args)
-
     await InferSession.finalize()
-    monkeypatch.setattr("aioais.session.open_pipeline", late)
-    opening = asyncio.ensure_future(InferSession(0, models.add(SMALL))._open())
+    inside.hold_opening(monkeypatch, may_begin)
+    opening = asyncio.ensure_future(InferSession(0, models.add(SMALL)).__aenter__())
     await asyncio.sleep(0)
     opening.cancel()
     await asyncio.wait([opening])
@@ -644,14 +629,7 @@ async def test_finalize_waits_for_an_open_that_was_given_up(models: Models, monk
 async def test_finalize_waits_for_a_device_that_is_ending(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can open it any more, but ACL must not end under what it still destroys."""
     has_begun, may_go_on = threading.Event(), threading.Event()
-    close = Copies.close
-
-    def held_up(copies: Copies) -> None:
-        has_begun.set()
-        assert may_go_on.wait(60)
-        close(copies)
-
-    monkeypatch.setattr(Copies, "close", held_up)
+    inside.hold_end_of_device(monkeypatch, has_begun, may_go_on)
     session = await InferSession(0, models.add(SMALL))
     await session.aclose()
     assert await asyncio.to_thread(has_begun.wait, 60)

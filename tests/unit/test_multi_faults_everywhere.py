@@ -2,7 +2,7 @@
 
 Every time: the error names the call and the code, or the log does where a stream goes on without the device; nothing
 is left on either device, the session works again, and other sessions on the devices are untouched.
-``AIOAIS_TEST_LONG=1`` takes many places and all families of codes instead of a sample.
+``--long`` takes many places and all families of codes instead of a sample.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.fault_lives import Life, attempt, fail_each_call, tell
 
 from aioais import AioaisError, InferSession, MultiDeviceSession, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -30,7 +30,7 @@ LARGE = (2, 1 << 15)
 @pytest.fixture(autouse=True)
 def two_devices(clean_slate: None) -> None:
     """Have two devices; their number is set before ACL starts."""
-    finalize_all()
+    inside.finalize_all()
     emulator.configure(devices=len(DEVICES))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 from aioais import AclError, ArgumentError, ClosedError, FeedError, InferSession, Mode, emulator
 from aioais.types import SessionStatistics
@@ -59,16 +60,9 @@ async def until(condition: Callable[[], bool]) -> None:
 async def all_home(session: InferSession) -> SessionStatistics:
     """Wait until nothing is under way; every buffer is home then, once."""
     await until(lambda: not session.statistics().in_flight and not session.statistics().queued)
-    pipeline = session._pipeline
-    assert pipeline is not None
-    slots = pipeline.slots
-    free = [slots._free.get_nowait() for _ in range(slots._free.qsize())]
-    assert len(free) == len({id(slot) for slot in free}) == slots.made
-    for slot in free:
-        assert slot is not None
-        slots.give(slot)
-    statistics = session.statistics()
-    return statistics
+    idle = inside.idle_slots(session)
+    assert len(idle) == len(set(idle)) == session.statistics().slots
+    return session.statistics()
 
 
 # --- the results of single infers, in every mode ------------------------------------------------
@@ -234,7 +228,7 @@ async def test_an_empty_source(models: Models, source: Any) -> None:
         assert [outputs async for outputs in session.infer_pipeline(source)] == []
 
 
-@pytest.mark.parametrize("source", [3, None, object()], ids=repr)
+@pytest.mark.parametrize("source", [3, None, object()], ids=["number", "none", "object"])
 async def test_no_source_at_all(models: Models, source: Any) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         with pytest.raises(FeedError, match="feeds_list"):
@@ -555,9 +549,7 @@ WAYS = ["break", "exception", "aclose", "cancel", "drop"]
 
 
 def emulator_is_gated() -> bool:
-    from aioais.emulator._state import state
-
-    return bool(state.gates)
+    return bool(inside.emulator_state.gates)
 
 
 class Stop(Exception):

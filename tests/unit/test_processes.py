@@ -88,9 +88,8 @@ def test_kept_result_does_not_delay_the_exit(models: Models) -> None:
         async with InferSession(0, PATH) as session:
             return await session.infer([X])
     results = asyncio.run(main())
-    from aioais._path import lifecycle
-    lifecycle._PATIENCE_S = 1000
-    lifecycle._at_exit()
+    inside.set_exit_patience(1000)
+    inside.run_exit_hook()
     assert (results[0] == 0).all()
     """
     run(models.identity((1, 1 << 17)), body)
@@ -111,8 +110,7 @@ def test_exit_with_requests_in_flight(path: str) -> None:
 
 def test_exit_while_the_device_hangs(path: str) -> None:
     body = """
-    from aioais._path import lifecycle
-    lifecycle._PATIENCE_S = 0.5
+    inside.set_exit_patience(0.5)
     gate = emulator.gate("execute")
     async def main():
         session = await InferSession(0, PATH)
@@ -243,19 +241,17 @@ def test_fork_inside_the_loop(path: str) -> None:
 def test_fork_while_times_are_booked(path: str) -> None:
     body = """
     from aioais import MemorySummary
-    from aioais._path.clock import SessionClock
-    book, inside, go = SessionClock._book, threading.Event(), threading.Event()
-    def slowly(*row):
+    books, go = threading.Event(), threading.Event()
+    def wait():
         if threading.current_thread() is not threading.main_thread():
-            inside.set()
+            books.set()
             go.wait()
-        book(*row)
     async def main():
         async with InferSession(0, PATH) as session:
             await session.infer([X])
-            SessionClock._book = slowly
+            inside.call_late_in_booking(wait)
             tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(40)]
-            while not inside.is_set():
+            while not books.is_set():
                 await asyncio.sleep(0.001)
             child = os.fork()
             if not child:
@@ -300,8 +296,7 @@ def test_ctrl_c(path: str) -> None:
 
 def test_two_ctrl_c_while_the_device_hangs(path: str) -> None:
     body = """
-    from aioais._path import lifecycle
-    lifecycle._PATIENCE_S = 0.5
+    inside.set_exit_patience(0.5)
     gate = emulator.gate("execute")
     async def main():
         async with InferSession(0, PATH) as session:
