@@ -73,7 +73,13 @@ SPENT_S = pytest.StashKey[float]()
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     item.stash[SPENT_S] = -tiers.cpu_s()
-    return (yield)
+    result = yield
+    global _since_frozen
+    _since_frozen += 1
+    if _since_frozen == FREEZE_EVERY:
+        _since_frozen = 0
+        freeze()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -134,11 +140,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 # --- the guards ---------------------------------------------------------------------------------
 
 
-def pytest_collection_finish() -> None:
-    # What is imported by now lives for the whole run. Out of the collector's sight, the
-    # collection after each test costs microseconds instead of tens of milliseconds.
+FREEZE_EVERY = 20
+"""Tests; what is imported late and what pytest keeps of each test adds up."""
+
+_since_frozen = 0
+
+
+def freeze() -> None:
+    """Keep what lives for the rest of the run out of the collector's sight.
+
+    The collections after each test cost a millisecond then, instead of tens.
+    """
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    freeze()
 
 
 class LoopErrors(logging.Handler):

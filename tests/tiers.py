@@ -59,7 +59,8 @@ def _covered(items: Iterable[pytest.Item]) -> set[str]:
         else:
             chosen.add(item.nodeid)
     for product in products.values():
-        rows = [tuple(sorted(item.callspec.indices.items())) for item in product]
+        names = sorted(product[0].callspec.params)
+        rows = [[repr(item.callspec.params[name]) for name in names] for item in product]
         chosen |= {product[k].nodeid for k in cover(rows)}
     return chosen
 

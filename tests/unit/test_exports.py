@@ -75,6 +75,7 @@ def test_import_leaves_the_heavy_packages_alone() -> None:
     assert child(f"import aioais, sys; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
+@pytest.mark.slow
 def test_import_is_quick() -> None:
     # A ratio of CPU times of the thread, best of several: other work on the machine (or threads
     # that numpy's BLAS starts) cannot make this fail.

@@ -153,6 +153,7 @@ def prepare(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(inside.cpu_library(), flag, False)
 
 
+@pytest.mark.slow
 @EACH
 async def test_each_call_fails(models: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = VARIANTS[name]

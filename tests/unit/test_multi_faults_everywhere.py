@@ -99,6 +99,7 @@ async def live_through(path: str, shape: tuple[int, ...], is_whole: bool) -> lis
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"), [("express", SMALL), ("staged", LARGE), ("whole", SMALL)], ids=["express", "staged", "whole"]
 )
