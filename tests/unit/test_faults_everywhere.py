@@ -156,6 +156,16 @@ def prepare(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @EACH
 async def test_each_call_fails(models: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await try_calls(models, name, monkeypatch)
+
+
+@EACH
+async def test_some_calls_fail(models: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third in each kind of life, all of them in each three."""
+    await try_calls(models, name, monkeypatch, list(VARIANTS).index(name) % 3, 3)
+
+
+async def try_calls(models: Models, name: str, monkeypatch: pytest.MonkeyPatch, first: int = 0, step: int = 1) -> None:
     variant = VARIANTS[name]
     prepare(variant, monkeypatch)
     path = model(models, variant)
@@ -173,7 +183,7 @@ async def test_each_call_fails(models: Models, name: str, monkeypatch: pytest.Mo
 
         await go_on()
         life = Life(name, lambda: live_through(path, variant), neighbours, go_on, may_hide=variant.is_recorded)
-        tell(await fail_each_call(life))
+        tell(await fail_each_call(life, first, step))
 
 
 async def test_every_call_is_tried(models: Models) -> None:

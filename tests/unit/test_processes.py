@@ -39,7 +39,7 @@ def test_leaked_session(path: str) -> None:
     assert "never closed" in err
 
 
-@pytest.mark.parametrize("action", ["always", "error"])
+@pytest.mark.parametrize("action", [pytest.param("always", marks=pytest.mark.full), "error"])
 def test_open_at_the_end(path: str, action: str) -> None:
     body = """
     async def main():
@@ -52,7 +52,7 @@ def test_open_at_the_end(path: str, action: str) -> None:
     assert f"sessions that were never closed when the process ended: 1 ({path!r} on device 0); use" in err
 
 
-@pytest.mark.parametrize("action", ["always", "error"])
+@pytest.mark.parametrize("action", ["always", pytest.param("error", marks=pytest.mark.full)])
 def test_tensors_open_at_the_end(path: str, action: str) -> None:
     body = """
     async def main():
@@ -66,7 +66,7 @@ def test_tensors_open_at_the_end(path: str, action: str) -> None:
     assert "device tensors that were open when the process ended: 1; close them" in err
 
 
-@pytest.mark.parametrize("kept", ["session", "tensor", "result"])
+@pytest.mark.parametrize("kept", [pytest.param("session", marks=pytest.mark.full), "tensor", "result"])
 def test_kept_until_the_end(path: str, kept: str) -> None:
     body = f"""
     async def main():
@@ -81,6 +81,7 @@ def test_kept_until_the_end(path: str, kept: str) -> None:
     run(path, body, "-W", "ignore::ResourceWarning")
 
 
+@pytest.mark.full
 def test_kept_result_does_not_delay_the_exit(models: Models) -> None:
     body = """
     X = np.zeros((1, 1 << 17), np.float32)
@@ -183,7 +184,13 @@ async def child(session):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("ending", ["os._exit(code)", "import atexit; atexit._run_exitfuncs(); os._exit(code)"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param("os._exit(code)", marks=pytest.mark.full),
+        "import atexit; atexit._run_exitfuncs(); os._exit(code)",
+    ],
+)
 def test_fork_after_start(path: str, ending: str) -> None:
     # Not sys.exit: ONNX Runtime itself crashes at the regular exit of a child that inherits its threads.
     body = f"""
@@ -238,6 +245,8 @@ def test_fork_inside_the_loop(path: str) -> None:
     run(path, body, "-W", "ignore")
 
 
+@pytest.mark.engine
+@pytest.mark.full
 def test_fork_while_times_are_booked(path: str) -> None:
     body = """
     from aioais import MemorySummary

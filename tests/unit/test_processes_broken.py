@@ -10,8 +10,20 @@ import pytest
 from tests.unit.programs import finish, run, start
 
 
-@pytest.mark.parametrize("stage", ["init", "set_device", "load", "malloc", "h2d", "execute", "d2h"])
-@pytest.mark.parametrize("limit", ["None", "0.2"])
+@pytest.mark.parametrize(
+    ("stage", "limit"),
+    [
+        ("load", "None"),
+        ("execute", "None"),
+        ("h2d", "0.2"),
+        *(
+            pytest.param(stage, limit, marks=pytest.mark.full)
+            for stage in ("init", "set_device", "load", "malloc", "h2d", "execute", "d2h")
+            for limit in ("None", "0.2")
+            if (stage, limit) not in (("load", "None"), ("execute", "None"), ("h2d", "0.2"))
+        ),
+    ],
+)
 def test_ctrl_c_in_each_stage(path: str, stage: str, limit: str) -> None:
     body = f"""
     inside.set_exit_patience(0.3)
@@ -67,6 +79,7 @@ def test_exit_while_a_broken_session_hangs(path: str) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.full
 def test_exit_with_a_broken_session_that_nobody_closed(path: str) -> None:
     body = """
     gate = emulator.gate("execute")
@@ -99,6 +112,7 @@ def test_a_session_that_breaks_while_the_process_ends(path: str) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.full
 def test_loop_closed_while_the_session_breaks(path: str) -> None:
     body = """
     gate = emulator.gate("execute")
