@@ -1,4 +1,4 @@
-"""What every test gets: the event loop of ``--loop``, and guards against leaks.
+"""What every test gets: its tier, the event loop of ``--loop``, and guards against leaks and slowness.
 
 After each test its threads are gone, nothing reached a loop's exception handler, and no
 warning was left behind (pytest turns warnings into errors, those of finalisers included).
@@ -15,19 +15,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import hypothesis
 import pytest
-
-# A slow or busy machine is no failure, and everyday runs are all the same.
-hypothesis.settings.register_profile(
-    "aioais",
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-    derandomize=os.environ.get("AIOAIS_TEST_LONG") != "1",
-)
-hypothesis.settings.load_profile("aioais")
+from tests import tiers
+from tests.tiers import Tier
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -35,16 +28,73 @@ THREAD_PREFIX = "aioais-"
 THREAD_GRACE_S = 5.0
 
 
-# --- the event loop -----------------------------------------------------------------------------
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="every test: slow ones, stress, and products of parameters where the default run has pairs",
+    )
+    parser.addoption(
+        "--long", action="store_true", help="as --full, with the long forms of the stress tests: half an hour"
+    )
     parser.addoption(
         "--loop",
         choices=("asyncio", "uvloop", "both"),
         default=os.environ.get("AIOAIS_TEST_LOOP", "asyncio"),
         help="event loop of the async tests (default: AIOAIS_TEST_LOOP, else asyncio)",
     )
+
+
+# --- tiers ----------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    Tier.is_long = bool(config.getoption("--long"))
+    Tier.is_full = Tier.is_long or bool(config.getoption("--full"))
+    # A slow or busy machine is no failure, and all runs but the long ones are the same.
+    hypothesis.settings.register_profile(
+        "aioais",
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        derandomize=not Tier.is_long,
+    )
+    hypothesis.settings.load_profile("aioais")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items[:], left = tiers.choose(config, items)
+    if left:
+        config.hook.pytest_deselected(items=left)
+
+
+SPENT_S = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[SPENT_S] = -tiers.cpu_s()
+    result = yield
+    global _since_frozen
+    _since_frozen += 1
+    if _since_frozen == FREEZE_EVERY:
+        _since_frozen = 0
+        freeze()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "teardown" and report.passed:
+        text = tiers.too_slow(item, item.stash[SPENT_S] + tiers.cpu_s())
+        if text:
+            report.outcome, report.longrepr = "failed", text
+    return report
+
+
+# --- the event loop -----------------------------------------------------------------------------
 
 
 def _loop_factories(config: pytest.Config) -> dict[str, LoopFactory]:
@@ -83,17 +133,30 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     except importlib.metadata.PackageNotFoundError:
         runtime = "no onnxruntime"
     vendor = "pyACL found" if ascend else "no pyACL on this machine"
-    return [f"aioais: acl=emulator ({runtime}; {vendor}), loop={config.getoption('--loop')}"]
+    tier = "long" if Tier.is_long else "full" if Tier.is_full else "default"
+    return [f"aioais: acl=emulator ({runtime}; {vendor}), loop={config.getoption('--loop')}, tier={tier}"]
 
 
 # --- the guards ---------------------------------------------------------------------------------
 
 
-def pytest_collection_finish() -> None:
-    # What is imported by now lives for the whole run. Out of the collector's sight, the
-    # collection after each test costs microseconds instead of tens of milliseconds.
+FREEZE_EVERY = 20
+"""Tests; what is imported late and what pytest keeps of each test adds up."""
+
+_since_frozen = 0
+
+
+def freeze() -> None:
+    """Keep what lives for the rest of the run out of the collector's sight.
+
+    The collections after each test cost a millisecond then, instead of tens.
+    """
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    freeze()
 
 
 class LoopErrors(logging.Handler):

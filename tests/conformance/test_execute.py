@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tests import inside
 
 from aioais import emulator
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inside import emulator_memory as memory
 
 from aioais import emulator
-from aioais.emulator import memory
 
 H2H, H2D, D2H, D2D = 0, 1, 2, 3
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inside import Heap
+from tests.inside import emulator_devices as devices
 
 from aioais import emulator
 from aioais.emulator.memory import Heap, device_memory

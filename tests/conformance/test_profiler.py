@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inside import emulator_state as state
 
 from aioais import emulator
 from aioais.emulator._observers import observers
@@ -180,7 +181,10 @@ def test_each_initialisation_has_a_folder_of_its_own(acl: Any, init: Init, tmp_p
     assert [events(path) for path in found] == [[], [], []]
 
 
-@pytest.mark.parametrize("ending", ["sys.exit(0)", "os._exit(0)", "raise ValueError"])
+@pytest.mark.parametrize(
+    "ending",
+    ["os._exit(0)", *(pytest.param(ending, marks=pytest.mark.full) for ending in ("sys.exit(0)", "raise ValueError"))],
+)
 def test_an_exit_without_finalize_leaves_a_valid_file(models: Models, tmp_path: Path, ending: str) -> None:
     (tmp_path / "acl.json").write_text(json.dumps({"profiler": {"switch": "on", "output": str(tmp_path / "prof")}}))
     script = f"""
@@ -230,7 +234,7 @@ def test_the_storage_limit_ends_the_trace(acl: Any, init: Init, tmp_path: Path, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource")
-@pytest.mark.parametrize("room", [10, 30_000])
+@pytest.mark.parametrize("room", [pytest.param(10, marks=pytest.mark.full), 30_000])
 def test_a_full_disk_ends_the_trace(tmp_path: Path, room: int) -> None:
     (tmp_path / "acl.json").write_text(json.dumps({"profiler": {"switch": "on", "output": str(tmp_path / "prof")}}))
     script = f"""

@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.inside import cores, is_small_file
+from tests.inside import find_model as find
 
 from aioais import emulator
-from aioais.emulator.model import find
-from aioais.emulator.threads import cores, is_small_file
 
 Make = Callable[..., Any]
 
@@ -146,6 +146,7 @@ def test_the_interpreter_exits_while_a_model_runs(tmp_path: Path) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), endless(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=120,

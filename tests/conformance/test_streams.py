@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inside import emulator_state as state
 
 from aioais import emulator
 from aioais.emulator.context import contexts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,19 +52,21 @@ PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.m
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 
 
-@pytest.mark.parametrize("block", [pytest.param(block, id=block.id) for block in BLOCKS])
-def test_block(block: Block, tmp_path: Path) -> None:
-    # The padding gives a traceback the line numbers of the page.
-    code = "\n" * (block.line - 1) + block.code
-    compile(code, str(block.path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    if block.not_run:
-        pytest.skip(block.not_run)
-    script = tmp_path / f"test_{block.path.stem}_{block.line}.py"
-    script.write_text(code, "utf-8")
-    runner = ["-m", "pytest", "-q", "-p", "aioais_pytest"] if TESTS.search(code) else []
+TO_RUN = [block for block in BLOCKS if not block.not_run]
+PROGRAMS = [block for block in TO_RUN if not TESTS.search(block.code)]
+
+
+def write(block: Block, folder: Path) -> Path:
+    """Write a block as a script; the padding gives a traceback the line numbers of the page."""
+    script = folder / f"test_{block.path.stem}_{block.line}.py"
+    script.write_text("\n" * (block.line - 1) + block.code, "utf-8")
+    return script
+
+
+def run(*arguments: str, cwd: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "default::ResourceWarning", *runner, str(script)],
-        cwd=tmp_path,
+        [sys.executable, "-W", "default::ResourceWarning", *arguments],
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -71,6 +74,30 @@ def test_block(block: Block, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ResourceWarning" not in done.stderr
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.id) for block in BLOCKS])
+def test_block_is_python(block: Block) -> None:
+    compile(block.code, str(block.path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.id) for block in PROGRAMS])
+@pytest.mark.usefixtures("fresh")
+def test_block(block: Block, tmp_path: Path) -> None:
+    """In this process, where warnings are errors; the guards of the suite see what it leaves behind."""
+    runpy.run_path(str(write(block, tmp_path)), run_name="__main__")
+
+
+def test_the_first_block_is_a_program(tmp_path: Path) -> None:
+    """As a new user runs it."""
+    run(str(write(PROGRAMS[0], tmp_path)), cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_blocks_of_tests(tmp_path: Path) -> None:
+    scripts = [str(write(block, tmp_path)) for block in TO_RUN if TESTS.search(block.code)]
+    assert scripts
+    run("-m", "pytest", "-q", "-p", "aioais_pytest", *scripts, cwd=tmp_path)
 
 
 def test_a_reason_is_read_only_right_before_its_block(tmp_path: Path) -> None:

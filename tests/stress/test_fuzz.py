@@ -1,13 +1,12 @@
 """Bad input at volume: only documented errors come out, and the process lives.
 
-The short form runs 1 500 cases, ``AIOAIS_TEST_LONG=1`` 20 000. Every case follows from its number; that of a finding
+The short form runs 1 500 cases, ``--long`` 20 000. Every case follows from its number; that of a finding
 is repeated by ``python -m tests.stress.fuzz KIND NUMBER NUMBER+1 FOLDER``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -19,10 +18,11 @@ pytest.importorskip("onnxruntime")
 
 from tests.stress import fuzz
 from tests.stress.fuzz_onnx import survey
+from tests.tiers import Tier
 
 pytestmark = [pytest.mark.stress, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
+LONG = Tier.is_long
 CASES = {
     # kind: (short form, long form)
     "request": (600, 9000),

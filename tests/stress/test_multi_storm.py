@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import tempfile
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.tiers import Tier
 
 from aioais import AclInternalError, BrokenSessionError, FeedError, InferSession, MultiDeviceSession, emulator
 
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
 
-LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
+LONG = Tier.is_long
 STORM = settings(
     max_examples=150 if LONG else 15,
     deadline=None,

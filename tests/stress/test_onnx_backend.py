@@ -1,11 +1,10 @@
 """ONNX conformance: the CPU device passes what bare ONNX Runtime passes of the suite of the package ``onnx``.
 
-The short form samples the suite; ``AIOAIS_TEST_LONG=1`` runs all of it.
+The short form samples the suite; ``--long`` runs all of it.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,12 +15,13 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from tests.stress.onnx_backend import beyond_acl, load_cases, run_aioais, run_bare, sample, write
+from tests.tiers import Tier
 
 from aioais import InferSession, emulator
 
 pytestmark = [pytest.mark.stress, pytest.mark.slow, pytest.mark.timeout(900)]
 
-LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
+LONG = Tier.is_long
 SAMPLED = 150
 
 REASONS = {

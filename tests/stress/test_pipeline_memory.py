@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.tiers import Tier
 
 from aioais import InferSession
 
@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(600)]
 
-LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
+LONG = Tier.is_long
 
 
 def write_add(path: Path, shape: list[int]) -> str:

@@ -1,6 +1,6 @@
 """Cancels, timeouts, breaks and closes at random, on two event loops at once; at the end all is right, nothing is left.
 
-The short form makes some 2 000 of them, ``AIOAIS_TEST_LONG=1`` 100 000. Each result is compared with values that no
+The short form makes some 2 000 of them, ``--long`` 100 000. Each result is compared with values that no
 other request has. The emulator fills new and freed memory with junk and never uses an address of a device twice, so
 memory that is used too late shows.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import random
 import sys
 from collections.abc import Callable
@@ -25,13 +24,14 @@ pytest.importorskip("onnxruntime")
 from tests.stress.storm import Storm, Tally
 from tests.stress.storm_work import Kind, write_kinds
 from tests.stress.watch import STALL_S, LoopThread, watch
+from tests.tiers import Tier
 
 from aioais import InferSession, emulator
 from aioais.testing import check_leaks
 
 pytestmark = [pytest.mark.stress, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
+LONG = Tier.is_long
 DISRUPTIONS = 100_000 if LONG else 2_000
 WEATHERS = ["calm", "slow", "ends", "breaks"]
 ROUNDS = 5 if LONG else 1

@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
+@pytest.mark.slow
 def test_public_types(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="mypy is not installed")
     done = subprocess.run(

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 import aioais
 from aioais import emulator
-from aioais._path import bursts, clock
-from aioais._path.lifecycle import finalize_all
-from aioais.emulator._state import state
 from aioais.testing import LeakError, check_leaks
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,18 +33,16 @@ def no_handle_left() -> Iterator[None]:
 def clean_slate() -> Iterator[None]:
     """Disarm what a failed test has armed."""
     yield
-    state.armed.clear()
+    emulator.disarm()
     gc.collect()
-    finalize_all()
+    inside.finalize_all()
     emulator.reset()
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU device pass for one that is faster than threads wake, however slow the machine is."""
-    for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
-        monkeypatch.setattr(clock, name, 1000.0)
-    monkeypatch.setattr(bursts, "_BUSY_S", 1000.0)
+    inside.treat_as_fast(monkeypatch)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Failing each call of pyACL in turn while a session lives: what is tried, and what must hold every time.
 
-Shared by the tests of ``InferSession`` and of ``MultiDeviceSession``. ``AIOAIS_TEST_LONG=1`` tries many places
+Shared by the tests of ``InferSession`` and of ``MultiDeviceSession``. ``--long`` tries many places
 and all families of codes instead of a sample.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import sys
 import threading
 import zlib
@@ -17,12 +16,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tests import inside
+from tests.tiers import Tier
+
 import aioais
 from aioais import AclError, AioaisError, BrokenSessionError, InferSession, ModelError, emulator
-from aioais._acl.api import Acl, Mdl, Rt
-from aioais._bridge.offload import wait_future
 
-LONG = bool(os.environ.get("AIOAIS_TEST_LONG"))
+LONG = Tier.is_long
 
 INTERNAL = 507899
 CODES = [107000, 207001, 207008, 300000, 500000, INTERNAL, 507010, 507046]
@@ -73,21 +73,6 @@ RELEASES = {
     "acl.rt.reset_device",
 }
 
-_PASSING = ("aioais-end-", "aioais-open-", "aioais-count", "aioais-feeds", "aioais-finalize")
-"""Threads that end by themselves, with their one job."""
-
-
-def _public(protocol: type) -> set[str]:
-    return {name for name in vars(protocol) if not name.startswith("_")} - {"rt", "mdl"}
-
-
-CALLS = {
-    f"{prefix}.{name}"
-    for prefix, protocol in (("acl", Acl), ("acl.rt", Rt), ("acl.mdl", Mdl))
-    for name in _public(protocol)
-}
-"""Read from the Protocols, so a new one must be tried too."""
-
 
 @dataclass(frozen=True)
 class Life:
@@ -114,11 +99,15 @@ async def attempt(step: Awaitable[object], errors: list[AioaisError]) -> bool:
     return True
 
 
-async def fail_each_call(life: Life) -> str:
-    """Live the life once for each call, place and code of the sample, with that fault; gives what was tried."""
+async def fail_each_call(life: Life, first: int = 0, step: int = 1) -> str:
+    """Live the life once for each call, place and code of the sample, with that fault; gives what was tried.
+
+    ``first`` and ``step`` choose among the calls: different lives that each try a few try most of them together.
+    """
     assert await life.live() == []  # once ahead: plans and sizes are learned
     counts = await count_calls(life.live)
-    calls = sorted((CALLS & counts.keys()) - WITHOUT_CODE)
+    calls = sorted((inside.ACL_CALLS & counts.keys()) - WITHOUT_CODE)[first::step]
+    assert calls
     faults: list[bool] = []
     with log_of_the_library() as log:
         for call in calls:
@@ -193,16 +182,12 @@ async def settled(neighbours: Sequence[InferSession]) -> dict[str, int]:
 
     Nothing here takes a time: each wait is for an event after which nobody holds anything any more.
     """
-    await _ended(_PASSING)  # their frames may hold a request, a session or a block
+    await _ended(inside.PASSING_THREADS)  # their frames may hold a request, a session or a block
     gc.collect()  # dropped blocks are posted to the control threads
-    devices = [session._pipeline.device for session in neighbours if session._pipeline is not None]
     # A control thread ends when nothing needs its device any more, as one that was opened after a failure may be.
-    await _ended("aioais-ctl-", {device.worker.thread for device in devices})
-    for device in devices:
-        # A control thread lets go of a job, and of what that holds, after it has told of its end. When the first
-        # of these has run, what earlier ones have dropped is in the inbox; when the second has, it is freed.
-        await wait_future(device.worker.submit(lambda: None))
-        await wait_future(device.worker.submit(device.pinned.trim))
+    await _ended("aioais-ctl-", {inside.control_thread(session) for session in neighbours})
+    for session in neighbours:
+        await inside.settle_device(session)
     return {name: number for name, number in emulator.live().items() if name not in ("devices", "contexts")}
 
 

@@ -15,6 +15,7 @@ TIMEOUT_S = 60
 PRELUDE = """
 import asyncio, os, signal, sys, threading, time
 import numpy as np
+from tests import inside
 from aioais import (
     AioaisError, BrokenSessionError, ClosedError, DeviceHangError, ForkError, InferSession, WrongLoopError, emulator
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.sums import check, feeds
 
 from aioais import (
@@ -22,7 +23,6 @@ from aioais import (
     Mode,
     emulator,
 )
-from aioais._acl.library import find_library
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -279,7 +279,7 @@ def test_hang_timeout_out_of_range(came: Any) -> None:
 
 
 async def test_a_release_without_bounded_waits(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_library("cpu"), "has_stream_timeout", False)
+    monkeypatch.setattr(inside.cpu_library(), "has_stream_timeout", False)
     with pytest.raises(ArgumentError, match="newer CANN"):
         await InferSession(0, models.add(SMALL), hang_timeout=1)
     async with InferSession(0, models.add(SMALL)) as session:
@@ -344,20 +344,13 @@ async def test_a_context_that_failed_is_not_joined_again(models: Models) -> None
 # --- a stage thread that dies -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("thread", ["h2d", "exec", "d2h"])
+@pytest.mark.parametrize("thread", inside.STAGES)
 async def test_a_stage_thread_dies(models: Models, thread: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug of ours must end the session and not hang it."""
     before = live()
     session = await InferSession(0, models.add(LARGE), depth=2)
     await works(session, LARGE)
-    pipeline = session._pipeline
-    assert pipeline is not None
-
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("a bug")
-
-    step = {"h2d": "start", "exec": "await_executions", "d2h": "bring_home"}[thread]
-    monkeypatch.setattr(pipeline._steps, step, broken)
+    inside.break_stage(monkeypatch, session, thread, ZeroDivisionError("a bug"))
     tasks = [asyncio.ensure_future(session.infer(feeds(LARGE))) for _ in range(6)]
     errors = await asyncio.gather(*tasks, return_exceptions=True)
     for error in errors:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.sums import check, feeds
 
 from aioais import AclError, InferSession, MemorySummary, emulator
-from aioais._path import clock
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -39,11 +39,9 @@ async def round_of(session: InferSession, count: int) -> None:
 
 async def grown(session: InferSession) -> int:
     """Keep the session busy until bursts are as large as they get; gives how large."""
-    pipeline = session._pipeline
-    assert pipeline is not None
-    while pipeline.bursts.room < pipeline.bursts.most:
+    while inside.batch_room(session) < inside.batch_limit(session):
         await round_of(session, 64)
-    return pipeline.bursts.most
+    return inside.batch_limit(session)
 
 
 async def gate_of(gate: Gate) -> None:
@@ -124,8 +122,7 @@ async def test_never_more_than_the_depth_at_first(models: Models) -> None:
 async def test_a_slower_device_has_depth_requests(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     async with InferSession(0, models.add(SMALL), depth=2) as session:
         await grown(session)
-        for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
-            monkeypatch.setattr(clock, name, 1.0)
+        inside.treat_as_slow(monkeypatch)
         with emulator.configure(execute_ms=3):
             for seed in range(12):
                 check(SMALL, seed, await session.infer(feeds(SMALL, seed)))
@@ -197,9 +194,7 @@ async def test_a_failure_on_the_device_concerns_the_burst(models: Models) -> Non
         async with waiting(session, most + 8) as tasks:
             emulator.fail("acl.mdl.execute_async", CODE, after=3, device_side=True)
         assert await outcomes(tasks) == list(range(most))
-        pipeline = session._pipeline
-        assert pipeline is not None
-        assert pipeline.bursts.room == 8, "after a failure they are small again, and grow"
+        assert inside.batch_room(session) == 8, "after a failure they are small again, and grow"
         await round_of(session, 64)
 
 
@@ -244,24 +239,22 @@ async def test_no_room_for_a_burst(models: Models, call: str, times: int, caplog
         emulator.disarm()
         await round_of(session, 64)
         assert session.statistics().failed == 0
-        pipeline = session._pipeline
-        assert pipeline is not None
         warned = [record.message for record in caplog.records if "together from now on" in record.message]
         # Memory is asked for twice, an event once; then for one request, and then no more.
-        assert (len(warned), pipeline.bursts.most) == ((1, 1) if times == 2 and "malloc" in call else (2, 0)), warned
+        assert (len(warned), inside.batch_limit(session)) == ((1, 1) if times == 2 and "malloc" in call else (2, 0)), (
+            warned
+        )
 
 
 async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -> None:
     async with InferSession(0, models.add(SMALL), depth=2) as session:
-        pipeline = session._pipeline
-        assert pipeline is not None
-        while not pipeline.clock.is_light:
+        while not inside.is_fast(session):
             await round_of(session, 4)
         emulator.fail("acl.rt.create_event_ex_with_flag", 207007, after=30, times=1000)
         with caplog.at_level(logging.WARNING, "aioais"):
             while not any("together from now on" in record.message for record in caplog.records):
                 await round_of(session, 64)
-        assert 1 < pipeline.bursts.most < 16
+        assert 1 < inside.batch_limit(session) < 16
         await round_of(session, 64)
         assert session.statistics().failed == 0
 
@@ -341,19 +334,15 @@ async def test_sessions_leave_events_for_each_other(
     models: Models, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some devices have 1023 in all, so bursts have half of them together."""
-    monkeypatch.setattr("aioais.emulator.event._LIMIT", 1023)
+    inside.limit_events(monkeypatch, 1023)
     path = models.add(SMALL)
     async with AsyncExitStack() as stack:
         sessions = [await stack.enter_async_context(InferSession(0, path)) for _ in range(16)]
         for session in sessions:
-            pipeline = session._pipeline
-            assert pipeline is not None
-            while pipeline.bursts.room < pipeline.bursts.most:
-                await round_of(session, 64)
-        pipelines = [session._pipeline for session in sessions]
-        assert [pipeline.bursts.most for pipeline in pipelines if pipeline][:8] == [16] * 8
-        assert pipelines[-1] is not None
-        assert pipelines[-1].bursts.most <= 1
+            await grown(session)
+        limits = [inside.batch_limit(session) for session in sessions]
+        assert limits[:8] == [16] * 8
+        assert limits[-1] <= 1
         assert sum(session.statistics().failed for session in sessions) == 0
         assert "not left of those that are for bursts" in caplog.text
         await sessions[0].aclose()

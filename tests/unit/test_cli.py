@@ -114,7 +114,7 @@ def test_an_unknown_command_is_the_callers_error(cli: Cli) -> None:
     assert cli("dance").code == 2
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich"])
+@pytest.mark.parametrize("missing", ["typer", pytest.param("rich", marks=pytest.mark.full)])
 def test_without_the_extra(missing: str) -> None:
     done = child("-c", f"import sys; sys.modules[{missing!r}] = None; from aioais.cli import main; main()")
     assert_one_clear_line(done, "aioais: the command line needs")
@@ -351,6 +351,7 @@ def test_demo_on_a_terminal() -> None:
     assert "797/797" in done.out
 
 
+@pytest.mark.full
 def test_demo_on_a_terminal_of_ascii() -> None:
     done = child("-m", "aioais", "demo", "--rounds", "1", PYTHONIOENCODING="ascii")
     assert (done.code, done.err) == (0, "")

@@ -16,9 +16,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
+from tests import inside
 
-from aioais._atc import onnx_file
-from aioais._atc.convert import convert
+from aioais import convert
 from aioais.emulator.metadata import METADATA_KEY, ModelMetadata, parse
 from aioais.errors import AclNotFoundError, ConvertError, ModelError
 
@@ -637,7 +637,7 @@ def test_external_data_that_cannot_be_taken(tmp_path: Path, location: str) -> No
 def test_a_model_too_large_for_one_message_moves_its_tensors_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "_PROTO_LIMIT", 1500)
+    inside.limit_proto(monkeypatch, 1500)
     written = convert(
         conv(tmp_path / "c.onnx", [1, 3, 8, 8]),
         tmp_path / "b.onnx",
@@ -679,7 +679,7 @@ def test_without_onnx_runtime_a_shape_that_takes_a_run(tmp_path: Path, monkeypat
 
 
 def test_importing_convert_imports_no_onnx() -> None:
-    code = "import sys, aioais._atc.convert; print(sorted({'onnx', 'onnxruntime'} & set(sys.modules)))"
+    code = "import sys; from aioais import convert; print(sorted({'onnx', 'onnxruntime'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aioais._atc.convert import convert
+from aioais import convert
 from aioais.errors import AclNotFoundError, ConvertError, ModelError
 
 FAKE_ATC = """#!{python}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.inside import InputShape, Options, parse_options
 
-from aioais._atc.options import InputShape, Options, parse_options
 from aioais.errors import ConvertError
 
 TWO = "input1:-1,3,32,32;input2:-1,3,32,32"

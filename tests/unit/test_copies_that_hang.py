@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 from aioais import AclError, BrokenSessionError, DeviceHangError, InferSession, Tensor, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -27,7 +27,7 @@ def clean_slate() -> Iterator[None]:
     """Disarm what a failed test has armed."""
     yield
     gc.collect()
-    finalize_all()
+    inside.finalize_all()
     emulator.reset()
 
 

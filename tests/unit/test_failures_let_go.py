@@ -89,13 +89,15 @@ async def fails(session: Any, how: str, shape: tuple[int, ...]) -> weakref.ref[A
     return seen
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("on_device", [False, True], ids=["call", "task"])
-@pytest.mark.parametrize("what", CASES)
+@pytest.mark.parametrize(
+    ("what", "on_device"),
+    [*((what, False) for what in CASES), ("copy", True), ("execute", True)],
+    ids=[*(f"{what}-call" for what in CASES), "copy-task", "execute-task"],
+)
 @pytest.mark.parametrize("how", ["infer", "dymshape", "iteration", "pipeline"])
 async def test_feeds(models: Models, how: str, what: str, on_device: bool, shape: tuple[int, ...]) -> None:
-    if on_device and what not in ("copy", "execute"):
-        pytest.skip("no work of the device")
     dims: Sequence[int | str] = [1, "n"] if how == "dymshape" else shape
     async with InferSession(0, models.identity(dims)) as session:
         await session.infer([np.ones(shape, np.float32)], "auto")

@@ -43,7 +43,6 @@ async def burst(session: InferSession, shape: tuple[int, ...], count: int) -> li
 
 
 @BOTH
-@pytest.mark.parametrize("nth", [0, 1, 2])
 @pytest.mark.parametrize(
     "call",
     [
@@ -55,31 +54,35 @@ async def burst(session: InferSession, shape: tuple[int, ...], count: int) -> li
         "acl.rt.event_elapsed_time",
     ],
 )
-async def test_refused_call(models: Models, call: str, nth: int, shape: tuple[int, ...]) -> None:
+async def test_refused_call(models: Models, call: str, shape: tuple[int, ...]) -> None:
+    """At each of the first places where a request makes the call."""
     path = models.add(shape)
-    async with InferSession(0, path, depth=2) as session, InferSession(0, path) as other:
-        await session.infer(feeds(shape, 1))
+    async with InferSession(0, path) as other:
         await other.infer(feeds(shape, 1))
         emulator.reset_counts()
-        await session.infer(feeds(shape, 1))
-        if emulator.counts().get(call, 0) <= nth:
-            pytest.skip("a request does not call it so often")
-        emulator.fail(call, CODE, after=nth)
-        with pytest.raises(AclError) as caught:
-            await session.infer(feeds(shape, 2))
-        error = caught.value
-        assert (error.call, error.code) == (call, CODE)
-        assert str(CODE) in str(error)
-        assert call in str(error)
-        check(shape, 3, await session.infer(feeds(shape, 3)))
-        check(shape, 3, await other.infer(feeds(shape, 3)))
-        now = session.statistics()
-        assert (now.in_flight, now.queued, now.done, now.failed) == (0, 0, 3, 1)
-        assert other.statistics().failed == 0
-        assert await burst(session, shape, 16) == []
-        del caught, error
+        await other.infer(feeds(shape, 1))
+        places = range(min(3, emulator.counts()[call]))
+        for nth in places:
+            async with InferSession(0, path, depth=2) as session:
+                for _ in range(2):
+                    await session.infer(feeds(shape, 1))
+                emulator.fail(call, CODE, after=nth)
+                with pytest.raises(AclError) as caught:
+                    await session.infer(feeds(shape, 2))
+                error = caught.value
+                assert (error.call, error.code) == (call, CODE)
+                assert str(CODE) in str(error)
+                assert call in str(error)
+                check(shape, 3, await session.infer(feeds(shape, 3)))
+                check(shape, 3, await other.infer(feeds(shape, 3)))
+                now = session.statistics()
+                assert (now.in_flight, now.queued, now.done, now.failed) == (0, 0, 3, 1)
+                assert other.statistics().failed == 0
+                assert await burst(session, shape, 16) == []
+                del caught, error
 
 
+@pytest.mark.pairs
 @BOTH
 @pytest.mark.parametrize(
     "call",
@@ -260,11 +263,10 @@ async def test_outputs_that_acl_allocated_are_freed_whatever_fails_next(models: 
 
 
 @BOTH
-@pytest.mark.parametrize("call", ["acl.rt.memcpy_async", "acl.mdl.execute_async"])
-@pytest.mark.parametrize("nth", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("call", "nth"), [*(("acl.rt.memcpy_async", nth) for nth in range(3)), ("acl.mdl.execute_async", 0)]
+)
 async def test_alone_on_the_device(models: Models, call: str, nth: int, shape: tuple[int, ...]) -> None:
-    if nth and call == "acl.mdl.execute_async":
-        pytest.skip("one execution a request")
     async with InferSession(0, models.add(shape)) as session:
         await session.infer(feeds(shape, 1))
         emulator.fail(call, CODE, after=nth, device_side=True)
@@ -275,6 +277,7 @@ async def test_alone_on_the_device(models: Models, call: str, nth: int, shape: t
         del caught
 
 
+@pytest.mark.pairs
 @BOTH
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 @pytest.mark.parametrize("call", ["acl.rt.memcpy_async", "acl.mdl.execute_async"])

@@ -2,7 +2,7 @@
 
 Every time: the error names the call and the code, nothing is left on the device, the session is usable or cleanly
 broken, and other sessions are untouched. The calls are read from the Protocols, so a new one must be tried too.
-``AIOAIS_TEST_LONG=1`` takes many places and all families instead of a sample.
+``--long`` takes many places and all families instead of a sample.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.unit.fault_lives import CALLS, Life, attempt, count_calls, fail_each_call, tell
+from tests import inside
+from tests.unit.fault_lives import Life, attempt, count_calls, fail_each_call, tell
 
 import aioais
 from aioais import AioaisError, BrokenSessionError, InferSession, Mode, emulator
-from aioais._acl.library import find_library
-from aioais._acl.slow import SlowCalls
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -151,11 +150,22 @@ async def live_through(path: str, variant: Variant) -> list[AioaisError]:
 
 def prepare(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     for flag in variant.flags:
-        monkeypatch.setattr(find_library("cpu"), flag, False)
+        monkeypatch.setattr(inside.cpu_library(), flag, False)
+
+
+@pytest.mark.slow
+@EACH
+async def test_each_call_fails(models: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await try_calls(models, name, monkeypatch)
 
 
 @EACH
-async def test_each_call_fails(models: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_some_calls_fail(models: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third in each kind of life, all of them in each three."""
+    await try_calls(models, name, monkeypatch, list(VARIANTS).index(name) % 3, 3)
+
+
+async def try_calls(models: Models, name: str, monkeypatch: pytest.MonkeyPatch, first: int = 0, step: int = 1) -> None:
     variant = VARIANTS[name]
     prepare(variant, monkeypatch)
     path = model(models, variant)
@@ -173,7 +183,7 @@ async def test_each_call_fails(models: Models, name: str, monkeypatch: pytest.Mo
 
         await go_on()
         life = Life(name, lambda: live_through(path, variant), neighbours, go_on, may_hide=variant.is_recorded)
-        tell(await fail_each_call(life))
+        tell(await fail_each_call(life, first, step))
 
 
 async def test_every_call_is_tried(models: Models) -> None:
@@ -186,10 +196,8 @@ async def test_every_call_is_tried(models: Models) -> None:
             models.folder.mkdir()
             path = model(models, variant)
             tried |= (await count_calls(functools.partial(live_through, path, variant))).keys()
-    assert CALLS - tried == set()
+    assert inside.ACL_CALLS - tried == set()
 
 
 def test_slow_calls_are_in_the_protocols() -> None:
-    slow = set(vars(SlowCalls(find_library("cpu").acl))) - {"releases_gil"}
-    known = {call.rpartition(".")[2] for call in CALLS}
-    assert slow <= known
+    assert {call.rpartition(".")[2] for call in inside.ACL_CALLS} >= inside.SLOW_CALLS

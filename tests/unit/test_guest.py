@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.sums import feeds, wanted
 
 from aioais import ArgumentError, InferSession, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -24,7 +24,7 @@ SHAPE = (1, 8)
 @pytest.fixture
 def host() -> Iterator[Any]:
     """Other code's ``acl``: it has started it, and has a device, a context and memory."""
-    finalize_all()
+    inside.finalize_all()
     emulator.reset()
     acl = emulator.acl
     assert acl.init() == 0

@@ -99,6 +99,7 @@ def executed() -> int:
 # --- results ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pairs
 @WAYS
 @WIRES
 @MODES
@@ -111,6 +112,7 @@ async def test_every_mode_and_wiring(models: Models, same: Same, mode: Mode, wir
                 same(got, await host_loop(session, feeds, wires, steps))
 
 
+@pytest.mark.pairs
 @WAYS
 @pytest.mark.parametrize("wires", [[0, 1], [1, 0], [0, 0], [1, -1]], ids=str)
 @MODES
@@ -163,6 +165,7 @@ async def test_large_results_are_leased(models: Models, same: Same, mem_copy: bo
     assert got[0].sum() == 0
 
 
+@pytest.mark.pairs
 @WAYS
 @pytest.mark.parametrize("loop", [2, 3])
 @pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
@@ -206,6 +209,7 @@ def concat(models: Models, ranges: str | None = None) -> str:
     return models.convert(path, "concat_ranges", input_shape_range=ranges) if ranges else path
 
 
+@pytest.mark.pairs
 @WAYS
 @pytest.mark.parametrize("custom_sizes", [100_000, 16])
 @pytest.mark.parametrize("wires", [[0, -1], [-1, 0], [1, 0]], ids=str)
@@ -397,6 +401,7 @@ async def test_closed(models: Models) -> None:
 # --- device tensors -------------------------------------------------------------------------------------
 
 
+@pytest.mark.pairs
 @WAYS
 @WIRES
 @pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
@@ -447,6 +452,7 @@ async def test_results_left_on_the_device_feed_an_iteration(models: Models, same
 # --- memory -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pairs
 @WAYS
 @WIRES
 @MODES
@@ -513,6 +519,7 @@ async def test_others_have_their_turn(models: Models, same: Same, mode: Mode, me
         assert (now.failed, now.cancelled) == (0, 1)
 
 
+@pytest.mark.pairs
 @WAYS
 @pytest.mark.parametrize("depth", [1, 2, 5])
 @pytest.mark.parametrize("mode", ["static", "dymbatch", "dymhw", "dymshape"])

@@ -23,6 +23,7 @@ WAYS = pytest.mark.parametrize("mem_copy", [True, False], ids=["copy", "exchange
 MODES = pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
 
 
+@pytest.mark.pairs
 @WAYS
 @MODES
 @pytest.mark.parametrize("device_side", [False, True])
@@ -51,6 +52,7 @@ async def test_a_step_fails(models: Models, mode: Mode, step: int, device_side: 
         del caught
 
 
+@pytest.mark.pairs
 @WAYS
 @MODES
 @pytest.mark.parametrize(
@@ -102,6 +104,7 @@ async def test_a_copy_fails_on_the_device(models: Models, mode: Mode, copy: int)
         del caught
 
 
+@pytest.mark.pairs
 @WAYS
 @MODES
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.sums import feeds, wanted
 
 from aioais import (
@@ -28,9 +29,6 @@ from aioais import (
     WrongLoopError,
     emulator,
 )
-from aioais._acl.library import find_library
-from aioais._path.copies import Copies
-from aioais._path.opening import open_pipeline
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -122,7 +120,7 @@ async def test_a_device_that_starts_slowly_holds_up_no_other(models: Models) -> 
     """The first use of a device can take seconds, which several devices take at the same time."""
     path = models.add(SMALL)
     with emulator.gate("set_device", 0) as gate:
-        slow = asyncio.ensure_future(InferSession(0, path)._open())
+        slow = asyncio.ensure_future(InferSession(0, path).__aenter__())
         assert await asyncio.to_thread(gate.wait_reached)
         async with InferSession(1, path) as session:
             np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
@@ -295,18 +293,19 @@ async def _calls_of_open(path: str) -> dict[str, int]:
 
 
 FREEING = ("destroy", "unload", "acl.rt.free", "reset_device", "finalize", "get_recent_err_msg")
-OPEN_CALLS = [
-    "acl.init",
-    "acl.rt.get_device_count",
-    "acl.rt.set_device",
-    "acl.rt.get_run_mode",
-    "acl.rt.create_context",
-    "acl.rt.create_stream",
-    "acl.rt.set_context",
-    "acl.mdl.load_from_file",
-    "acl.mdl.create_desc",
-    "acl.mdl.get_desc",
-]
+OPEN_CALLS = {
+    "acl.init": 1,
+    "acl.rt.get_device_count": 1,
+    "acl.rt.set_device": 1,
+    "acl.rt.get_run_mode": 1,
+    "acl.rt.create_context": 1,
+    "acl.rt.create_stream": 2,
+    "acl.rt.set_context": 4,
+    "acl.mdl.load_from_file": 1,
+    "acl.mdl.create_desc": 1,
+    "acl.mdl.get_desc": 1,
+}
+"""How often an open makes each call that may fail it."""
 
 
 async def test_open_makes_the_calls_that_the_fault_test_knows(models: Models) -> None:
@@ -318,17 +317,13 @@ async def test_open_makes_the_calls_that_the_fault_test_knows(models: Models) ->
         if name not in OPEN_CALLS and not any(part in name for part in FREEING) and "get_" not in name
     }
     assert not unknown
+    assert {name: calls[name] for name in OPEN_CALLS} == OPEN_CALLS
 
 
-@pytest.mark.parametrize("nth", [0, 1, 2, 3])
-@pytest.mark.parametrize("call", OPEN_CALLS)
+@pytest.mark.parametrize(("call", "nth"), [(call, nth) for call, count in OPEN_CALLS.items() for nth in range(count)])
 async def test_open_failure_is_undone(models: Models, call: str, nth: int) -> None:
     path = models.add(SMALL)
     await InferSession.finalize()
-    calls = await _calls_of_open(path)
-    await InferSession.finalize()
-    if nth >= calls.get(call, 0):
-        pytest.skip(f"an open calls it {calls.get(call, 0)} times")
     code = 207001 if call.endswith("load_from_file") else 507899
     emulator.fail(call, code, after=nth, times=2 if code == 207001 else 1)
     session = InferSession(0, path)
@@ -401,7 +396,7 @@ async def test_acl_that_keeps_its_first_configuration(
     path, config, other = models.add(SMALL), tmp_path / "acl.json", tmp_path / "other.json"
     config.write_text('{"err_msg_mode": "1"}')
     other.write_text('{"err_msg_mode": "0"}')
-    monkeypatch.setattr(find_library("cpu"), "forget_config", None)
+    monkeypatch.setattr(inside.cpu_library(), "forget_config", None)
     await InferSession.finalize()
     emulator.forget_config()
     for given in (config, None, config):
@@ -582,15 +577,8 @@ def test_what_was_measured_outlives_the_session(models: Models) -> None:
 async def test_a_session_may_be_collected_where_its_locks_are_held(models: Models) -> None:
     """The collector runs in any thread, and in any allocation."""
     session = await InferSession(0, models.add(SMALL))
-    pipeline = session._pipeline
-    assert pipeline is not None
-
-    class Collecting(set[Any]):
-        def discard(self, request: Any) -> None:
-            super().discard(request)
-            gc.collect()
-
-    pipeline.admission._active = Collecting()
+    has_ended = inside.end_of(session)
+    inside.collect_where_locks_are_held(session, gc.collect)
     holder: dict[str, Any] = {"session": session}
     holder["self"] = holder  # only the collector finds this
     with emulator.gate("execute") as gate:
@@ -603,10 +591,9 @@ async def test_a_session_may_be_collected_where_its_locks_are_held(models: Model
             with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031
                 del session, holder, task
                 gate.open()
-                assert await comes(pipeline.closed.done)
+                assert await comes(has_ended)
         finally:
             gc.enable()
-    del pipeline
     assert await comes(all_gone), (left(), threads())
 
 
@@ -622,14 +609,9 @@ async def test_leaked_session_warns_and_is_closed(models: Models) -> None:
 async def test_finalize_waits_for_an_open_that_was_given_up(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread may not even have begun; what it does after ``finalize`` nobody would end."""
     may_begin = threading.Event()
-
-    def late(*args: Any) -> Any:
-        assert may_begin.wait(10)
-        return open_pipeline(*args)
-
     await InferSession.finalize()
-    monkeypatch.setattr("aioais.session.open_pipeline", late)
-    opening = asyncio.ensure_future(InferSession(0, models.add(SMALL))._open())
+    inside.hold_opening(monkeypatch, may_begin)
+    opening = asyncio.ensure_future(InferSession(0, models.add(SMALL)).__aenter__())
     await asyncio.sleep(0)
     opening.cancel()
     await asyncio.wait([opening])
@@ -644,14 +626,7 @@ async def test_finalize_waits_for_an_open_that_was_given_up(models: Models, monk
 async def test_finalize_waits_for_a_device_that_is_ending(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can open it any more, but ACL must not end under what it still destroys."""
     has_begun, may_go_on = threading.Event(), threading.Event()
-    close = Copies.close
-
-    def held_up(copies: Copies) -> None:
-        has_begun.set()
-        assert may_go_on.wait(60)
-        close(copies)
-
-    monkeypatch.setattr(Copies, "close", held_up)
+    inside.hold_end_of_device(monkeypatch, has_begun, may_go_on)
     session = await InferSession(0, models.add(SMALL))
     await session.aclose()
     assert await asyncio.to_thread(has_begun.wait, 60)

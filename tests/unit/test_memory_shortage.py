@@ -122,10 +122,11 @@ async def test_growing_ahead_is_left_out_where_there_is_no_room(models: Models, 
             assert session.statistics().failed == 0
 
 
-async def test_smaller_requests_run_amid_too_large_ones(models: Models) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=pytest.mark.slow)])
+async def test_smaller_requests_run_amid_too_large_ones(models: Models, rounds: int) -> None:
     with emulator.configure(memory_mb=16):
         async with InferSession(0, models.identity([1, "n"]), depth=2) as session:
-            sizes = [1.0, 40, 0.5, 40, 1, 0.25] * 4
+            sizes = [1.0, 40, 0.5, 40, 1, 0.25] * rounds
             results = await asyncio.gather(
                 *(session.infer([ones(mib)], "dymshape") for mib in sizes), return_exceptions=True
             )

@@ -2,7 +2,7 @@
 
 Every time: the error names the call and the code, or the log does where a stream goes on without the device; nothing
 is left on either device, the session works again, and other sessions on the devices are untouched.
-``AIOAIS_TEST_LONG=1`` takes many places and all families of codes instead of a sample.
+``--long`` takes many places and all families of codes instead of a sample.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.fault_lives import Life, attempt, fail_each_call, tell
 
 from aioais import AioaisError, InferSession, MultiDeviceSession, emulator
-from aioais._path.lifecycle import finalize_all
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -30,7 +30,7 @@ LARGE = (2, 1 << 15)
 @pytest.fixture(autouse=True)
 def two_devices(clean_slate: None) -> None:
     """Have two devices; their number is set before ACL starts."""
-    finalize_all()
+    inside.finalize_all()
     emulator.configure(devices=len(DEVICES))
 
 
@@ -99,12 +99,24 @@ async def live_through(path: str, shape: tuple[int, ...], is_whole: bool) -> lis
     return errors
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("express", SMALL), ("staged", LARGE), ("whole", SMALL)], ids=["express", "staged", "whole"]
-)
-async def test_each_call_fails(models: Models, name: str, shape: tuple[int, ...]) -> None:
-    """``whole`` lives from ACL's start to its end, the others beside sessions of both devices."""
-    is_whole = name == "whole"
+SHAPES = {"express": SMALL, "staged": LARGE, "whole": SMALL}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+async def test_each_call_fails(models: Models, name: str) -> None:
+    await try_calls(models, name)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_some_calls_fail(models: Models, name: str) -> None:
+    """A third in each kind of life, so that all are tried."""
+    await try_calls(models, name, list(SHAPES).index(name), 3)
+
+
+async def try_calls(models: Models, name: str, first: int = 0, step: int = 1) -> None:
+    """Fail calls of a life; ``whole`` lives from ACL's start to its end, the others beside sessions of both devices."""
+    is_whole, shape = name == "whole", SHAPES[name]
     path = models.add(shape)
     async with contextlib.AsyncExitStack() as stack:
         devices = () if is_whole else DEVICES
@@ -120,4 +132,4 @@ async def test_each_call_fails(models: Models, name: str, shape: tuple[int, ...]
 
         await go_on()
         life = Life(f"many devices, {name}", lambda: live_through(path, shape, is_whole), neighbours, go_on)
-        tell(await fail_each_call(life))
+        tell(await fail_each_call(life, first, step))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 from aioais import AclError, ArgumentError, ClosedError, FeedError, InferSession, Mode, emulator
 from aioais.types import SessionStatistics
@@ -59,16 +60,9 @@ async def until(condition: Callable[[], bool]) -> None:
 async def all_home(session: InferSession) -> SessionStatistics:
     """Wait until nothing is under way; every buffer is home then, once."""
     await until(lambda: not session.statistics().in_flight and not session.statistics().queued)
-    pipeline = session._pipeline
-    assert pipeline is not None
-    slots = pipeline.slots
-    free = [slots._free.get_nowait() for _ in range(slots._free.qsize())]
-    assert len(free) == len({id(slot) for slot in free}) == slots.made
-    for slot in free:
-        assert slot is not None
-        slots.give(slot)
-    statistics = session.statistics()
-    return statistics
+    idle = inside.idle_slots(session)
+    assert len(idle) == len(set(idle)) == session.statistics().slots
+    return session.statistics()
 
 
 # --- the results of single infers, in every mode ------------------------------------------------
@@ -234,7 +228,7 @@ async def test_an_empty_source(models: Models, source: Any) -> None:
         assert [outputs async for outputs in session.infer_pipeline(source)] == []
 
 
-@pytest.mark.parametrize("source", [3, None, object()], ids=repr)
+@pytest.mark.parametrize("source", [3, None, object()], ids=["number", "none", "object"])
 async def test_no_source_at_all(models: Models, source: Any) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         with pytest.raises(FeedError, match="feeds_list"):
@@ -555,9 +549,7 @@ WAYS = ["break", "exception", "aclose", "cancel", "drop"]
 
 
 def emulator_is_gated() -> bool:
-    from aioais.emulator._state import state
-
-    return bool(state.gates)
+    return bool(inside.emulator_state.gates)
 
 
 class Stop(Exception):
@@ -597,14 +589,16 @@ async def leave(way: str, pipe_of: list[AsyncGenerator[list[Array], None]], take
     # dropped here
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.pairs
+@pytest.mark.parametrize(
+    ("way", "taken"),
+    # Before the first result there is no body yet and nothing has started: see test_a_generator_never_started.
+    [("cancel", 0), *((way, taken) for way in WAYS for taken in (1, 5))],
+)
 @pytest.mark.parametrize("stage", ["h2d", "execute", "d2h"])
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("taken", [0, 1, 5])
 async def test_leaving_early(models: Models, way: str, stage: str, shape: Shape, taken: int) -> None:
     """Requests stand at a stage of the device when the consumer leaves."""
-    if not taken and way != "cancel":
-        return  # there is no body yet, and nothing has started: see test_a_generator_never_started
     depth = 4
     async with InferSession(0, models.add(shape), depth=depth) as session:
         await asyncio.gather(*(session.infer(pair(shape, k)) for k in range(2 * depth)))
@@ -661,17 +655,24 @@ async def test_leaving_early(models: Models, way: str, stage: str, shape: Shape,
         await all_home(session)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("taken", [1, 2, 9, 10])
-@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("way", "taken", "shape"),
+    [
+        # After the last item there is nothing to wait for any more, and nothing to cancel.
+        pytest.param(way, taken, shape, id=f"{way}-{taken}-{name}", marks=[] if is_default else pytest.mark.full)
+        for w, way in enumerate(WAYS)
+        for t, taken in enumerate((1, 2, 9, 10))
+        for s, (name, shape) in enumerate((("small", SMALL), ("large", LARGE)))
+        for is_default in [(w + t + s) % 2 == 0]
+        if (way, taken) != ("cancel", 10)
+    ],
+)
 async def test_leaving_a_plain_source_early(models: Models, way: str, taken: int, shape: Shape) -> None:
     """Of ten items, at the first, in the middle, at the last but one and at the last."""
 
     async def ready() -> None:
         await asyncio.sleep(0)
 
-    if way == "cancel" and taken == 10:
-        return  # nothing to wait for any more
     async with InferSession(0, models.add(shape), depth=3) as session:
         with emulator.configure(h2d_ms=1, execute_ms=2, d2h_ms=1):
             pipes = [session.infer_pipeline(pair(shape, k) for k in range(10))]

@@ -39,7 +39,7 @@ def test_leaked_session(path: str) -> None:
     assert "never closed" in err
 
 
-@pytest.mark.parametrize("action", ["always", "error"])
+@pytest.mark.parametrize("action", [pytest.param("always", marks=pytest.mark.full), "error"])
 def test_open_at_the_end(path: str, action: str) -> None:
     body = """
     async def main():
@@ -52,7 +52,7 @@ def test_open_at_the_end(path: str, action: str) -> None:
     assert f"sessions that were never closed when the process ended: 1 ({path!r} on device 0); use" in err
 
 
-@pytest.mark.parametrize("action", ["always", "error"])
+@pytest.mark.parametrize("action", ["always", pytest.param("error", marks=pytest.mark.full)])
 def test_tensors_open_at_the_end(path: str, action: str) -> None:
     body = """
     async def main():
@@ -66,7 +66,7 @@ def test_tensors_open_at_the_end(path: str, action: str) -> None:
     assert "device tensors that were open when the process ended: 1; close them" in err
 
 
-@pytest.mark.parametrize("kept", ["session", "tensor", "result"])
+@pytest.mark.parametrize("kept", [pytest.param("session", marks=pytest.mark.full), "tensor", "result"])
 def test_kept_until_the_end(path: str, kept: str) -> None:
     body = f"""
     async def main():
@@ -81,6 +81,7 @@ def test_kept_until_the_end(path: str, kept: str) -> None:
     run(path, body, "-W", "ignore::ResourceWarning")
 
 
+@pytest.mark.full
 def test_kept_result_does_not_delay_the_exit(models: Models) -> None:
     body = """
     X = np.zeros((1, 1 << 17), np.float32)
@@ -88,9 +89,8 @@ def test_kept_result_does_not_delay_the_exit(models: Models) -> None:
         async with InferSession(0, PATH) as session:
             return await session.infer([X])
     results = asyncio.run(main())
-    from aioais._path import lifecycle
-    lifecycle._PATIENCE_S = 1000
-    lifecycle._at_exit()
+    inside.set_exit_patience(1000)
+    inside.run_exit_hook()
     assert (results[0] == 0).all()
     """
     run(models.identity((1, 1 << 17)), body)
@@ -111,8 +111,7 @@ def test_exit_with_requests_in_flight(path: str) -> None:
 
 def test_exit_while_the_device_hangs(path: str) -> None:
     body = """
-    from aioais._path import lifecycle
-    lifecycle._PATIENCE_S = 0.5
+    inside.set_exit_patience(0.5)
     gate = emulator.gate("execute")
     async def main():
         session = await InferSession(0, PATH)
@@ -185,7 +184,13 @@ async def child(session):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("ending", ["os._exit(code)", "import atexit; atexit._run_exitfuncs(); os._exit(code)"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param("os._exit(code)", marks=pytest.mark.full),
+        "import atexit; atexit._run_exitfuncs(); os._exit(code)",
+    ],
+)
 def test_fork_after_start(path: str, ending: str) -> None:
     # Not sys.exit: ONNX Runtime itself crashes at the regular exit of a child that inherits its threads.
     body = f"""
@@ -240,22 +245,22 @@ def test_fork_inside_the_loop(path: str) -> None:
     run(path, body, "-W", "ignore")
 
 
+@pytest.mark.engine
+@pytest.mark.full
 def test_fork_while_times_are_booked(path: str) -> None:
     body = """
     from aioais import MemorySummary
-    from aioais._path.clock import SessionClock
-    book, inside, go = SessionClock._book, threading.Event(), threading.Event()
-    def slowly(*row):
+    books, go = threading.Event(), threading.Event()
+    def wait():
         if threading.current_thread() is not threading.main_thread():
-            inside.set()
+            books.set()
             go.wait()
-        book(*row)
     async def main():
         async with InferSession(0, PATH) as session:
             await session.infer([X])
-            SessionClock._book = slowly
+            inside.call_late_in_booking(wait)
             tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(40)]
-            while not inside.is_set():
+            while not books.is_set():
                 await asyncio.sleep(0.001)
             child = os.fork()
             if not child:
@@ -300,8 +305,7 @@ def test_ctrl_c(path: str) -> None:
 
 def test_two_ctrl_c_while_the_device_hangs(path: str) -> None:
     body = """
-    from aioais._path import lifecycle
-    lifecycle._PATIENCE_S = 0.5
+    inside.set_exit_patience(0.5)
     gate = emulator.gate("execute")
     async def main():
         async with InferSession(0, PATH) as session:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests import inside
 
 from aioais import AclError, DataType, InferSession, ModelError, emulator
-from aioais._acl.library import find_library
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -22,7 +22,7 @@ LARGE = (300, 400)
 
 @pytest.fixture
 def _no_ex_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(find_library("cpu"), "has_event_ex", False)
+    monkeypatch.setattr(inside.cpu_library(), "has_event_ex", False)
     emulator.reset_counts()
     yield
     assert "acl.rt.create_event_ex_with_flag" not in emulator.counts()

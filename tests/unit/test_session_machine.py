@@ -1,13 +1,12 @@
 """The life of a session, as Hypothesis makes it up: whatever came before, each step does what the contract says.
 
-The short form runs a few lives that are the same each time, ``AIOAIS_TEST_LONG=1`` many new ones.
+The short form runs a few lives that are the same each time, ``--long`` many new ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.tiers import Tier
 
 from aioais import AclError, BrokenSessionError, ClosedError, DeviceHangError, FeedError, InferSession, Tensor, emulator
 from aioais.emulator import Gate
@@ -36,7 +36,7 @@ Request = tuple[list[Any], Array]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-LONG = os.environ.get("AIOAIS_TEST_LONG") == "1"
+LONG = Tier.is_long
 LOST = 507010
 HANG_S = 0.5
 COLUMNS = [8, 1 << 13]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from tests import inside
 
 from aioais import AclError, InferSession, MemorySummary, emulator
 
@@ -129,12 +130,11 @@ async def test_leased_memory_outlives_the_session(models: Models) -> None:
     del result
 
 
-async def test_beyond_the_limit_results_are_copied(models: Models) -> None:
+async def test_beyond_the_limit_results_are_copied(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     async with InferSession(0, models.identity(LARGE)) as session:
         (first,) = await session.infer([filled(LARGE, 0)])
         blocks = emulator.live()["device_blocks"]
-        device = (await session.to_device(filled((1,), 0))).device
-        device.pinned._limit = device.pinned.nbytes  # pyright: ignore[reportPrivateUsage]
+        inside.limit_leases(monkeypatch, session)
         results = [(await session.infer([filled(LARGE, k)]))[0] for k in range(5)]
         for k, result in enumerate(results):
             np.testing.assert_array_equal(result, filled(LARGE, k))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 import aioais
 from aioais import FeedError, InferSession, InferSummary, MemorySummary, SessionStatistics, StageTime, emulator
@@ -280,9 +281,7 @@ async def test_an_unknown_time_fails_no_request(
 ) -> None:
     shape = (1, 40_000 if kind == "large" else 4)
     async with InferSession(0, models.identity(list(shape))) as session:
-        pipeline = session._pipeline
-        assert pipeline is not None
-        monkeypatch.setattr(pipeline.device.library, "tells_times", True)
+        monkeypatch.setattr(inside.cpu_library(), "tells_times", True)
         for _ in range(12):
             await session.infer([ones(*shape)])
         before = session.summary()
@@ -304,7 +303,7 @@ async def test_an_unknown_time_fails_no_request(
         assert after.count == before.count + 12
         assert list(after)[-12:] == [0.0] * 12
         assert after.total == pytest.approx(before.total)
-        assert not pipeline.clock.is_brief, "what is unknown is not fast"
+        assert not inside.is_known_as_brief(session), "what is unknown is not fast"
         stages = session.statistics().stages
         assert all(np.isfinite(stage.total_ms) and np.isfinite(stage.max_ms) for stage in stages.values())
         assert np.isfinite(MemorySummary.get_h2d_time_list()).all()
@@ -378,9 +377,8 @@ async def test_a_closed_session_leaves_no_times_behind(models: Models) -> None:
     async with InferSession(0, models.identity([1, 4])) as session:
         for _ in range(3):
             await session.infer([ones(1, 4)])
-        clock = weakref.ref(session._pipeline.clock) if session._pipeline else None
+        clock = weakref.ref(inside.times_of(session))
     del session
-    assert clock is not None
     while clock() is not None:  # a thread of the session may live a moment longer
         gc.collect()
         await asyncio.sleep(0.001)
@@ -414,14 +412,11 @@ async def test_sessions_note_at_the_same_time(models: Models) -> None:
 async def test_what_cannot_be_booked_fails_nobody(
     models: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def out_of_memory(*_: Any) -> None:
-        raise MemoryError("no ring")
-
     path = models.identity([1, 4])
     async with InferSession(0, path) as session, InferSession(1, path) as other:
         for _ in range(3):
             await session.infer([ones(1, 4)])
-        monkeypatch.setattr("aioais.summary.array", out_of_memory)
+        inside.refuse_memory_for_times(monkeypatch)
         await asyncio.gather(*(other.infer([ones(1, 4)]) for _ in range(20)))
         assert session.summary() == []
         for _ in range(3):

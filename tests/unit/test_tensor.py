@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import pytest
+from tests import inside
 
 from aioais import ClosedError, FeedError, InferSession, Tensor, emulator
-from aioais._bridge.worker import Worker
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -248,7 +248,7 @@ async def test_to_device_of_a_session_that_is_closed_meanwhile(models: Models, h
 
 def test_a_worker_that_was_stopped_refuses(caplog: pytest.LogCaptureFixture) -> None:
     """Also what was submitted before, but had no turn: the device is gone."""
-    worker = Worker("aioais-test")
+    worker = inside.Worker("aioais-test")
     is_free = threading.Event()
     posted: list[str] = []
 

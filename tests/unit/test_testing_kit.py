@@ -313,6 +313,7 @@ def test_the_fixtures(pytester: pytest.Pytester, runner: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_test_that_failed_is_no_leak(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -348,6 +349,7 @@ def child(code: str, *options: str) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_plugin_costs_nothing_until_it_is_used(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "import sys\ndef test_a():\n    assert 'aioais_pytest' in sys.modules and 'aioais' not in sys.modules\n"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 from aioais import AclError, ArgumentError, ClosedError, InferSession, RequestTiming, Span, Trace, emulator
 from aioais.trace import trace_events
@@ -282,7 +283,7 @@ def select_readable(file: int) -> bool:
 # --- the file -----------------------------------------------------------------------------------
 
 
-async def inside(trace: Trace, is_async: bool, body: Callable[[], Awaitable[None]] | None) -> None:
+async def within(trace: Trace, is_async: bool, body: Callable[[], Awaitable[None]] | None) -> None:
     if is_async:
         async with trace:
             assert body is not None, "entered"
@@ -314,7 +315,7 @@ async def test_a_file_that_cannot_be_made(
     path = place(tmp_path)
     async with InferSession(0, models.identity(SMALL)) as session:
         with pytest.raises(error, match="new file in a folder that exists") as caught:
-            await inside(session.trace(path), is_async, None)
+            await within(session.trace(path), is_async, None)
         assert caught.value.filename == str(path)
         assert caught.value.errno
         await session.infer([ones(SMALL)])
@@ -364,7 +365,7 @@ async def test_a_block_that_raises_leaves_its_trace(models: Models, tmp_path: Pa
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await inside(session.trace(tmp_path / "out.json"), True, body)
+            await within(session.trace(tmp_path / "out.json"), True, body)
     assert TraceFile(tmp_path / "out.json").counts["requests"] == 1
 
 
@@ -383,13 +384,13 @@ async def test_a_disk_that_is_full(
     async with InferSession(0, models.identity(SMALL)) as session:
         trace = session.trace(path)
 
-        def full() -> Any:
+        def full(_: object) -> Any:
             path.symlink_to("/dev/full")
             return path.open("w", encoding="utf-8")
 
-        trace._create = full  # type: ignore[method-assign]
+        inside.file_of_trace(trace, full)
         with pytest.raises(ZeroDivisionError if block_raises else OSError) as caught:
-            await inside(trace, is_async, body)
+            await within(trace, is_async, body)
     if not block_raises:
         assert isinstance(caught.value, OSError)
         assert caught.value.errno == errno.ENOSPC
@@ -401,13 +402,13 @@ async def test_cancelled_while_entering(models: Models, tmp_path: Path) -> None:
     async with InferSession(0, models.identity(SMALL)) as session:
         path = tmp_path / "out.json"
         trace = session.trace(path)
-        create, may_create = trace._create, threading.Event()
+        may_create = threading.Event()
 
-        def late() -> Any:
+        def late(create: Callable[[], Any]) -> Any:
             may_create.wait()
             return create()
 
-        trace._create = late  # type: ignore[method-assign]
+        inside.file_of_trace(trace, late)
 
         async def body() -> None:
             async with trace:
@@ -424,9 +425,7 @@ async def test_cancelled_while_entering(models: Models, tmp_path: Path) -> None:
         for thread in threads:
             await asyncio.to_thread(thread.join)
         assert not path.exists(), "what nobody writes to any more goes away"
-        pipeline = session._pipeline
-        assert pipeline is not None
-        assert pipeline.recordings == ()
+        assert inside.recordings(session) == 0
 
 
 # --- the format, from times as a device may give them ---------------------------------------------

@@ -1,0 +1,342 @@
+"""What tests see of the inside of the library: everything that is no public name is reached through here.
+
+A test asks for what it means, such as the slots of a session that are idle, and this module knows where the library
+keeps it. When the library is built anew, this file follows, and tests do not. Programs that tests start import it too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import aioais.session
+import aioais.summary
+from aioais import InferSession, MultiDeviceSession
+from aioais._acl.api import Acl, Mdl, Rt
+from aioais._acl.library import Library, find_library
+from aioais._acl.slow import SlowCalls
+from aioais._atc import onnx_file
+from aioais._atc.options import InputShape, Options, parse_options
+from aioais._bridge.offload import wait_future
+from aioais._bridge.worker import Worker
+from aioais._path import bursts, clock, lifecycle
+from aioais._path.copies import Copies
+from aioais._path.opening import open_pipeline
+from aioais.emulator import event as emulator_event
+from aioais.emulator import memory as emulator_memory
+from aioais.emulator._state import state as emulator_state
+from aioais.emulator.memory import Heap
+from aioais.emulator.memory import devices as emulator_devices
+from aioais.emulator.model import find as find_model
+from aioais.emulator.plan import _KEPT as KEPT_PLANS
+from aioais.emulator.threads import cores, is_small_file
+
+if TYPE_CHECKING:
+    import pytest
+
+    from aioais._path.pipeline import Pipeline
+    from aioais.trace import Trace
+
+__all__ = [
+    "ACL_CALLS",
+    "KEPT_PLANS",
+    "PASSING_THREADS",
+    "SLOW_CALLS",
+    "STAGES",
+    "Heap",
+    "InputShape",
+    "Options",
+    "Worker",
+    "batch_limit",
+    "batch_room",
+    "break_stage",
+    "call_late_in_booking",
+    "cause_of_break",
+    "collect_where_locks_are_held",
+    "control_thread",
+    "cores",
+    "cpu_library",
+    "emulator_devices",
+    "emulator_memory",
+    "emulator_state",
+    "end_of",
+    "end_without_waiting",
+    "file_of_trace",
+    "finalize_all",
+    "find_model",
+    "hold_end_of_device",
+    "hold_opening",
+    "idle_slots",
+    "is_fast",
+    "is_known_as_brief",
+    "is_leased",
+    "is_small_file",
+    "limit_events",
+    "limit_leases",
+    "limit_proto",
+    "parse_options",
+    "recordings",
+    "refuse_memory_for_times",
+    "run_exit_hook",
+    "session_of",
+    "set_exit_patience",
+    "settle_device",
+    "times_of",
+    "treat_as_fast",
+    "treat_as_slow",
+    "wait_broken",
+]
+
+
+def _pipeline(session: InferSession) -> Pipeline:
+    pipeline = session._pipeline
+    assert pipeline is not None, "the session is not open"
+    return pipeline
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+finalize_all = lifecycle.finalize_all
+"""End every session, every device and ACL, without an event loop."""
+
+
+def set_exit_patience(seconds: float) -> None:
+    """Bound how long the end of the process waits for a device."""
+    lifecycle._PATIENCE_S = seconds  # type: ignore[misc]
+
+
+def run_exit_hook() -> None:
+    """Do what the library does when the interpreter exits."""
+    lifecycle._at_exit()
+
+
+def cpu_library() -> Library:
+    """Return what the library knows of the ``acl`` of the CPU device; its flags are attributes to be patched."""
+    return find_library("cpu")
+
+
+def _public(protocol: type) -> set[str]:
+    return {name for name in vars(protocol) if not name.startswith("_")} - {"rt", "mdl"}
+
+
+ACL_CALLS = {
+    f"{prefix}.{name}"
+    for prefix, protocol in (("acl", Acl), ("acl.rt", Rt), ("acl.mdl", Mdl))
+    for name in _public(protocol)
+}
+"""Every call of pyACL that the library may make, read from its Protocols."""
+
+SLOW_CALLS = set(vars(SlowCalls(cpu_library().acl))) - {"releases_gil"}
+"""Names of the calls that may take long, without their modules."""
+
+
+def limit_proto(patch: pytest.MonkeyPatch, nbytes: int) -> None:
+    """Have ONNX files of more bytes pass for too large for one protobuf."""
+    patch.setattr(onnx_file, "_PROTO_LIMIT", nbytes)
+
+
+# --- opening and closing --------------------------------------------------------------------------
+
+PASSING_THREADS = ("aioais-end-", "aioais-open-", "aioais-count", "aioais-feeds", "aioais-finalize")
+"""How the names of threads begin that end by themselves, with their one job."""
+
+
+def hold_opening(patch: pytest.MonkeyPatch, may_begin: threading.Event) -> None:
+    """Have sessions wait for an event before they begin to open."""
+
+    def late(*args: Any) -> Any:
+        assert may_begin.wait(10)
+        return open_pipeline(*args)
+
+    patch.setattr(aioais.session, "open_pipeline", late)
+
+
+def hold_end_of_device(patch: pytest.MonkeyPatch, has_begun: threading.Event, may_go_on: threading.Event) -> None:
+    """Have the control thread of a device wait for an event while it frees the device."""
+    close = Copies.close
+
+    def held_up(copies: Copies) -> None:
+        has_begun.set()
+        assert may_go_on.wait(60)
+        close(copies)
+
+    patch.setattr(Copies, "close", held_up)
+
+
+def end_of(session: InferSession) -> Callable[[], bool]:
+    """Return a function that tells whether a session has ended; it does not keep the session."""
+    return _pipeline(session).closed.done
+
+
+def end_without_waiting(session: InferSession) -> None:
+    """Do what a finaliser of the session would."""
+    _pipeline(session).close()
+
+
+def cause_of_break(session: InferSession) -> BaseException | None:
+    """Return why a session broke, without asking it for anything that would tell it to look."""
+    return _pipeline(session).breakage.cause
+
+
+def wait_broken(session: InferSession) -> None:
+    """Block until a session has broken."""
+    while cause_of_break(session) is None:
+        threading.Event().wait(0.01)
+
+
+def collect_where_locks_are_held(session: InferSession, collect: Callable[[], object]) -> None:
+    """Call a function each time that a request leaves the session, while the locks for that are held."""
+
+    class Collecting(set[Any]):
+        def discard(self, request: Any) -> None:
+            super().discard(request)
+            collect()
+
+    _pipeline(session).admission._active = Collecting()
+
+
+def session_of(session: MultiDeviceSession, device: int) -> InferSession:
+    """Return the warm session of one device."""
+    found = session._pool.state(device).session
+    assert found is not None, f"device {device} is not open"
+    return found
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def control_thread(session: InferSession) -> threading.Thread:
+    """Return the thread that frees what is dropped on the session's device."""
+    return _pipeline(session).device.worker.thread
+
+
+async def settle_device(session: InferSession) -> None:
+    """Wait until all that was dropped on the session's device is freed.
+
+    A control thread lets go of a job, and of what that holds, after it has told of its end. When the first of these
+    two has run, what earlier ones have dropped is in the inbox; when the second has, it is freed.
+    """
+    device = _pipeline(session).device
+    await wait_future(device.worker.submit(lambda: None))
+    await wait_future(device.worker.submit(device.pinned.trim))
+
+
+def limit_events(patch: pytest.MonkeyPatch, count: int) -> None:
+    """Have the CPU device refuse to make more events than that."""
+    patch.setattr(emulator_event, "_LIMIT", count)
+
+
+def limit_leases(patch: pytest.MonkeyPatch, session: InferSession, nbytes: int | None = None) -> None:
+    """Bound the pinned memory that results may lease on the session's device; by default, what there is now."""
+    pinned = _pipeline(session).device.pinned
+    patch.setattr(pinned, "_limit", pinned.nbytes if nbytes is None else nbytes)
+
+
+def is_leased(result: Any) -> bool:
+    """Whether an array is a pinned block itself."""
+    return type(result.base).__name__ == "PinnedLease"
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+STAGES = ("h2d", "exec", "d2h")
+"""The threads that each request goes through."""
+
+
+def break_stage(patch: pytest.MonkeyPatch, session: InferSession, stage: str, error: Exception) -> None:
+    """Give a stage thread a bug: from now on its work raises an error."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    work = {"h2d": "start", "exec": "await_executions", "d2h": "bring_home"}[stage]
+    patch.setattr(_pipeline(session)._steps, work, broken)
+
+
+def idle_slots(session: InferSession) -> list[int]:
+    """Return the identities of the sets of buffers that wait for a request; nothing may be under way."""
+    slots = _pipeline(session).slots
+    free = [slots._free.get_nowait() for _ in range(slots._free.qsize())]
+    for slot in free:
+        assert slot is not None
+        slots.give(slot)
+    return [id(slot) for slot in free]
+
+
+def recordings(session: InferSession) -> int:
+    """Return how many recordings of a session are on."""
+    return len(_pipeline(session).recordings)
+
+
+def file_of_trace(trace: Trace, make: Callable[[Callable[[], Any]], Any]) -> None:
+    """Have the file of a trace made by a function, which is given the function that would have made it."""
+    create = trace._create
+    trace._create = lambda: make(create)  # type: ignore[method-assign]
+
+
+# --- speed: what the engine believes of a device, and how many requests share one set of buffers ----
+
+
+def treat_as_fast(patch: pytest.MonkeyPatch) -> None:
+    """Have every device pass for one that is faster than threads wake, however slow the machine is."""
+    _set_limits(patch, 1000.0)
+    patch.setattr(bursts, "_BUSY_S", 1000.0)
+
+
+def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
+    """Have a device that takes longer than a millisecond pass for a slow one."""
+    _set_limits(patch, 1.0)
+
+
+def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:
+    for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
+        patch.setattr(clock, name, ms)
+
+
+def is_fast(session: InferSession) -> bool:
+    """Whether requests of the session take the device less time than a thread needs to wake."""
+    return _pipeline(session).clock.is_light
+
+
+def is_known_as_brief(session: InferSession) -> bool:
+    """Whether each hop from thread to thread counts."""
+    return _pipeline(session).clock.is_brief
+
+
+def batch_room(session: InferSession) -> int:
+    """Return how many small requests may go to the device together now."""
+    return _pipeline(session).bursts.room
+
+
+def batch_limit(session: InferSession) -> int:
+    """Return how many small requests may ever go to the device together."""
+    return _pipeline(session).bursts.most
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def times_of(session: InferSession) -> Any:
+    """Return what keeps the times of a session."""
+    return _pipeline(session).clock
+
+
+def refuse_memory_for_times(patch: pytest.MonkeyPatch) -> None:
+    """Have no memory for the times of a session that has none yet."""
+
+    def out_of_memory(*_: Any) -> None:
+        raise MemoryError("no ring")
+
+    patch.setattr(aioais.summary, "array", out_of_memory)
+
+
+def call_late_in_booking(call: Callable[[], None]) -> None:
+    """Call a function in the thread that is about to book times, with what it holds for that."""
+    book = clock.SessionClock._book
+
+    def late(*row: Any) -> None:
+        call()
+        book(*row)
+
+    clock.SessionClock._book = late  # type: ignore[method-assign, assignment]
