@@ -20,7 +20,7 @@ GIL_MODES = ("real", "hold", "release")
 
 
 def find_acl(path: str) -> Any:
-    """Give the ``acl`` that the session uses, for the comparison."""
+    """Return the ``acl`` that the session uses, for the comparison."""
     if path.endswith(".om"):
         import acl
 

@@ -170,7 +170,7 @@ class OneThread(Program):
 
     @staticmethod
     def settle(answers: list[tuple[asyncio.Future[np.ndarray], np.ndarray]]) -> None:
-        """Give the results; on the loop."""
+        """Return the results; on the loop."""
         for future, result in answers:
             future.set_result(result)
 

@@ -54,7 +54,7 @@ class Bare:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(self, array: np.ndarray, count: int) -> list[float]:
-        """Give the seconds of each of some runs."""
+        """Return the seconds of each of some runs."""
         times = []
         for _ in range(count):
             start = time.perf_counter()
@@ -64,7 +64,7 @@ class Bare:
 
 
 async def awaits(session: InferSession, array: np.ndarray, count: int) -> list[float]:
-    """Give the seconds of each of some awaits, one after the other."""
+    """Return the seconds of each of some awaits, one after the other."""
     times = []
     for _ in range(count):
         start = time.perf_counter()
@@ -74,7 +74,7 @@ async def awaits(session: InferSession, array: np.ndarray, count: int) -> list[f
 
 
 async def pipeline(session: InferSession, array: np.ndarray, count: int) -> float:
-    """Give the seconds per item of a pipeline."""
+    """Return the seconds per item of a pipeline."""
     start = time.perf_counter()
     async for _ in session.infer_pipeline([array] for _ in range(count)):
         pass
@@ -82,7 +82,7 @@ async def pipeline(session: InferSession, array: np.ndarray, count: int) -> floa
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Give the median of the rounds with the smallest and the largest."""
+    """Return the median of the rounds with the smallest and the largest."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
@@ -181,7 +181,7 @@ async def measure(
 
 
 def rows(found: dict[str, Any]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the table's lines."""
 
     def row(figure: str, values: dict[str, float], digits: int, beside: str = "") -> Row:
         least, most = values["least"], values["most"]

@@ -25,7 +25,7 @@ what one interpreter can do here; the longer stages show the scheduling alone.""
 
 
 async def rate(session: MultiDeviceSession, array: np.ndarray, devices: tuple[int, ...], seconds: float) -> float:
-    """Give the results per second of a stream that runs on: without its first moments, and without its end,
+    """Return the results per second of a stream that runs on: without its first moments, and without its end,
     where devices fall idle. Results count when they are there: some wait for their turn at both ends."""
     start = time.perf_counter()
     samples: list[tuple[float, int]] = []
@@ -73,7 +73,7 @@ async def measure(path: str, turns: int = 5, seconds: float = 0.8) -> list[dict[
 
 
 def rows(found: list[dict[str, Any]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the table's lines."""
     lines = []
     for one in found:
         stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])

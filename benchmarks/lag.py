@@ -20,7 +20,7 @@ REQUESTS = 400
 
 
 async def measure(path: str, heavy: str, turns: int = 5) -> dict[str, list[float]]:
-    """Give the 99th percentile and the maximum of an idle loop and of a busy one, in turns; milliseconds."""
+    """Return the 99th percentile and the maximum of an idle loop and of a busy one, in turns; milliseconds."""
     figures: dict[str, list[float]] = {"idle_p99": [], "idle_max": [], "p99": [], "max": []}
     async with InferSession(0, path) as session:
         array = np.ones(session.get_inputs()[0].shape, np.float32)
@@ -46,7 +46,7 @@ async def measure(path: str, heavy: str, turns: int = 5) -> dict[str, list[float
 
 
 def rows(found: dict[str, list[float]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the table's lines."""
     lines = []
     for name, text, goal in (("p99", "99th percentile", 2), ("max", "maximum", 10)):
         idle, _ = rounds(found[f"idle_{name}"], 1)

@@ -20,7 +20,7 @@ STAGES_MS = (1.0, 2.0, 1.0)
 
 
 async def rate(sessions: list[InferSession], array: np.ndarray, count: int) -> float:
-    """Give the requests per second of all sessions together, each awaited one by one."""
+    """Return the requests per second of all sessions together, each awaited one by one."""
 
     async def work(session: InferSession) -> None:
         for _ in range(count):
@@ -49,7 +49,7 @@ async def measure(folder: Path, turns: int = 5, count: int = 80) -> dict[str, An
 
 
 def rows(found: dict[str, Any]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the table's lines."""
     stages = found["stages_ms"]
     text, spread = rounds(found["times_one"])
     beside = f"the engines allow {sum(stages) / max(stages):.2f} x; {'/'.join(f'{ms:g}' for ms in stages)} ms"

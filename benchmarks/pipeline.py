@@ -43,12 +43,12 @@ SHORT = 16
 
 
 def bound_ms(stages: tuple[float, float, float], count: int) -> float:
-    """Give what no engine can beat: the longest stage for each item, and the others once."""
+    """Return what no engine can beat: the longest stage for each item, and the others once."""
     return count * max(stages) + sum(stages) - max(stages)
 
 
 async def run_pipeline(session: InferSession, array: np.ndarray, count: int) -> tuple[float, float]:
-    """Give the milliseconds of all results and of the first."""
+    """Return the milliseconds of all results and of the first."""
     first = 0.0
     start = time.perf_counter()
     async for _ in session.infer_pipeline([array] for _ in range(count)):
@@ -57,7 +57,7 @@ async def run_pipeline(session: InferSession, array: np.ndarray, count: int) -> 
 
 
 async def run_one_by_one(session: InferSession, array: np.ndarray, count: int) -> float:
-    """Give the milliseconds of one request."""
+    """Return the milliseconds of one request."""
     start = time.perf_counter()
     for _ in range(count):
         await session.infer([array])
@@ -103,7 +103,7 @@ class Bare(Program):
         ok(rt.memcpy_async(slot.host[1], n_out, slot.device[1], n_out, D2H, slot.stream))
 
     def run(self, count: int) -> float:
-        """Give the milliseconds of all."""
+        """Return the milliseconds of all."""
         ok(self.acl.rt.set_context(self.context))
         depth = len(self.slots)
         start = time.perf_counter()
@@ -157,7 +157,7 @@ async def measure(acl: Any, path: str, turns: int = 5, count: int = 500, depth: 
 
 
 def rows(found: list[dict[str, Any]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the table's lines."""
     lines = []
     for one in found:
         text, spread = rounds(one["efficiency"], 3)

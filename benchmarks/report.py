@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def rounds(values: Sequence[float], digits: int = 2) -> tuple[str, str]:
-    """Give the median of some rounds and their spread, for the table."""
+    """Return the median of some rounds and their spread, for the table."""
     middle = f"{statistics.median(values):.{digits}f}"
     return middle, f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 

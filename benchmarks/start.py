@@ -24,7 +24,7 @@ REQUESTS = 50
 
 
 async def measure(path: str, turns: int = 5) -> dict[str, list[float]]:
-    """Give the seconds until the last result, and the most that the loop was late meanwhile."""
+    """Return the seconds until the last result, and the most that the loop was late meanwhile."""
     seconds, late_ms = [], []
     item = [np.ones((1, 256), np.float32)]
     await InferSession.finalize()  # each round starts from nothing
@@ -44,7 +44,7 @@ async def measure(path: str, turns: int = 5) -> dict[str, list[float]]:
 
 
 def rows(found: dict[str, list[float]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the table's lines."""
     text, spread = rounds(found["seconds"])
     late, late_spread = rounds(found["loop_late_ms"], 1)
     return [

@@ -1,4 +1,4 @@
-"""What a session tells about itself: execution times, counters, times of single requests, traces."""
+"""What a session reports: execution times, counters, times of single requests, traces."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ __all__ = ["Measures"]
 
 
 class Measures(ABC):
-    """The part of ``InferSession`` that only looks on. Every method is plain and costs the loop microseconds.
+    """The part of ``InferSession`` that reports. Every method is plain and takes microseconds.
 
-    What was measured can still be read when the session is closed.
+    Measurements can still be read after the session is closed.
     """
 
     @abstractmethod
     def _opened(self) -> Pipeline:
-        """Give the pipeline, or say why there is none."""
+        """Return the pipeline; raise if the session is not open."""
 
     @abstractmethod
     def _known(self) -> Pipeline:
-        """Give the pipeline, that of a closed session too."""
+        """Return the pipeline, also of a closed session."""
 
     def summary(self) -> InferSummary:
-        """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
+        """Return the milliseconds of each execution so far, in order; ``loop`` entries per request."""
         return self._known().clock.executions()
 
     def reset_summaryinfo(self) -> None:
-        """Empty what :meth:`summary` gives."""
+        """Remove all entries of :meth:`summary`."""
         self._known().clock.forget_executions()
 
     def statistics(self) -> SessionStatistics:
-        """Give counters, stage times and memory at this moment; looks at each request under way."""
+        """Return counters, stage times and memory at this moment. Its time grows with the number of queued requests."""
         pipeline = self._known()
         pinned = pipeline.device.pinned
-        in_flight, queued = pipeline.admission.under_way()  # first: what is not there any more is counted below
+        # First, so that a request which ends now is counted below and not missed.
+        in_flight, queued = pipeline.admission.under_way()
         return SessionStatistics(
             in_flight=in_flight,
             queued=queued,
@@ -58,7 +59,7 @@ class Measures(ABC):
         )
 
     def record(self, limit: int = DEFAULT_RECORDS) -> Recording:
-        """Collect the times of each request that is submitted, and ends, inside a ``with`` block.
+        """Collect the times of each request that is submitted and ends inside a ``with`` block.
 
         ::
 
@@ -66,9 +67,8 @@ class Measures(ABC):
                 await session.infer([x])
             print(timings[0].execute_ms, timings[0].delivery_ms)
 
-        A record is there when the await of its request returns. Any number of recordings and traces may be
-        open at once, and each has all. A recorded request costs one more short wait on the device; without
-        a recording nothing is measured that was not measured before.
+        A record is available when the await of its request returns. Any number of recordings and traces may be open
+        at once; each has all requests. A recorded request costs one more short wait on the device.
 
         Parameters
         ----------
@@ -78,20 +78,20 @@ class Measures(ABC):
         Returns
         -------
         Recording
-            A context manager, and the sequence of :class:`RequestTiming` that it gives, in the order in which
-            the requests ended. It stays readable after the block and after the session.
+            A context manager that is also a sequence of :class:`RequestTiming`, in the order in which the requests
+            ended. It can be read after the block and after the session.
 
         Raises
         ------
         ArgumentError
-            ``limit`` is no int from 1.
+            ``limit`` is not an int of at least 1.
         ClosedError, WrongLoopError, ForkError
             The session cannot be used here.
         """
         return Recording(self._opened(), limit)
 
     def trace(self, path: str | os.PathLike[str], limit: int = DEFAULT_RECORDS) -> Trace:
-        """Write what happens inside a block to a file for https://ui.perfetto.dev or ``chrome://tracing``.
+        """Write the requests of a block to a file for https://ui.perfetto.dev or ``chrome://tracing``.
 
         ::
 
@@ -99,37 +99,37 @@ class Measures(ABC):
                 async for outputs in session.infer_pipeline(batches):
                     ...
 
-        One track each for the H2D, execute and D2H engine, the waits in the queue and the deliveries beside
-        them, and arrows along each request. ``async with`` makes and writes the file in a thread. Plain ``with``
-        does it in the calling one, which holds up an event loop there for some 0.1 ms per request at the end.
+        The trace has one track for each of the H2D, execute and D2H engines, tracks for the waits in the queue and
+        for the deliveries, and arrows along each request. ``async with`` writes the file in a thread. ``with`` writes
+        it in the calling thread, which blocks an event loop there for about 0.1 ms per request.
 
         Parameters
         ----------
         path
-            The file, which must not exist yet: nothing is overwritten. Its permissions follow the umask.
+            The file, which must not exist: nothing is overwritten. Its permissions follow the umask.
         limit
             Most requests kept, about 1 KiB each; the oldest are dropped, and the file says how many.
 
         Returns
         -------
         Trace
-            A context manager for ``async with`` and ``with``; gives the :class:`Recording`.
+            A context manager for ``async with`` and ``with``; its value is the :class:`Recording`.
 
         Raises
         ------
         ArgumentError
-            ``limit`` is no int from 1, or ``path`` no path.
+            ``limit`` is not an int of at least 1, or ``path`` is not a path.
         ClosedError, WrongLoopError, ForkError
             The session cannot be used here.
         OSError
-            On entering: ``FileExistsError``, ``FileNotFoundError`` (no such folder), ``PermissionError`` …; on
-            leaving: the file could not be written and was removed. If the block raised too, that goes on, and
-            the failed write is in the log.
+            On entry: ``FileExistsError``, ``FileNotFoundError`` (no such folder), ``PermissionError`` …; on exit: the
+            file could not be written and was removed. If the block raised too, its error is raised and the failed
+            write is logged.
 
         Notes
         -----
-        Cancelled while entering: the file is removed again. Cancelled while leaving: the wait ends at once,
-        the file is written all the same.
+        If it is cancelled on entry, the file is removed. If it is cancelled on exit, the wait ends at once and the
+        file is still written.
         """
         pipeline = self._opened()
         device = pipeline.device

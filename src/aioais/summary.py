@@ -19,17 +19,17 @@ __all__ = ["InferSummary", "MemorySummary"]
 _log = logging.getLogger("aioais")
 
 _KEPT: Final = 65536
-"""Newest entries kept; counts and totals go on being exact beyond."""
+"""Number of newest entries that are kept; count and total cover all."""
 _MOST_NOTED: Final = 8
-"""Requests that are not booked yet."""
+"""Most requests whose times may be pending."""
 
 
 class InferSummary(Sequence[float]):
     """Milliseconds of each execution of a session, oldest first.
 
-    A snapshot: later executions do not change it. The newest 65 536 entries are kept; ``count``,
-    ``total`` and ``mean`` cover all of them since the session was opened or reset. A time that ACL
-    could not tell is 0.0.
+    A snapshot: later executions do not change it. The newest 65 536 entries are kept; ``count``, ``total`` and
+    ``mean`` cover all executions since the session was opened or the summary was reset. A time that ACL could not
+    read is 0.0.
 
     Parameters
     ----------
@@ -67,17 +67,17 @@ class InferSummary(Sequence[float]):
         return self._total / self._count if self._count else 0.0
 
     def percentile(self, p: float) -> float:
-        """Give the ``p``-th percentile (0 to 100) of the entries kept, linearly interpolated.
+        """Return the ``p``-th percentile (0 to 100) of the entries kept, linearly interpolated.
 
         Raises
         ------
         ValueError
-            ``p`` is out of range, or nothing was executed yet.
+            ``p`` is out of range, or there was no execution yet.
         """
         if not 0 <= p <= 100:
-            raise ValueError(f"p={p!r}: a percentile lies between 0 and 100")
+            raise ValueError(f"got p={p!r}; expected a percentile between 0 and 100")
         if not self._times:
-            raise ValueError("no execution has been timed yet: there is no percentile")
+            raise ValueError("there is no percentile before the first execution; run a request first")
         return float(np.percentile(self._times, p))
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class InferSummary(Sequence[float]):
         return self._times[index]
 
     def __eq__(self, other: object) -> bool:
-        """Compare the entries that are kept, with those of a list too."""
+        """Compare the entries kept with those of another summary or of a list."""
         if isinstance(other, InferSummary):
             return self._times == other._times and self._count == other._count and self._total == other._total
         if isinstance(other, list):
@@ -101,7 +101,7 @@ class InferSummary(Sequence[float]):
     __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Be a list for NumPy: ``numpy.mean`` would call :attr:`mean`."""
+        """Act as a list in NumPy's functions: ``numpy.mean`` would otherwise call :attr:`mean`."""
         kwargs = dict(zip(kwargs, _as_lists(kwargs.values()), strict=True))
         return _AS_ARRAYS.__array_function__(function, (), _as_lists(args), kwargs)
 
@@ -109,7 +109,7 @@ class InferSummary(Sequence[float]):
         return f"<InferSummary: {self._count} executions, mean {self.mean:.3f} ms>"
 
 
-_AS_ARRAYS: Final = np.empty(0)  # does what NumPy does for arrays
+_AS_ARRAYS: Final = np.empty(0)  # its __array_function__ is NumPy's own
 
 
 def _as_lists(values: Iterable[Any]) -> tuple[Any, ...]:
@@ -117,15 +117,14 @@ def _as_lists(values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def known_times(times: Sequence[float]) -> Sequence[float]:
-    """Give 0.0 for each time that is unknown, which is NaN."""
+    """Return the times with 0.0 in place of NaN, which means that a time is unknown."""
     return [0.0 if math.isnan(ms) else ms for ms in times] if math.isnan(sum(times)) else times
 
 
 class Timeline:
     """Collects times from any thread; bounded.
 
-    Its memory is taken whole at the first entry, 8 bytes for each that is kept, so a process does not go
-    on growing until the ring is full.
+    All memory is allocated at the first entry, 8 bytes per entry kept, so that it does not grow later.
     """
 
     __slots__ = ("_count", "_lock", "_ring", "_total")
@@ -137,8 +136,8 @@ class Timeline:
         self._total = 0.0
 
     def renew_lock(self) -> None:
-        """Forget who has the lock."""
-        self._lock = threading.RLock()  # guards all three; a handler of signals may look meanwhile
+        """Replace the lock, which another thread may hold."""
+        self._lock = threading.RLock()  # guards all three; reentrant, as a signal handler may read at any moment
 
     def add(self, ms: float) -> None:
         """Add one entry."""
@@ -161,17 +160,17 @@ class Timeline:
             self._total += sum(times)
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         with self._lock:
             self._count, self._total = 0, 0.0
 
     def kept(self) -> list[float]:
-        """Give the entries that are kept, oldest first."""
+        """Return the entries kept, oldest first."""
         with self._lock:
             return self._kept()
 
     def snapshot(self) -> InferSummary:
-        """Give what there is now."""
+        """Return a summary of the entries so far."""
         with self._lock:
             return InferSummary(self._kept(), self._count, self._total)
 
@@ -186,10 +185,10 @@ class Timeline:
 
 
 class Ledger:
-    """What was measured and is not booked yet, of all sessions.
+    """Times of all sessions that are measured and not booked yet.
 
-    A request that completes waits only until its times are noted. They are booked when there are several, which
-    takes less for each, or before somebody looks.
+    A request that completes only notes its times. They are booked several at a time, which takes less time for each,
+    and before they are read.
     """
 
     __slots__ = ("_is_booking", "_lock", "_noted")
@@ -198,17 +197,17 @@ class Ledger:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Forget what is noted, and who is booking."""
+        """Drop pending times and replace the lock."""
         self._noted: deque[Callable[[], None]] = deque()
-        # Held while entries are booked, so that other threads see them all. A handler of signals may look meanwhile,
-        # and sees what is booked so far.
+        # Held while times are booked, so that other threads see all of them. Reentrant: a signal handler may read at
+        # any moment, and sees what is booked so far.
         self._lock = threading.RLock()
         self._is_booking = False
 
     def note(self, book: Callable[[], None], count: int) -> None:
-        """Have so many entries booked."""
+        """Add pending times: ``count`` entries that ``book`` books."""
         self._noted.append(book)
-        # Where another thread is booking, these are its too, or the next one's.
+        # If another thread is booking, it books these too, or the next call does.
         if len(self._noted) + count > _MOST_NOTED and self._lock.acquire(blocking=False):
             try:
                 self._book()
@@ -216,13 +215,13 @@ class Ledger:
                 self._lock.release()
 
     def settle(self) -> None:
-        """Book all; to be called before anything is read or forgotten."""
+        """Book all pending times; call this before times are read or removed."""
         with self._lock:
             self._book()
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Book all, and nothing while the block runs."""
+        """Book all pending times, and none while the block runs."""
         with self._lock:
             self._book()
             yield
@@ -236,7 +235,7 @@ class Ledger:
             while noted:
                 try:
                     noted.popleft()()
-                except Exception:  # noqa: BLE001 - times are lost; neither a session nor whoever looks is to fail of it
+                except Exception:  # noqa: BLE001 - only times are lost; no session and no reader fails because of it
                     _log.exception("times of requests could not be booked")
         finally:
             self._is_booking = False
@@ -248,8 +247,8 @@ ledger: Final = Ledger()
 class MemorySummary:
     """Copy times of the whole process, one entry per tensor copied, oldest first.
 
-    As in ais_bench every method is static. The newest 65 536 entries of each direction are kept. A time
-    that ACL could not tell is 0.0.
+    As in ais_bench every method is static. The newest 65 536 entries of each direction are kept. A time that ACL
+    could not read is 0.0.
     """
 
     _h2d: Final = Timeline()
@@ -257,13 +256,13 @@ class MemorySummary:
 
     @staticmethod
     def get_h2d_time_list() -> list[float]:
-        """Give the milliseconds of each copy from host to device."""
+        """Return the milliseconds of each copy from host to device."""
         ledger.settle()
         return MemorySummary._h2d.kept()
 
     @staticmethod
     def get_d2h_time_list() -> list[float]:
-        """Give the milliseconds of each copy from device to host."""
+        """Return the milliseconds of each copy from device to host."""
         ledger.settle()
         return MemorySummary._d2h.kept()
 
@@ -288,11 +287,11 @@ class MemorySummary:
 
     record_all_h2d: Final = _h2d.extend
     record_all_d2h: Final = _d2h.extend
-    """Add many, to be called by what the ledger books."""
+    """Add several entries; called by what the ledger books."""
 
 
 def _begin_anew() -> None:
-    """Go on in a forked child, where whoever had a lock is not."""
+    """Replace the locks in a forked child, where the threads that held them do not exist."""
     ledger.begin_anew()
     MemorySummary._h2d.renew_lock()
     MemorySummary._d2h.renew_lock()

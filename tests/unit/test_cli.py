@@ -242,7 +242,7 @@ def test_bench_looks_at_its_file_before_it_measures(cli: Cli, tmp_path: Path) ->
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("figures")
     done = cli("bench", tmp_path / "no.onnx", "--json", old)  # not even the model was looked at
-    assert_one_clear_line(done, "aioais bench: --json ")
+    assert_one_clear_line(done, "aioais bench: got --json ")
     assert "File exists" in done.err
     assert "choose another path" in done.err
     assert old.read_text() == "figures"

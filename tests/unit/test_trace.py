@@ -313,7 +313,7 @@ async def test_a_file_that_cannot_be_made(
 ) -> None:
     path = place(tmp_path)
     async with InferSession(0, models.identity(SMALL)) as session:
-        with pytest.raises(error, match="new file in a folder that exists") as caught:
+        with pytest.raises(error, match="new file in an existing folder") as caught:
             await inside(session.trace(path), is_async, None)
         assert caught.value.filename == str(path)
         assert caught.value.errno
@@ -350,7 +350,7 @@ async def test_a_closed_session_and_a_second_use(models: Models, tmp_path: Path)
             await session.infer([ones(SMALL)])
             await session.aclose()
         (tmp_path / "out.json").rename(tmp_path / "first.json")
-        with pytest.raises(ClosedError, match="opened once"):
+        with pytest.raises(ClosedError, match="opened only once"):
             trace.__enter__()
     assert not (tmp_path / "out.json").exists(), "what was made for the second use is gone again"
     assert TraceFile(tmp_path / "first.json").counts["requests"] == 1

@@ -15,21 +15,21 @@ __all__ = ["Call", "Event", "Stream"]
 _log = logging.getLogger("aioais")
 
 Call = tuple[Callable[..., int], tuple[int, ...], str]
-"""A function of ACL that gives a code, its arguments, and its name."""
+"""A function of ACL that returns a code, its arguments, and its name."""
 
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
 _NO_TIME = frozenset({107006, 107007, 207000})
-"""Codes of a time that ACL does not know, where nothing is wrong with what was timed."""
+"""Codes of ACL for a time that it does not know. The work that was timed has not failed."""
 
 
 class Event:
-    """A point in a stream that another stream, or a thread, can wait for; it keeps its time.
+    """A point in a stream that another stream or a thread can wait for. It keeps the time at which it was reached.
 
-    An event is recorded again and again. Events of the ``ex`` kind allow that as they are. The older kind
-    stays set until it is reset, which forgets its time (pyACL API pages of ``create_event_with_flag`` and
-    ``reset_event``; in the published runtime a wait for one that was recorded again without a reset passes
-    at once), so waits need events of their own: :meth:`Stream.follow`.
+    An event is recorded many times. Events of the ``ex`` kind allow that. The older kind stays set until it is reset,
+    and a reset drops its time (pyACL API pages of ``create_event_with_flag`` and ``reset_event``). In the published
+    runtime, a wait for an event that was recorded again without a reset returns at once. So with the older kind each
+    wait needs an event of its own: see :meth:`Stream.follow`.
     """
 
     __slots__ = ("_elapsed", "_library", "handle", "is_set")
@@ -44,21 +44,21 @@ class Event:
             name = "acl.rt.create_event_with_flag"
         self.handle = library.value(name, created)
         self.is_set = False
-        """Recorded by :meth:`Stream.follow` and not reset since, as a call failed in between."""
+        """Whether :meth:`Stream.follow` has recorded it and a later call failed before the reset."""
         self._library = library
         self._elapsed = rt.event_elapsed_time
 
     def elapsed_ms(self, since: Event) -> float:
-        """Give the milliseconds from ``since`` to this event; both must be complete."""
+        """Return the milliseconds between ``since`` and this event; both must be complete."""
         elapsed, code = self._elapsed(since.handle, self.handle)
         if code:
             raise self._library.error("acl.rt.event_elapsed_time", code)
         return elapsed
 
     def known_ms(self, since: Event) -> float:
-        """Give the same, or NaN where ACL has no time of one of them; the first such case is logged.
+        """Return the same, or NaN if ACL has no time for one of the events; the first such case is logged.
 
-        A request whose times are unknown is as good as any other.
+        A request does not fail because its times are unknown.
         """
         elapsed, code = self._elapsed(since.handle, self.handle)
         if code:
@@ -67,7 +67,7 @@ class Event:
                 raise error
             if self._library.tells_times:
                 self._library.tells_times = False
-                _log.warning("some times are unknown, and count as 0: %s", error)
+                _log.warning("some times are unknown and count as 0: %s", error)
             return math.nan
         return elapsed
 
@@ -86,7 +86,7 @@ class Stream:
     library
         The ACL in use.
     hang_timeout
-        Most seconds that :meth:`synchronize` waits; ``None`` for ever.
+        Seconds after which :meth:`synchronize` gives up; ``None`` waits without a limit.
     """
 
     __slots__ = ("_copy", "_library", "_record", "_reset", "_timeout", "_wait", "handle")
@@ -102,40 +102,40 @@ class Stream:
         self._reset = rt.reset_event
 
     def copy(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> None:
-        """Queue a copy of ``count`` bytes; host memory must be pinned, or the call would block."""
+        """Queue a copy of ``count`` bytes. Host memory must be pinned, otherwise the call blocks."""
         code = self._copy(dst, dst_max, src, count, kind, self.handle)
         if code:
             raise self._library.error("acl.rt.memcpy_async", code)
 
     def copy_call(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> Call:
-        """Give what :meth:`copy` calls, to be called again and again."""
+        """Return the call that :meth:`copy` makes, so that it can be repeated."""
         return self._copy, (dst, dst_max, src, count, kind, self.handle), "acl.rt.memcpy_async"
 
     def record_call(self, event: Event) -> Call:
-        """Give what :meth:`record` calls, to be called again and again."""
+        """Return the call that :meth:`record` makes, so that it can be repeated."""
         return self._record, (event.handle, self.handle), "acl.rt.record_event"
 
     def wait_call(self, event: Event) -> Call:
-        """Give what :meth:`follow` calls where the event need not be reset, to be called again and again."""
+        """Return the call that :meth:`follow` makes for an event that needs no reset, so that it can be repeated."""
         return self._wait, (self.handle, event.handle), "acl.rt.stream_wait_event"
 
     def record(self, event: Event) -> None:
-        """Queue the moment at which everything before it is done."""
+        """Queue a record of ``event``: it is complete when all earlier work of the stream is."""
         code = self._record(event.handle, self.handle)
         if code:
             raise self._library.error("acl.rt.record_event", code)
 
     def follow(self, other: Stream, mark: Event, own: Event | None) -> None:
-        """Queue a wait of this stream for what is queued on ``other``.
+        """Queue a wait of this stream for the work that is queued on ``other``.
 
         Parameters
         ----------
         other
             The stream to wait for.
         mark
-            Recorded there behind the work to wait for.
+            The event that was recorded on ``other`` after that work.
         own
-            An event for this wait alone, where ``mark`` cannot be reset; ``None`` where it need not be.
+            An event for this wait alone, if ``mark`` would need a reset; otherwise ``None``.
         """
         if own is None:
             self._wait_for(mark)
@@ -148,30 +148,30 @@ class Stream:
         self.reset(own)
 
     def reset(self, event: Event) -> None:
-        """Queue the moment from which ``event`` is as if it had not been recorded."""
+        """Queue a reset of ``event``: from then on it counts as not recorded."""
         code = self._reset(event.handle, self.handle)
         if code:
             raise self._library.error("acl.rt.reset_event", code)
         event.is_set = False
 
     def synchronize(self) -> None:
-        """Block, without the GIL, until everything queued is done.
+        """Block, without the GIL, until all queued work is done.
 
         Raises
         ------
         DeviceHangError
-            It is not done within the stream's ``hang_timeout``, and may go on.
+            The work is not done within the stream's ``hang_timeout``; it may still be running.
         AclError
-            Work of this stream failed, or ACL refused to wait; all of it is done.
+            Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        self._settle(self._timeout)
+        self._wait_done(self._timeout)
 
     def synchronize_within(self, seconds: float) -> None:
-        """Do as :meth:`synchronize`, for so many seconds at most."""
-        self._settle(seconds)
+        """Do the same as :meth:`synchronize`, with another limit in seconds."""
+        self._wait_done(seconds)
 
     def close(self) -> None:
-        """Destroy the stream, in the thread context that made it; idempotent."""
+        """Destroy the stream; idempotent. Its context must be current in the calling thread."""
         handle, self.handle = self.handle, 0
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
@@ -181,15 +181,15 @@ class Stream:
         if code:
             raise self._library.error("acl.rt.stream_wait_event", code)
 
-    def _settle(self, seconds: float | None) -> None:
+    def _wait_done(self, seconds: float | None) -> None:
         error = self._wait_once(seconds)
         again = None
         if error is None:
             return
         try:
             if seconds is None or not isinstance(error, DeviceHangError):
-                # It may be the wait that failed and not the work, which then goes on. Whoever gets the error
-                # uses or frees the buffers next.
+                # The wait itself may have failed while the work continues. The caller uses or frees the buffers
+                # after this error, so wait again until the work is done.
                 again = self._wait_once(seconds)
                 if isinstance(again, DeviceHangError):
                     raise again from error
@@ -210,7 +210,8 @@ class Stream:
         error = library.error("acl.rt.synchronize_stream_with_timeout", code)
         if isinstance(error, DeviceHangError):
             hint = (
-                f"not done within hang_timeout={seconds:g} s, and maybe never: reset the device, or give it more time"
+                f"the work was not done within hang_timeout={seconds:g} s and may never be: reset the device, or "
+                "raise hang_timeout"
             )
             error = DeviceHangError(error.call, error.code, error.name, hint, error.message)
         return error

@@ -1,4 +1,4 @@
-"""The list of commands."""
+"""The commands of ``aioais``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     help="Asyncio-native inference on Ascend NPUs, and on the CPU through the same engine.",
     no_args_is_help=True,
     add_completion=False,
-    # A bug should show Python's own traceback: the decorated one leaks every local variable.
+    # A bug shows Python's own traceback: the decorated one prints all local variables.
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
@@ -29,8 +29,8 @@ app.command()(devices)
 app.command()(inspect)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
         print(f"aioais {__version__}")
         raise typer.Exit
 
