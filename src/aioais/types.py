@@ -34,8 +34,22 @@ Check = Literal["strict", "bytes"]
 DEFAULT_OUTPUT_BYTES: Final = 100_000
 """Default of ``custom_sizes``, as in ais_bench."""
 
+_NUMBER_TYPES: Final = frozenset("bcdoxXneEfFgG%")
+"""Last letters of the format specifications of numbers."""
 
-class DataType(IntEnum):
+
+class _NamedInt(IntEnum):
+    """An int that prints as its name, on every Python."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        # A spec such as "d" or "03x" asks for the number, any other for the name.
+        return int.__format__(self, spec) if spec[-1:] in _NUMBER_TYPES else format(self.name, spec)
+
+
+class DataType(_NamedInt):
     """Element type of a tensor, with the values of ``aclDataType``.
 
     The values are those of the C header ``acl/acl_base_rt.h``, the names those of ``aclruntime.dtype`` in ais_bench.
@@ -129,8 +143,11 @@ _ML_DTYPES = {
 }
 
 
-class Format(IntEnum):
-    """Layout of a tensor, with the values of ``aclFormat`` (``acl/acl_base_rt.h``)."""
+class Format(_NamedInt):
+    """Layout of a tensor, with the values of ``aclFormat`` (``acl/acl_base_rt.h``).
+
+    ``str()`` and f-strings give the name.
+    """
 
     UNDEFINED = -1
     NCHW = 0
@@ -193,6 +210,9 @@ class StageTime:
         """Mean in milliseconds; 0.0 before the first request."""
         return self.total_ms / self.count if self.count else 0.0
 
+    def __repr__(self) -> str:
+        return f"<{self.count} times, mean {self.mean_ms:.3f} ms, max {self.max_ms:.3f} ms>"
+
 
 class SessionStatistics(NamedTuple):
     """The state of a session at one moment; an immutable record."""
@@ -224,6 +244,14 @@ class SessionStatistics(NamedTuple):
     """Pinned blocks that slots and result arrays hold."""
     pinned_idle: int
     """Pinned blocks that are not in use."""
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {getattr(self, name)}" for name in ("in_flight", "queued", "done", "failed"))
+        means = ", ".join(f"{name} {stage.mean_ms:.3f}" for name, stage in self.stages.items())
+        return (
+            f"<SessionStatistics: {counts}, cancelled {self.cancelled}; mean ms: {means}; depth {self.depth}, "
+            f"slots {self.slots}; {self.device_bytes} device bytes, {self.pinned_bytes} pinned bytes>"
+        )
 
 
 class DeviceInfo(NamedTuple):
