@@ -99,7 +99,7 @@ def add_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command(cli: Cli) -> None:
     done = cli("--help")
     assert done.code == 0
-    assert all(name in done.out for name in ("demo", "bench", "convert", "devices", "inspect"))
+    assert all(name in done.out for name in ("demo", "bench", "convert", "devices", "doctor", "inspect"))
 
 
 def test_version(cli: Cli) -> None:

@@ -11,6 +11,7 @@ from .bench import bench
 from .convert import convert
 from .demo import demo
 from .devices import devices
+from .doctor import doctor
 from .inspect import inspect
 
 __all__ = ["app"]
@@ -26,6 +27,7 @@ app.command()(demo)
 app.command()(bench)
 app.command()(convert)
 app.command()(devices)
+app.command()(doctor)
 app.command()(inspect)
 
 
