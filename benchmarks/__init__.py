@@ -1,1 +1,1 @@
-"""Figures of this library, each a ratio taken in one run: ``python -m benchmarks``."""
+"""Figures of this library, as ratios of one run: ``python -m benchmarks``."""

@@ -1,44 +1,18 @@
-"""Prints the figures as one table: ``python -m benchmarks [--om MODEL] [--loop asyncio|uvloop] [--json FILE]``."""
+"""Print the figures as one table: ``python -m benchmarks [--om MODEL] [--loop asyncio|uvloop] [--json FILE]``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aioais
-from aioais import emulator
 
 from . import cpu_device, devices, endurance, lag, neighbours, overhead, pipeline, report, start
 from .models import make_noop
-
-GIL_MODES = ("real", "hold", "release")
-
-
-def find_acl(path: str) -> Any:
-    """Give the ``acl`` that the session uses, for the comparison."""
-    if path.endswith(".om"):
-        import acl
-
-        return acl
-    return emulator.acl
-
-
-@contextlib.contextmanager
-def gil_mode(acl: Any, mode: str | None) -> Iterator[None]:
-    """Have a stub of ``acl``, or the emulator, keep or release the GIL in its calls."""
-    if mode is None:
-        yield
-    elif acl is emulator.acl:
-        with emulator.configure(gil=mode):
-            yield
-    else:
-        acl.stub.gil(mode)
-        yield
+from .target import GIL_MODES, find_acl, gil_mode
 
 
 def main() -> None:
@@ -46,8 +20,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--om", help="a static .om with one float32 input: measures an NPU instead of the CPU device")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
-    parser.add_argument("--gil", choices=GIL_MODES, help="what the emulator, or a C stub of AscendCL, does to the GIL")
-    parser.add_argument("--requests", type=int, default=100_000, help="of the measurement of memory; 0 leaves it out")
+    parser.add_argument("--gil", choices=GIL_MODES, help="how the emulator, or a C stub of AscendCL, treats the GIL")
+    parser.add_argument(
+        "--requests", type=int, default=100_000, help="number of requests of the memory measurement; 0 skips it"
+    )
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
     run = aioais.run if arguments.loop == "uvloop" else asyncio.run
@@ -64,7 +40,7 @@ def main() -> None:
         acl = find_acl(path)
         with gil_mode(acl, arguments.gil):
             add("overhead", overhead, run(overhead.measure(path, acl)))
-            # A real device has its own times: only what can be dialled has a known bound.
+            # Only a device whose times can be set has a known bound.
             if not arguments.om or hasattr(acl, "stub"):
                 add("pipeline", pipeline, run(pipeline.measure(acl, path)))
             add("lag", lag, run(lag.measure(path, lag.heavy_model(path, folder))))

@@ -1,4 +1,4 @@
-"""What others would write: the same ACL calls in ``asyncio.to_thread``, without this library."""
+"""The same ACL calls without this library: in ``asyncio.to_thread``, and behind one thread."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Buffers:
             self.datasets.append(dataset)
 
     def close(self) -> None:
-        """Free it all."""
+        """Free all of it."""
         for dataset, buffer in zip(self.datasets, self.buffers, strict=True):
             ok(self.acl.destroy_data_buffer(buffer))
             ok(self.acl.mdl.destroy_dataset(dataset))
@@ -65,7 +65,7 @@ class Program:
         self.stream = value(acl.rt.create_stream())
 
     def close(self) -> None:
-        """Give everything back; in the thread that made it."""
+        """Free all of it; call it in the thread that made it."""
         ok(self.acl.rt.set_context(self.context))
         ok(self.acl.rt.destroy_stream(self.stream))
         ok(self.acl.mdl.unload(self.model))
@@ -74,7 +74,7 @@ class Program:
 
 
 class Slot(Buffers):
-    """What a request in a thread needs."""
+    """Buffers of a request in a thread."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.acl, program.nbytes)
@@ -129,7 +129,7 @@ class ToThread(Program):
         return await asyncio.to_thread(self.call, array)
 
     def close(self) -> None:
-        """Give everything back; in the thread that made it."""
+        """Free all of it; call it in the thread that made it."""
         for slot in self.slots:
             slot.close()
         super().close()
@@ -141,7 +141,7 @@ Job = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
 class OneThread(Program):
     """The model behind one thread that takes up to ``depth`` requests, waits for all of them once, and wakes the loop.
 
-    The least that the same ACL calls cost behind an ``await``: nothing is checked, timed, overlapped or cancelled.
+    The lowest cost of the same ACL calls behind an ``await``: nothing is checked, timed, overlapped or cancelled.
     """
 
     def __init__(self, acl: Any, path: str, depth: int = 4) -> None:
@@ -153,7 +153,7 @@ class OneThread(Program):
         self.thread.start()
 
     def serve(self) -> None:
-        """Take, submit, wait, answer, until there is nothing more to come."""
+        """Take jobs, submit, wait and deliver, until the inbox ends."""
         ok(self.acl.rt.set_context(self.context))
         while (job := self.inbox.get()) is not None:
             jobs = [job]
@@ -166,11 +166,11 @@ class OneThread(Program):
                 slot.submit()
             ok(self.acl.rt.synchronize_stream(self.stream))
             answers = [(future, slot.result()) for slot, (_, future) in zip(self.slots, jobs, strict=False)]
-            self.loop.call_soon_threadsafe(self.settle, answers)
+            self.loop.call_soon_threadsafe(self.deliver, answers)
 
     @staticmethod
-    def settle(answers: list[tuple[asyncio.Future[np.ndarray], np.ndarray]]) -> None:
-        """Give the results; on the loop."""
+    def deliver(answers: list[tuple[asyncio.Future[np.ndarray], np.ndarray]]) -> None:
+        """Set the results; runs on the event loop."""
         for future, result in answers:
             future.set_result(result)
 
@@ -181,7 +181,7 @@ class OneThread(Program):
         return await future
 
     def close(self) -> None:
-        """Give everything back; in the thread that made it."""
+        """Free all of it; call it in the thread that made it."""
         self.inbox.put(None)
         self.thread.join()
         for slot in self.slots:

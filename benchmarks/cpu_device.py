@@ -1,8 +1,8 @@
-"""The CPU device beside bare ONNX Runtime, each a ratio taken in one run: ``python -m benchmarks.cpu_device``.
+"""The CPU device beside bare ONNX Runtime, as ratios of one run: ``python -m benchmarks.cpu_device``.
 
-Bare ONNX Runtime is its ``InferenceSession.run`` in a loop, in turns with the library, twice: as it comes, where its
-threads spin for some milliseconds between operators and after a run, and with the session options of the CPU device
-(``same``), which tells what the library itself costs. On a machine with other work the first is slower by far.
+Bare ONNX Runtime is ``InferenceSession.run`` in a loop, in turns with the library. It runs twice: with its default
+options, where its threads spin for some milliseconds between operators and after a run, and with the session options of
+the CPU device (``same``), which shows the cost of the library itself. On a busy machine the defaults are much slower.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Bare:
     threads
         Intra-op threads; 0 = all cores.
     same
-        With the options of the CPU device, instead of its own.
+        Whether to use the options of the CPU device instead of the defaults.
     """
 
     def __init__(self, path: str, threads: int, same: bool) -> None:
@@ -54,7 +54,7 @@ class Bare:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(self, array: np.ndarray, count: int) -> list[float]:
-        """Give the seconds of each of some runs."""
+        """Return the seconds of each of some runs."""
         times = []
         for _ in range(count):
             start = time.perf_counter()
@@ -64,7 +64,7 @@ class Bare:
 
 
 async def awaits(session: InferSession, array: np.ndarray, count: int) -> list[float]:
-    """Give the seconds of each of some awaits, one after the other."""
+    """Return the seconds of each of some awaits, one after the other."""
     times = []
     for _ in range(count):
         start = time.perf_counter()
@@ -74,7 +74,7 @@ async def awaits(session: InferSession, array: np.ndarray, count: int) -> list[f
 
 
 async def pipeline(session: InferSession, array: np.ndarray, count: int) -> float:
-    """Give the seconds per item of a pipeline."""
+    """Return the seconds per item of a pipeline."""
     start = time.perf_counter()
     async for _ in session.infer_pipeline([array] for _ in range(count)):
         pass
@@ -82,7 +82,7 @@ async def pipeline(session: InferSession, array: np.ndarray, count: int) -> floa
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Give the median of the rounds with the smallest and the largest."""
+    """Return the median of the rounds with the smallest and the largest."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
@@ -113,7 +113,7 @@ async def compare(path: str, shape: tuple[int, ...], threads: int, rounds: int, 
 
 
 async def large(folder: Path, count: int = 30) -> dict[str, Any]:
-    """Measure what crosses and how often memory is touched for the first time, with 19 MB in and out."""
+    """Measure copies and page faults with 19 MB in and out."""
     array = np.ones((1, LARGE // 4), np.float32)
     async with InferSession(0, make_echo(folder, array.size)) as session:
         for _ in range(8):
@@ -181,7 +181,7 @@ async def measure(
 
 
 def rows(found: dict[str, Any]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
 
     def row(figure: str, values: dict[str, float], digits: int, beside: str = "") -> Row:
         least, most = values["least"], values["most"]

@@ -1,4 +1,4 @@
-"""``stream`` over several devices, equal ones and a mixed set, beside what the devices reach alone."""
+"""``stream`` over several devices, equal ones and a mixed set, beside the rate of each device alone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ import numpy as np
 
 from aioais import MultiDeviceSession, emulator
 
-from .pipeline import dialled
 from .report import Row, rounds, show
+from .target import dialled
 
 DEVICES = (0, 1, 2, 3)
 SLOW = DEVICES[-1]
 TIMES_SLOWER = 3.0
 STAGES_MS = ((1.0, 2.0, 1.0), (4.0, 8.0, 4.0))
-"""H2D, execute and D2H of one item. At 1/2/1 ms four devices give 2000 results a second, which takes most of
-what one interpreter can do here; the longer stages show the scheduling alone."""
+"""Milliseconds of H2D, execute and D2H of one item. At 1/2/1 ms four devices give 2000 results a second, which takes
+most of the time of one interpreter; the longer stages show the scheduling alone."""
 
 
 async def rate(session: MultiDeviceSession, array: np.ndarray, devices: tuple[int, ...], seconds: float) -> float:
-    """Give the results per second of a stream that runs on: without its first moments, and without its end,
-    where devices fall idle. Results count when they are there: some wait for their turn at both ends."""
+    """Return the results per second of a stream, without its start and without its end, when devices become idle.
+
+    Results count when they are ready: at both ends some wait for their turn.
+    """
     start = time.perf_counter()
     samples: list[tuple[float, int]] = []
 
@@ -45,7 +47,7 @@ async def rate(session: MultiDeviceSession, array: np.ndarray, devices: tuple[in
 
 
 async def measure(path: str, turns: int = 5, seconds: float = 0.8) -> list[dict[str, Any]]:
-    """Measure each dialling in turns; medians of the ratios of the rounds."""
+    """Measure each setting in turns; the ratios of each round."""
     found = []
     async with MultiDeviceSession(path) as session:
         array = np.ones((1, 256), np.float32)
@@ -53,7 +55,7 @@ async def measure(path: str, turns: int = 5, seconds: float = 0.8) -> list[dict[
             slow = dict(zip(("h2d_ms", "execute_ms", "d2h_ms"), (TIMES_SLOWER * ms for ms in stages), strict=True))
             one, four, mixed, single_slow = [], [], [], []
             with dialled(emulator.acl, stages):
-                await rate(session, array, DEVICES, seconds)  # opens, and learns how long the model takes
+                await rate(session, array, DEVICES, seconds)  # opens, and measures how long the model takes
                 for _ in range(turns):
                     one.append(await rate(session, array, DEVICES[:1], seconds))
                     four.append(await rate(session, array, DEVICES, seconds))
@@ -73,7 +75,7 @@ async def measure(path: str, turns: int = 5, seconds: float = 0.8) -> list[dict[
 
 
 def rows(found: list[dict[str, Any]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
     lines = []
     for one in found:
         stages = "/".join(f"{ms:g}" for ms in one["stages_ms"])

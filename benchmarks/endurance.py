@@ -21,7 +21,7 @@ AT_ONCE = 64
 
 
 async def measure(path: str, count: int) -> dict[str, int]:
-    """Give the resident bytes after ``WARM`` requests and after ``count``."""
+    """Return the resident bytes after ``WARM`` requests and after ``count``."""
     process = psutil.Process()
     array = np.ones((1, 256), np.float32)
     async with InferSession(0, path) as session:
@@ -40,7 +40,7 @@ async def measure(path: str, count: int) -> dict[str, int]:
 
 
 def rows(found: dict[str, int]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
     count, before, after = found["requests"], found["before"], found["after"]
     beside = f"{before / 2**20:.1f} and {after / 2**20:.1f} MiB; goal: 1.01"
     return [Row(f"resident after {count:,} requests, times that after {WARM:,}", f"{after / before:.4f}", "", beside)]

@@ -1,4 +1,4 @@
-"""How late the event loop runs with 64 awaits at once, and while a model of 100 MB is loaded and another starts."""
+"""Delay of the event loop with 64 awaits at once while a model of 100 MB is loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .report import Row, rounds, show
 
 AT_ONCE = 64
 REQUESTS = 400
-"""Of each of them: a second or more of ticks, as the 99th percentile of a hundred is the largest but one."""
+"""Requests of each task: enough for a second of ticks, which a 99th percentile needs."""
 
 
 async def measure(path: str, heavy: str, turns: int = 5) -> dict[str, list[float]]:
-    """Give the 99th percentile and the maximum of an idle loop and of a busy one, in turns; milliseconds."""
+    """Return the 99th percentile and the maximum of an idle loop and of a busy one, in turns; milliseconds."""
     figures: dict[str, list[float]] = {"idle_p99": [], "idle_max": [], "p99": [], "max": []}
     async with InferSession(0, path) as session:
         array = np.ones(session.get_inputs()[0].shape, np.float32)
@@ -46,7 +46,7 @@ async def measure(path: str, heavy: str, turns: int = 5) -> dict[str, list[float
 
 
 def rows(found: dict[str, list[float]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
     lines = []
     for name, text, goal in (("p99", "99th percentile", 2), ("max", "maximum", 10)):
         idle, _ = rounds(found[f"idle_{name}"], 1)
@@ -56,7 +56,7 @@ def rows(found: dict[str, list[float]]) -> list[Row]:
 
 
 def heavy_model(path: str, folder: Path) -> str:
-    """Give a model of 100 MB: an ONNX file, or beside an .om the same .om, as those cannot be written here."""
+    """Return a model of 100 MB: an ONNX file; for a .om the same .om, as that kind cannot be written here."""
     return path if path.endswith(".om") else make_heavy(folder)
 
 

@@ -12,12 +12,12 @@ __all__ = ["make_echo", "make_mnist", "make_noop", "make_resnet50"]
 
 
 class Graph:
-    """Nodes and weights of a model that is being written.
+    """Nodes and weights of a model while it is built.
 
     Parameters
     ----------
     seed
-        Of the weights.
+        Seed of the weights.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -26,7 +26,7 @@ class Graph:
         self._random = np.random.default_rng(seed)
 
     def weight(self, array: np.ndarray) -> str:
-        """Add a weight; gives its name."""
+        """Add a weight and return its name."""
         from onnx import numpy_helper
 
         name = f"w{len(self.weights)}"
@@ -39,7 +39,7 @@ class Graph:
         return self.weight((self._random.standard_normal(dims) * scale).astype(np.float32))
 
     def node(self, kind: str, inputs: list[str], **attributes: Any) -> str:
-        """Add a node of one output; gives its name."""
+        """Add a node with one output and return its name."""
         from onnx import helper
 
         name = f"t{len(self.nodes)}"
@@ -57,7 +57,7 @@ class Graph:
         return self.node("Relu", [x]) if relu else x
 
     def save(self, path: Path, shape: list[int], result: list[int], output: str) -> str:
-        """Write the model with input ``x``; gives the path."""
+        """Write the model with input ``x`` and return the path."""
         from onnx import TensorProto, helper, save
 
         value = helper.make_tensor_value_info
@@ -113,7 +113,7 @@ def make_echo(folder: Path, count: int) -> str:
 
 
 def make_noop(folder: Path) -> str:
-    """Write the model that does next to nothing: 1 KiB in, 1 KiB out."""
+    """Write the model that does almost nothing: 1 KiB in, 1 KiB out."""
     return make_echo(folder, 256)
 
 

@@ -1,4 +1,4 @@
-"""Two models on one device, each asked one request at a time: alone they leave engines idle, together not."""
+"""Two models on one device, each with one request at a time: alone they leave engines idle, together they do not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from aioais import InferSession, emulator
 
 from .models import make_echo
-from .pipeline import dialled
 from .report import Row, rounds, show
+from .target import dialled
 
 STAGES_MS = (1.0, 2.0, 1.0)
 
 
 async def rate(sessions: list[InferSession], array: np.ndarray, count: int) -> float:
-    """Give the requests per second of all sessions together, each awaited one by one."""
+    """Return the requests per second of all sessions together, each awaited one by one."""
 
     async def work(session: InferSession) -> None:
         for _ in range(count):
@@ -32,7 +32,7 @@ async def rate(sessions: list[InferSession], array: np.ndarray, count: int) -> f
 
 
 async def measure(folder: Path, turns: int = 5, count: int = 80) -> dict[str, Any]:
-    """Measure one and both in turns; the ratio of each."""
+    """Measure one and both in turns; the ratio of each round."""
     paths = []
     for name in ("first", "second"):
         (folder / name).mkdir()
@@ -49,7 +49,7 @@ async def measure(folder: Path, turns: int = 5, count: int = 80) -> dict[str, An
 
 
 def rows(found: dict[str, Any]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
     stages = found["stages_ms"]
     text, spread = rounds(found["times_one"])
     beside = f"the engines allow {sum(stages) / max(stages):.2f} x; {'/'.join(f'{ms:g}' for ms in stages)} ms"

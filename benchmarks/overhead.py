@@ -1,4 +1,4 @@
-"""What the library itself costs: a model that does next to nothing, one await and 64 at once."""
+"""The cost of the library itself: a model that does almost nothing, with one await and with 64 at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Infer = Callable[[np.ndarray], Awaitable[Any]]
 
 
 async def one_by_one(infer: Infer, array: np.ndarray, count: int) -> float:
-    """Give the microseconds of one await, with nothing else under way."""
+    """Return the microseconds of one await while nothing else runs."""
     start = time.perf_counter()
     for _ in range(count):
         await infer(array)
@@ -27,7 +27,7 @@ async def one_by_one(infer: Infer, array: np.ndarray, count: int) -> float:
 
 
 async def at_once(infer: Infer, array: np.ndarray, count: int, tasks: int = 64) -> tuple[float, float]:
-    """Give the microseconds per request with many awaits at once, and those that the loop's thread computes."""
+    """Return the microseconds per request with many awaits at once, and those of the event loop's thread."""
 
     async def work() -> None:
         for _ in range(count // tasks):
@@ -66,7 +66,7 @@ async def measure(path: str, acl: Any, turns: int = 5, count: int = 640) -> dict
 
 
 def rows(figures: dict[str, list[float]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
     median = {name: statistics.median(values) for name, values in figures.items()}
     found = []
     for key, what, goal in (

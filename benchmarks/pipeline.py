@@ -1,4 +1,4 @@
-"""What ``infer_pipeline`` makes of a device's three engines: its time beside the bound and the sequential time."""
+"""How well ``infer_pipeline`` uses the three engines of a device: its time beside the bound and the sequential time."""
 
 from __future__ import annotations
 
@@ -7,48 +7,33 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aioais import InferSession, emulator
+from aioais import InferSession
 
 from .baseline import D2H, H2D, Buffers, Program, ok, value
+from .models import make_noop
 from .report import Row, rounds, show
+from .target import dialled, find_acl
 
 STAGES_MS = ((1.0, 2.0, 1.0), (0.2, 0.4, 0.2), (0.05, 0.1, 0.05))
-"""H2D, execute and D2H of one item, dialled on the emulator."""
-
-
-@contextmanager
-def dialled(acl: Any, stages: tuple[float, float, float]) -> Iterator[None]:
-    """Dial the emulator, or a C stub of AscendCL whose ``acl`` module has the control functions ``acl.stub``."""
-    h2d, execute, d2h = stages
-    if acl is emulator.acl:
-        with emulator.configure(h2d_ms=h2d, execute_ms=execute, d2h_ms=d2h):
-            yield
-        return
-    for key, ms in (("h2d_us", h2d), ("exec_us", execute), ("d2h_us", d2h)):
-        acl.stub.set(key, ms * 1e3)
-    yield
-    for key, us in (("h2d_us", 0), ("exec_us", -1), ("d2h_us", 0)):
-        acl.stub.set(key, us)
+"""Milliseconds of H2D, execute and D2H of one item, set on the emulator."""
 
 
 SHORT = 16
-"""Items of a short pipeline, of which several are run, as the first result of one says little."""
+"""Items of a short pipeline. Several of these run, as the first result of a single one is no measurement."""
 
 
 def bound_ms(stages: tuple[float, float, float], count: int) -> float:
-    """Give what no engine can beat: the longest stage for each item, and the others once."""
+    """Return the shortest possible time: the longest stage for each item, and the others once."""
     return count * max(stages) + sum(stages) - max(stages)
 
 
 async def run_pipeline(session: InferSession, array: np.ndarray, count: int) -> tuple[float, float]:
-    """Give the milliseconds of all results and of the first."""
+    """Return the milliseconds of all results and of the first."""
     first = 0.0
     start = time.perf_counter()
     async for _ in session.infer_pipeline([array] for _ in range(count)):
@@ -57,7 +42,7 @@ async def run_pipeline(session: InferSession, array: np.ndarray, count: int) -> 
 
 
 async def run_one_by_one(session: InferSession, array: np.ndarray, count: int) -> float:
-    """Give the milliseconds of one request."""
+    """Return the milliseconds of one request."""
     start = time.perf_counter()
     for _ in range(count):
         await session.infer([array])
@@ -65,7 +50,7 @@ async def run_one_by_one(session: InferSession, array: np.ndarray, count: int) -
 
 
 class AheadSlot(Buffers):
-    """What a request that is submitted ahead needs: a stream for its copies, and an event behind each step."""
+    """Buffers of a request that is submitted ahead, with a stream for its copies and an event after each stage."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.acl, program.nbytes)
@@ -73,7 +58,7 @@ class AheadSlot(Buffers):
         self.copied, self.executed = (value(self.acl.rt.create_event()) for _ in range(2))
 
     def close(self) -> None:
-        """Free it all."""
+        """Free all of it."""
         super().close()
         for event in (self.copied, self.executed):
             ok(self.acl.rt.destroy_event(event))
@@ -83,8 +68,8 @@ class AheadSlot(Buffers):
 class Bare(Program):
     """The same work in one thread without this library: submits ``depth`` ahead, waits for the oldest.
 
-    What the device gives to the simplest of all programs on this machine at this moment; a copy stream
-    per slot and one execute stream, chained by events, as the library does it. A session is open beside it.
+    It shows what the simplest program gets from the device on this machine at this moment. It has a copy stream per
+    slot and one execute stream, chained by events, as in the library. A session is open beside it.
     """
 
     def __init__(self, acl: Any, path: str, depth: int = 4) -> None:
@@ -103,7 +88,7 @@ class Bare(Program):
         ok(rt.memcpy_async(slot.host[1], n_out, slot.device[1], n_out, D2H, slot.stream))
 
     def run(self, count: int) -> float:
-        """Give the milliseconds of all."""
+        """Return the milliseconds of all items."""
         ok(self.acl.rt.set_context(self.context))
         depth = len(self.slots)
         start = time.perf_counter()
@@ -116,14 +101,14 @@ class Bare(Program):
         return (time.perf_counter() - start) * 1e3
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free all of it."""
         for slot in self.slots:
             slot.close()
         super().close()
 
 
 async def measure(acl: Any, path: str, turns: int = 5, count: int = 500, depth: int = 4) -> list[dict[str, Any]]:
-    """Measure each dialling in turns; shares of the bound in each, and the first result in times of one request."""
+    """Measure each setting in turns: shares of the bound, and the first result as a multiple of one request."""
     found = []
     async with InferSession(0, path, depth=depth) as session:
         array = np.ones(session.get_inputs()[0].shape, np.float32)
@@ -131,7 +116,7 @@ async def measure(acl: Any, path: str, turns: int = 5, count: int = 500, depth: 
         for stages in STAGES_MS:
             figures: dict[str, list[float]] = {"pipeline": [], "short": [], "first": [], "one": [], "bare": []}
             with dialled(acl, stages):
-                await run_pipeline(session, array, 60)  # the session learns how long the model takes
+                await run_pipeline(session, array, 60)  # the session measures how long the model takes
                 for _ in range(turns):
                     figures["pipeline"].append((await run_pipeline(session, array, count))[0])
                     short = [await run_pipeline(session, array, SHORT) for _ in range(9)]
@@ -157,7 +142,7 @@ async def measure(acl: Any, path: str, turns: int = 5, count: int = 500, depth: 
 
 
 def rows(found: list[dict[str, Any]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
     lines = []
     for one in found:
         text, spread = rounds(one["efficiency"], 3)
@@ -174,10 +159,7 @@ def rows(found: list[dict[str, Any]]) -> list[Row]:
 
 
 def main() -> None:
-    """Measure the emulator, or with ``--om MODEL`` a C stub of AscendCL that can be dialled."""
-    from .__main__ import find_acl
-    from .models import make_noop
-
+    """Measure the emulator, or with ``--om MODEL`` a C stub of AscendCL."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=main.__doc__)
     parser.add_argument("--om")
     parser.add_argument("--depth", type=int, default=4)

@@ -1,4 +1,4 @@
-"""The table that every benchmark prints, and its JSON."""
+"""The table that each benchmark prints, and its JSON."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Row(NamedTuple):
     measured: str
     """Median of the rounds."""
     spread: str = ""
-    """Least and most of the rounds."""
+    """Smallest and largest of the rounds."""
     beside: str = ""
-    """What it is to be read with."""
+    """A figure or a goal to compare it with."""
 
 
 def rounds(values: Sequence[float], digits: int = 2) -> tuple[str, str]:
-    """Give the median of some rounds and their spread, for the table."""
+    """Return the median of some rounds and their spread, for the table."""
     middle = f"{statistics.median(values):.{digits}f}"
     return middle, f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def environment(loop: str) -> dict[str, Any]:
-    """Tell on what, and with what, the figures were taken."""
+    """Return the machine, the versions and the loop of the measurement."""
     names = ("numpy", "onnxruntime", "uvloop")
     return {
         "machine": platform.platform(),
@@ -53,7 +53,7 @@ def environment(loop: str) -> dict[str, Any]:
 
 
 def show(rows: Sequence[Row], loop: str = "asyncio") -> None:
-    """Print the table below the environment."""
+    """Print the environment and the table."""
     where = environment(loop)
     table = Table(show_edge=False, pad_edge=False, title=", ".join(f"{key} {value}" for key, value in where.items()))
     table.add_column("figure", overflow="fold")
@@ -67,7 +67,7 @@ def show(rows: Sequence[Row], loop: str = "asyncio") -> None:
 
 
 def write(path: str | None, found: dict[str, Any], loop: str) -> None:
-    """Write the figures, and the environment with them, where a file is asked for."""
+    """Write the figures and the environment to a file, if there is a path."""
     if path:
         Path(path).write_text(json.dumps({"environment": environment(loop), **found}, indent=1), encoding="utf-8")
 

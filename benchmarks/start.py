@@ -1,7 +1,7 @@
 """Four devices that start slowly, from nothing to the last result: ``python -m benchmarks.start``.
 
-The emulator is dialled to 0.1 s for ACL, 0.3 s for the first use of a device, 0.2 s for a model, and 1/2/1 ms for
-each of 50 requests per device: 0.7 s, if the devices start at the same time.
+The emulator takes 0.1 s to start ACL, 0.3 s for the first use of a device, 0.2 s to load a model, and 1/2/1 ms for each
+of 50 requests per device: 0.7 s if the devices start at the same time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ REQUESTS = 50
 
 
 async def measure(path: str, turns: int = 5) -> dict[str, list[float]]:
-    """Give the seconds until the last result, and the most that the loop was late meanwhile."""
+    """Return the seconds until the last result, and the largest delay of the event loop until then."""
     seconds, late_ms = [], []
     item = [np.ones((1, 256), np.float32)]
     await InferSession.finalize()  # each round starts from nothing
-    # On an NPU slow calls go past the GIL through ctypes; the emulator's own are Python and have to be told.
+    # On an NPU slow calls release the GIL through ctypes; the emulator has to be told to do so.
     with emulator.configure(
         gil="release", init_ms=100, set_device_ms=300, load_ms=200, h2d_ms=1, execute_ms=2, d2h_ms=1
     ):
@@ -44,7 +44,7 @@ async def measure(path: str, turns: int = 5) -> dict[str, list[float]]:
 
 
 def rows(found: dict[str, list[float]]) -> list[Row]:
-    """Give the table's lines."""
+    """Return the lines of the table."""
     text, spread = rounds(found["seconds"])
     late, late_spread = rounds(found["loop_late_ms"], 1)
     return [
@@ -54,7 +54,7 @@ def rows(found: dict[str, list[float]]) -> list[Row]:
             spread,
             "possible: 0.70; goal: 0.80",
         ),
-        Row("  most that the loop was late meanwhile, ms", late, late_spread),
+        Row("  largest delay of the event loop until then, ms", late, late_spread),
     ]
 
 

@@ -1,8 +1,8 @@
-"""Draw docs/pipeline.svg: a traced pipeline on the CPU device, its engines dialled to 1, 2 and 1 ms.
+"""Draw docs/pipeline.svg: a traced pipeline on the CPU device, with engines of 1, 2 and 1 ms.
 
     pip install --group docs && python docs/draw_trace.py [picture.svg]
 
-The times are measured, so the picture differs by some microseconds from run to run and by nothing else.
+The times are measured, so the picture differs by some microseconds from run to run.
 """
 
 from __future__ import annotations

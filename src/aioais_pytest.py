@@ -1,8 +1,7 @@
 """The pytest plugin of aioais: fixtures for programs that use it.
 
-It stands outside of the package, and imports aioais inside the fixtures only: pytest loads every plugin that is
-installed, and one that nobody uses is to cost nothing. For the same reason aioais is not yet imported when a coverage
-measurement starts.
+It is a module of its own and imports aioais only inside the fixtures: pytest loads every installed plugin, and a plugin
+that is not used should cost nothing. It also means that aioais is not yet imported when a coverage measurement starts.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ _ended_early = pytest.StashKey[bool]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Note that a test has failed or was skipped: the traceback keeps what its functions held."""
+    """Note that a test failed or was skipped: its traceback keeps local variables alive."""
     if call.excinfo is not None:
         item.stash[_ended_early] = True
 
 
 @pytest.fixture
 def aioais_no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail the test when something on the CPU device outlives it: a session, a device tensor, a result array.
+    """Fail the test if a session, a device tensor or a result array on the CPU device outlives it.
 
-    Where a session was open before the test (say, in a fixture of wider scope), only further sessions count. A test
-    that has failed already is not checked, as its traceback keeps what its functions held. To have it for all tests,
-    put ``usefixtures = aioais_no_leaks`` into pytest's configuration.
+    A session that was open before the test (in a fixture of wider scope) does not count. A test that has failed is
+    not checked, as its traceback keeps local variables alive. To use the fixture in all tests, put
+    ``usefixtures = aioais_no_leaks`` into pytest's configuration.
     """
     from aioais.testing.leaks import LeakError, check_leaks, settled
 
@@ -49,9 +48,9 @@ def aioais_no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def aioais_devices() -> Iterator[EmulatedDevices]:
-    """Give the CPU devices: ``configure``, ``script``, ``gate``; all undone at the end of the test.
+    """Return the CPU devices: ``configure``, ``script``, ``gate``; all changes are undone at the end of the test.
 
-    A fault of the script that has not struck by then fails the test.
+    The test fails if a scripted fault has not occurred by then.
     """
     from aioais.testing import EmulatedDevices
 
@@ -59,12 +58,12 @@ def aioais_devices() -> Iterator[EmulatedDevices]:
         yield devices
         pending = devices.pending()
     if pending:
-        pytest.fail(f"faults that never struck: {', '.join(map(str, pending))}", pytrace=False)
+        pytest.fail(f"faults that never occurred: {', '.join(map(str, pending))}", pytrace=False)
 
 
 @pytest.fixture
 def aioais_loop_lag() -> type[LoopLag]:
-    """Give :class:`aioais.testing.LoopLag`: ``async with aioais_loop_lag(limit_ms=20): ...`` fails beyond it."""
+    """Return :class:`aioais.testing.LoopLag`; ``async with aioais_loop_lag(limit_ms=20): ...`` fails above 20 ms."""
     from aioais.testing import LoopLag
 
     return LoopLag

@@ -1,24 +1,24 @@
 """Train the digit reader of ``aioais demo`` and write the files of ``src/aioais/demo_data``.
 
-Nobody needs this to use aioais: its two products are in the repository. To make them anew::
+aioais does not need this script: both files are in the repository. To make them again::
 
     pip install torch scikit-learn onnx onnxruntime
     python tools/train_digits.py
 
 Data
-    The 1797 images of ``sklearn.datasets.load_digits``, in their own order. They come from 13
-    writers and neighbours are often of one hand, so the last images are a harder and more honest
-    test than shuffled ones, where every hand would be in both parts.
+    The 1797 images of ``sklearn.datasets.load_digits``, in their own order. They come from 13 writers, and neighbours
+    are often from the same writer. So the last images are a harder and fairer test than shuffled ones, where each
+    writer would be in both parts.
 
     ======== ============== =====================================================
     images   used for       how
     ======== ============== =====================================================
     0-999    training       the only ones the optimiser sees
-    1000-    test           the 797 images of the demo: read once, after training
+    1000-    test           the 797 images of the demo: used once, after training
     ======== ============== =====================================================
 
-    The settings below (widths, epochs, augmentation) were chosen with ``--validate``, which
-    trains on images 0-799 and measures on 800-999; the test images took no part in the choice.
+    The settings below (widths, epochs, augmentation) were chosen with ``--validate``, which trains on images 0-799 and
+    measures on 800-999. The test images were not used for the choice.
 
 Determinism
     One thread, one seed, CPU: the same torch version gives the same weights.

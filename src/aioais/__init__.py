@@ -1,4 +1,4 @@
-"""aioais: asyncio-native inference on Ascend NPUs, and on the CPU for everybody else.
+"""aioais: asyncio-native inference on Ascend NPUs, and on the CPU through the same engine.
 
 ::
 
@@ -59,7 +59,7 @@ if typing.TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """Import ``aioais.emulator`` and ``aioais.testing`` when they are asked for: on an NPU nothing needs them."""
+        """Import ``aioais.emulator`` and ``aioais.testing`` at first use: programs on an NPU do not need them."""
         if name in ("emulator", "testing"):
             return importlib.import_module(f".{name}", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

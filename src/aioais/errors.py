@@ -3,21 +3,21 @@
 ::
 
     AioaisError
-    ├─ ArgumentError (ValueError)     an argument that no model would accept: mode, depth, loop, …
+    ├─ ArgumentError (ValueError)     an argument is out of its range: mode, depth, loop, …
     ├─ FeedError (ValueError)         a feed does not fit the model
-    ├─ ModelError                     a model file is missing, damaged or for another device
-    ├─ ConvertError (ValueError)      options of ``convert`` that do not go together
-    ├─ DeviceError (ValueError)       no such device
+    ├─ ModelError                     a model file is missing, damaged or built for another device
+    ├─ ConvertError (ValueError)      the options of ``convert`` break a rule
+    ├─ DeviceError (ValueError)       there is no such device
     ├─ ClosedError                    the session or tensor is closed, or not open yet
     ├─ WrongLoopError (RuntimeError)  used from another event loop than the one that opened it
     ├─ ForkError (RuntimeError)       used in a child that was forked after ACL started
     ├─ BrokenSessionError             a failure ended the session: a hung or lost device, a bug
-    ├─ AclNotFoundError (ImportError) what runs this kind of model is not installed
-    └─ AclError (RuntimeError)        ACL refused or failed: .call .code .name .hint .message
+    ├─ AclNotFoundError (ImportError) the software that runs this kind of model is not installed
+    └─ AclError (RuntimeError)        a call to ACL failed: .call .code .name .hint .message
        ├─ AclUsageError               1xxxxx: the caller or the environment
-       ├─ AclResourceError            2xxxxx: a resource is missing, or the hardware is another one
+       ├─ AclResourceError            2xxxxx: a resource ran out, or the hardware does not match
        │  └─ AclMemoryError (MemoryError)
-       ├─ AclServiceError             3xxxxx: a business condition, such as a full queue
+       ├─ AclServiceError             3xxxxx: a condition of the service, such as a full queue
        └─ AclInternalError            5xxxxx: ACL, the driver or the device failed
           └─ DeviceHangError          the device did not finish within ``hang_timeout``
 """
@@ -49,23 +49,22 @@ __all__ = [
 
 
 class AioaisError(Exception):
-    """Root of every exception that this library raises on purpose."""
+    """Base class of all exceptions that this library raises on purpose."""
 
 
 class ArgumentError(AioaisError, ValueError):
-    """An argument is out of its range, whatever the model; raised before any device work."""
+    """An argument is out of its range for every model; raised before any device work."""
 
 
 class FeedError(AioaisError, ValueError):
     """A feed does not fit the model; raised before any device work.
 
-    The message names the input, what came, what the model wants (with its legal gears) and
-    what to do.
+    The message names the input and says what it got, what the model expects (with its legal gears) and what to do.
     """
 
 
 class ModelError(AioaisError):
-    """A model file cannot be used: missing, empty, damaged, or made for another device."""
+    """A model file cannot be used: it is missing, empty, damaged, or built for another device."""
 
 
 class ConvertError(AioaisError, ValueError):
@@ -73,15 +72,15 @@ class ConvertError(AioaisError, ValueError):
 
 
 class DeviceError(AioaisError, ValueError):
-    """A device id that does not exist; the message lists those that do."""
+    """The device id does not exist; the message lists the ids that do."""
 
 
 class ClosedError(AioaisError):
-    """A session or a tensor is closed, or a session has not been opened yet."""
+    """The session or tensor is closed, or the session is not open yet."""
 
 
 class WrongLoopError(AioaisError, RuntimeError):
-    """A session is used from another event loop than the one that opened it."""
+    """The session is used from another event loop than the one that opened it."""
 
 
 class ForkError(AioaisError, RuntimeError):
@@ -91,7 +90,7 @@ class ForkError(AioaisError, RuntimeError):
 class BrokenSessionError(AioaisError):
     """A failure ended the session; ``__cause__`` is the first error.
 
-    The device hung or was lost, or one of the session's threads died. Close the session and open another.
+    The device hung or was lost, or a bug stopped one of the session's threads. Close the session and open another.
     """
 
 
@@ -109,11 +108,11 @@ class AclError(AioaisError, RuntimeError):
     code
         ACL's return code.
     name
-        The code's name in ACL's headers, ``""`` for a code that the table does not have.
+        The code's name in ACL's headers, ``""`` if it is unknown.
     hint
-        What usually helps, ``""`` if nothing is known.
+        What usually helps, ``""`` if that is unknown.
     message
-        ACL's own last message for the calling thread, ``""`` if it left none.
+        ACL's own last message for the calling thread, ``""`` if there is none.
     """
 
     def __init__(self, call: str, code: int, name: str = "", hint: str = "", message: str = "") -> None:
@@ -156,15 +155,20 @@ class AclInternalError(AclError):
 
 
 class DeviceHangError(AclInternalError):
-    """The device did not finish within the session's ``hang_timeout``; its work may still be running."""
+    """The device did not finish within the session's ``hang_timeout``; the work may still be running."""
 
 
 def blames_device(error: BaseException) -> bool:
-    """Whether ACL blames the device (507xxx): for most of these its context is unusable (pyACL reference)."""
+    """Return whether the code blames the device (507xxx): most of these make its context unusable (pyACL reference)."""
     return isinstance(error, AclError) and error.code // 1000 == 507
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a line to an error (PEP 678), also where Python does not know of it yet; for the library's own use."""
+    """Add a note to an error (PEP 678), also on Python 3.10; for the library's own use."""
     notes: list[str] = getattr(error, "__notes__", [])
     error.__notes__ = [*notes, note]  # type: ignore[attr-defined,unused-ignore]
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra, from a package index and from a clone; for the library's own use."""
+    return f'pip install "aioais[{extra}]" (in a clone of aioais: pip install -e ".[{extra}]")'

@@ -1,4 +1,4 @@
-"""What a session tells about itself: execution times, counters, times of single requests, traces."""
+"""What a session reports: execution times, counters, times of single requests, traces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Measures"]
 class Measures:
     """The part of ``InferSession`` that only reads. Every method is plain and costs the loop microseconds.
 
-    What was measured can still be read when the session is closed.
+    Measurements can still be read after the session is closed.
     """
 
     _core: SessionCore
@@ -35,7 +35,7 @@ class Measures:
         return self._core.known().statistics()
 
     def record(self, limit: int = DEFAULT_RECORDS) -> Recording:
-        """Collect the times of each request that is submitted, and ends, inside a ``with`` block.
+        """Collect the times of each request that is submitted and ends inside a ``with`` block.
 
         ::
 
@@ -43,9 +43,8 @@ class Measures:
                 await session.infer([x])
             print(timings[0].execute_ms, timings[0].delivery_ms)
 
-        A record is there when the await of its request returns. Any number of recordings and traces may be
-        open at once, and each has all. A recorded request costs one more short wait on the device; without
-        a recording nothing is measured that was not measured before.
+        A record is available when the await of its request returns. Any number of recordings and traces may be open
+        at once; each has all requests. A recorded request costs one more short wait on the device.
 
         Parameters
         ----------
@@ -55,20 +54,20 @@ class Measures:
         Returns
         -------
         Recording
-            A context manager, and the sequence of :class:`RequestTiming` that it gives, in the order in which
-            the requests ended. It stays readable after the block and after the session.
+            A context manager that is also a sequence of :class:`RequestTiming`, in the order in which the requests
+            ended. It can be read after the block and after the session.
 
         Raises
         ------
         ArgumentError
-            ``limit`` is no int from 1.
+            ``limit`` is not an int of at least 1.
         ClosedError, WrongLoopError, ForkError
             The session cannot be used here.
         """
         return Recording(self._core.opened(), limit)
 
     def trace(self, path: str | os.PathLike[str], limit: int = DEFAULT_RECORDS) -> Trace:
-        """Write what happens inside a block to a file for https://ui.perfetto.dev or ``chrome://tracing``.
+        """Write the requests of a block to a file for https://ui.perfetto.dev or ``chrome://tracing``.
 
         ::
 
@@ -76,37 +75,37 @@ class Measures:
                 async for outputs in session.infer_pipeline(batches):
                     ...
 
-        One track each for the H2D, execute and D2H engine, the waits in the queue and the deliveries beside
-        them, and arrows along each request. ``async with`` makes and writes the file in a thread. Plain ``with``
-        does it in the calling one, which holds up an event loop there for some 0.1 ms per request at the end.
+        The trace has one track for each of the H2D, execute and D2H engines, tracks for the waits in the queue and
+        for the deliveries, and arrows along each request. ``async with`` writes the file in a thread. ``with`` writes
+        it in the calling thread, which blocks an event loop there for about 0.1 ms per request.
 
         Parameters
         ----------
         path
-            The file, which must not exist yet: nothing is overwritten. Its permissions follow the umask.
+            The file, which must not exist: nothing is overwritten. Its permissions follow the umask.
         limit
             Most requests kept, about 1 KiB each; the oldest are dropped, and the file says how many.
 
         Returns
         -------
         Trace
-            A context manager for ``async with`` and ``with``; gives the :class:`Recording`.
+            A context manager for ``async with`` and ``with``; its value is the :class:`Recording`.
 
         Raises
         ------
         ArgumentError
-            ``limit`` is no int from 1, or ``path`` no path.
+            ``limit`` is not an int of at least 1, or ``path`` is not a path.
         ClosedError, WrongLoopError, ForkError
             The session cannot be used here.
         OSError
-            On entering: ``FileExistsError``, ``FileNotFoundError`` (no such folder), ``PermissionError`` …; on
-            leaving: the file could not be written and was removed. If the block raised too, that goes on, and
-            the failed write is in the log.
+            On entry: ``FileExistsError``, ``FileNotFoundError`` (no such folder), ``PermissionError`` …; on exit: the
+            file could not be written and was removed. If the block raised too, its error is raised and the failed
+            write is logged.
 
         Notes
         -----
-        Cancelled while entering: the file is removed again. Cancelled while leaving: the wait ends at once,
-        the file is written all the same.
+        If it is cancelled on entry, the file is removed. If it is cancelled on exit, the wait ends at once and the
+        file is still written.
         """
         pipeline = self._core.opened()
         device = pipeline.device

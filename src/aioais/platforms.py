@@ -1,4 +1,4 @@
-"""What is there to run on: devices, and the event loop of choice."""
+"""The devices of this machine, and a runner for the event loop."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _PLATFORMS: tuple[Platform, ...] = ("ascend", "cpu")
 
 
 def devices() -> list[DeviceInfo]:
-    """List the devices that a session can be opened on.
+    """Return the devices that a session can be opened on.
 
-    Starts ACL to ask for names and memory, so the first call can take seconds: call it before the
-    event loop runs, or through ``asyncio.to_thread``. ACL is started without an ``acl.json``, of which it takes one
-    per process: a session with ``acl_json_path`` must be opened before. A platform whose software is not installed
-    has no devices.
+    This starts ACL, so the first call can take seconds: call it before the event loop runs, or through
+    ``asyncio.to_thread``. ACL is started without an ``acl.json``, and takes one configuration per process: open a
+    session with ``acl_json_path`` first. A platform whose software is not installed has no devices;
+    ``aioais doctor`` says what is missing.
 
     Returns
     -------
     list of DeviceInfo
-        Ascend devices first, then those of the CPU. The memory of a device that fails when asked is given as 0,
-        and the failure is in the log.
+        Ascend devices first, then CPU devices. If a device fails to report its memory, its memory is 0 and the
+        failure is logged.
     """
     found: list[DeviceInfo] = []
     for platform in _PLATFORMS:
@@ -43,11 +43,11 @@ def devices() -> list[DeviceInfo]:
             continue
         try:
             library = find_library(platform)
-            # Asking makes a device current in the thread that asks: not in the caller's, which may work on another.
+            # This makes a device current in its thread. The caller's thread may have another one current.
             with ThreadPoolExecutor(1, "aioais-devices") as thread:
                 found += thread.submit(_devices_of, library).result()
         except AclNotFoundError:
-            continue  # something is installed under this name that is not, or not wholly, the platform
+            continue  # the module of this name is not the platform, or not all of it
     return found
 
 
@@ -61,14 +61,14 @@ def _devices_of(library: Library) -> list[DeviceInfo]:
         try:
             free, total = _memory(library, device_id)
         except AclError as exc:
-            _log.warning("device %d (platform %s) cannot tell its memory: %s", device_id, library.platform, exc)
+            _log.warning("device %d (platform %s) does not report its memory: %s", device_id, library.platform, exc)
             free = total = 0
         infos.append(DeviceInfo(library.platform, device_id, name, total, free))
     return infos
 
 
 def _memory(library: Library, device_id: int) -> tuple[int, int]:
-    """Ask for free and total bytes of a device."""
+    """Return free and total bytes of a device."""
     process_of(library).set_device(device_id)
     library.check("acl.rt.set_device", library.slow.set_device(device_id))
     try:
@@ -80,7 +80,7 @@ def _memory(library: Library, device_id: int) -> tuple[int, int]:
 
 
 def run(main: Callable[..., Coroutine[Any, Any, _T]] | Coroutine[Any, Any, _T], *args: Any) -> _T:
-    """Run a coroutine to its end on uvloop: ``asyncio.run`` on the faster loop.
+    """Run a coroutine on uvloop and return its result: ``asyncio.run`` on a faster loop.
 
     Parameters
     ----------
@@ -92,16 +92,16 @@ def run(main: Callable[..., Coroutine[Any, Any, _T]] | Coroutine[Any, Any, _T], 
     Returns
     -------
     object
-        What the coroutine returns.
+        The result of the coroutine.
 
     Raises
     ------
     RuntimeError
-        An event loop runs in this thread already.
+        An event loop is already running in this thread.
 
     Notes
     -----
-    Where uvloop is not available (Windows) the loop is asyncio's own.
+    On Windows, where uvloop is not available, the loop is asyncio's own.
     """
     try:
         asyncio.get_running_loop()

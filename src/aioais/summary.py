@@ -20,9 +20,9 @@ _KEPT: Final = 65536
 class InferSummary(Sequence[float]):
     """Milliseconds of each execution of a session, oldest first.
 
-    A snapshot: later executions do not change it. The newest 65 536 entries are kept; ``count``,
-    ``total`` and ``mean`` cover all of them since the session was opened or reset. A time that ACL
-    could not tell is 0.0.
+    A snapshot: later executions do not change it. The newest 65 536 entries are kept; ``count``, ``total`` and
+    ``mean`` cover all executions since the session was opened or the summary was reset. A time that ACL could not
+    read is 0.0.
 
     Parameters
     ----------
@@ -60,17 +60,17 @@ class InferSummary(Sequence[float]):
         return self._total / self._count if self._count else 0.0
 
     def percentile(self, p: float) -> float:
-        """Give the ``p``-th percentile (0 to 100) of the entries kept, linearly interpolated.
+        """Return the ``p``-th percentile (0 to 100) of the entries kept, linearly interpolated.
 
         Raises
         ------
         ValueError
-            ``p`` is out of range, or nothing was executed yet.
+            ``p`` is out of range, or there was no execution yet.
         """
         if not 0 <= p <= 100:
-            raise ValueError(f"p={p!r}: a percentile lies between 0 and 100")
+            raise ValueError(f"got p={p!r}; expected a percentile between 0 and 100")
         if not self._times:
-            raise ValueError("no execution has been timed yet: there is no percentile")
+            raise ValueError("there is no percentile before the first execution; run a request first")
         return float(np.percentile(self._times, p))
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class InferSummary(Sequence[float]):
         return self._times[index]
 
     def __eq__(self, other: object) -> bool:
-        """Compare the entries that are kept, with those of a list too."""
+        """Compare the entries kept with those of another summary or of a list."""
         if isinstance(other, InferSummary):
             return self._times == other._times and self._count == other._count and self._total == other._total
         if isinstance(other, list):
@@ -94,7 +94,7 @@ class InferSummary(Sequence[float]):
     __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Be a list for NumPy: ``numpy.mean`` would call :attr:`mean`."""
+        """Act as a list in NumPy's functions: ``numpy.mean`` would otherwise call :attr:`mean`."""
         kwargs = dict(zip(kwargs, _as_lists(kwargs.values()), strict=True))
         return _AS_ARRAYS.__array_function__(function, (), _as_lists(args), kwargs)
 
@@ -102,7 +102,7 @@ class InferSummary(Sequence[float]):
         return f"<InferSummary: {self._count} executions, mean {self.mean:.3f} ms>"
 
 
-_AS_ARRAYS: Final = np.empty(0)  # does what NumPy does for arrays
+_AS_ARRAYS: Final = np.empty(0)  # its __array_function__ is NumPy's own
 
 
 def _as_lists(values: Iterable[Any]) -> tuple[Any, ...]:
@@ -110,15 +110,14 @@ def _as_lists(values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def known_times(times: Sequence[float]) -> Sequence[float]:
-    """Give 0.0 for each time that is unknown, which is NaN."""
+    """Return the times with 0.0 in place of NaN, which means that a time is unknown."""
     return [0.0 if math.isnan(ms) else ms for ms in times] if math.isnan(sum(times)) else times
 
 
 class Timeline:
     """Collects times from any thread; bounded.
 
-    Its memory is taken whole at the first entry, 8 bytes for each that is kept, so a process does not go
-    on growing until the ring is full.
+    All memory is allocated at the first entry, 8 bytes per entry kept, so that it does not grow later.
     """
 
     __slots__ = ("_count", "_lock", "_ring", "_total")
@@ -130,8 +129,8 @@ class Timeline:
         self._total = 0.0
 
     def renew_lock(self) -> None:
-        """Forget who has the lock."""
-        self._lock = threading.RLock()  # guards all three; a handler of signals may look meanwhile
+        """Replace the lock, which another thread may hold."""
+        self._lock = threading.RLock()  # guards all three; reentrant, as a signal handler may read at any moment
 
     def add(self, ms: float) -> None:
         """Add one entry."""
@@ -154,17 +153,17 @@ class Timeline:
             self._total += sum(times)
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         with self._lock:
             self._count, self._total = 0, 0.0
 
     def kept(self) -> list[float]:
-        """Give the entries that are kept, oldest first."""
+        """Return the entries kept, oldest first."""
         with self._lock:
             return self._kept()
 
     def snapshot(self) -> InferSummary:
-        """Give what there is now."""
+        """Return a summary of the entries so far."""
         with self._lock:
             return InferSummary(self._kept(), self._count, self._total)
 
@@ -181,8 +180,8 @@ class Timeline:
 class MemorySummary:
     """Copy times of the whole process, one entry per tensor copied, oldest first.
 
-    As in ais_bench every method is static. The newest 65 536 entries of each direction are kept. A time
-    that ACL could not tell is 0.0.
+    As in ais_bench every method is static. The newest 65 536 entries of each direction are kept. A time that ACL
+    could not read is 0.0.
     """
 
     _h2d: Final = Timeline()

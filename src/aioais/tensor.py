@@ -1,9 +1,9 @@
-"""Device tensors: results that stay on the device, and feeds that are there already."""
+"""Device tensors: results that stay on the device, and feeds that are already there."""
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, final
 
 import numpy as np
 
@@ -19,10 +19,11 @@ __all__ = ["Tensor"]
 class Tensor:
     """Memory on a device, with shape and type.
 
-    Made by ``infer(..., out_array=False)`` and ``to_device``, never directly. It can feed any
-    session on its device, and keeps its memory for as long as it lives, past the session that
-    made it. The memory is freed on :meth:`close` or when the tensor is collected; requests in
-    flight that use it keep it until they are done.
+    Made by ``infer(..., out_array=False)`` and ``to_device``, never directly. It can be a feed of any session on its
+    device. The memory is freed by :meth:`close` or when the tensor is collected; it stays valid after the session
+    that made the tensor is closed. Requests in flight that use the memory keep it until they are done.
+
+    A tensor cannot be copied or pickled.
     """
 
     __slots__ = ("__weakref__", "_block", "_device", "_dtype", "_hang_timeout", "_shape")
@@ -49,7 +50,7 @@ class Tensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Element type, as NumPy's."""
+        """Element type, as a NumPy dtype."""
         return self._dtype
 
     @property
@@ -62,18 +63,18 @@ class Tensor:
 
     @property
     def device_id(self) -> int:
-        """The device that has the memory."""
+        """Id of the device that has the memory."""
         return self._device.id
 
     @property
     def closed(self) -> bool:
-        """Whether the memory was given up."""
+        """Whether the tensor is closed."""
         return self._block is None
 
     async def to_host(self) -> np.ndarray:
-        """Copy the tensor to a fresh array, owned by the caller.
+        """Copy the tensor to a new array, owned by the caller.
 
-        Works on any event loop. Cancelled: the copy ends unseen.
+        Works on any event loop. If the await is cancelled, the copy still finishes and its result is dropped.
 
         Raises
         ------
@@ -82,7 +83,8 @@ class Tensor:
         AclError
             The copy failed.
         DeviceHangError
-            It was not done within the ``hang_timeout`` of the session that made the tensor. No session breaks of it.
+            The copy was not done within the ``hang_timeout`` of the session that made the tensor. This does not break
+            any session.
         """
         device, block = self._device, self.block
         device.process.check_fork()
@@ -93,14 +95,14 @@ class Tensor:
         return await wait_future(device.worker.submit(copy))
 
     def close(self) -> None:
-        """Give the memory up; idempotent, never blocks."""
+        """Release the memory; idempotent, never blocks."""
         self._block = None
 
     @property
     def block(self) -> DeviceBlock:
-        """The memory itself, for the library's own use; raises ``ClosedError`` when closed."""
+        """The memory, for the library's own use; raises ``ClosedError`` if the tensor is closed."""
         if self._block is None:
-            raise ClosedError(f"{self!r} is closed: its device memory was given up; make a new one with to_device()")
+            raise ClosedError(f"{self!r} is closed: its device memory was released; make a new one with to_device()")
         return self._block
 
     @property
@@ -108,11 +110,18 @@ class Tensor:
         """The opened device, for the library's own use."""
         return self._device
 
-    if not TYPE_CHECKING:  # type checkers are not to take it for something that NumPy takes
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled: two objects would release the same memory."""
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled: its memory is on a device and has one owner; "
+            "pass the tensor itself within this process, or copy its data with await tensor.to_host()"
+        )
+
+    if not TYPE_CHECKING:  # for type checkers a tensor is not array-like
 
         def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-            """Refuse: NumPy would make an array of one object of it."""
-            raise TypeError(f"{self!r} is no array in host memory: use await tensor.to_host()")
+            """Refuse: NumPy would make an object array with one element."""
+            raise TypeError(f"{self!r} is not in host memory: use await tensor.to_host()")
 
     def __repr__(self) -> str:
         state = " closed" if self._block is None else ""
@@ -120,4 +129,4 @@ class Tensor:
 
 
 live_tensors: weakref.WeakSet[Tensor] = weakref.WeakSet()
-"""Every tensor that was not collected yet; ``finalize`` closes them."""
+"""All tensors that are not collected yet; ``finalize`` closes them."""

@@ -1,4 +1,4 @@
-"""What became of single requests: when each stage began and ended, collected while somebody asks for it."""
+"""Times of single requests: when each stage began and ended, collected while a recording is open."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_RECORDS", "Outcome", "Recorded", "Recording", "RequestTiming", "Span"]
 
 Outcome = Literal["done", "failed", "cancelled"]
-"""How a request ended: a result or an error was delivered, or nobody waited any more."""
+"""How a request ended: with a result, with an error, or its caller stopped waiting."""
 
 DEFAULT_RECORDS: Final = 10_000
-"""Requests that a recording keeps, about 1 KiB each."""
+"""Most requests that a recording keeps, about 1 KiB each."""
 
 
 class Span(NamedTuple):
-    """A piece of time, in seconds of ``time.perf_counter``."""
+    """An interval of time, in seconds of ``time.perf_counter``."""
 
     begin: float
-    """When it began."""
+    """Its begin."""
     end: float
-    """When it ended."""
+    """Its end."""
 
     @property
     def ms(self) -> float:
@@ -38,10 +38,10 @@ class Span(NamedTuple):
 class RequestTiming(NamedTuple):
     """The times of one request; an immutable record.
 
-    The three stages on the device are those of ACL's event time stamps, brought to the host's clock. They
-    are empty, with 0.0 milliseconds, where a stage did nothing (device tensors in, or results that stay on
-    the device) and in requests that failed or never ran (``is_measured`` is false), of which the device
-    tells no times. One that was cancelled while the device worked on it has them all.
+    The times of the three stages on the device come from ACL's event time stamps, translated to the host's clock. A
+    stage is empty, with 0.0 milliseconds, if it had nothing to do (feeds that are on the device already, or results
+    that stay there). All three are empty if the request failed or never ran: ``is_measured`` is then false. A request
+    that was cancelled while the device worked on it has all times.
     """
 
     number: int
@@ -49,26 +49,26 @@ class RequestTiming(NamedTuple):
     outcome: Outcome
     """``"done"``, ``"failed"`` or ``"cancelled"``."""
     is_measured: bool
-    """Whether the device told the times of its stages."""
+    """Whether the times of the device stages are known."""
     mode: str
     """Mode of the model: ``static``, ``dymbatch``, ``dymhw``, ``dymdims`` or ``dymshape``."""
     shapes: tuple[tuple[int, ...], ...]
     """Shapes of the feeds, in model order."""
     queue: Span
-    """From the submission until it had a set of buffers, or was dropped."""
+    """From its submission until it had a set of buffers or was dropped."""
     h2d: Span
-    """Copies to the device, waiting for the engine included."""
+    """Copies to the device, with the wait for the engine."""
     execute: Span
     """All its executions."""
     d2h: Span
-    """Copies to the host, waiting for the engine included."""
+    """Copies to the host, with the wait for the engine."""
     delivery: Span
-    """From its end on the device until its future was set on the event loop. A request that failed on the
-    device counts from when the library knew."""
+    """From its end on the device until its future was set on the event loop. For a request that failed on the device:
+    from the moment at which the library noticed."""
 
     @property
     def queue_ms(self) -> float:
-        """Milliseconds it waited for buffers."""
+        """Milliseconds that it waited for buffers."""
         return self.queue.ms
 
     @property
@@ -93,17 +93,17 @@ class RequestTiming(NamedTuple):
 
     @property
     def started(self) -> float:
-        """When it was submitted, in seconds of ``time.perf_counter``."""
+        """The moment of its submission, in seconds of ``time.perf_counter``."""
         return self.queue.begin
 
     @property
     def total_ms(self) -> float:
-        """Milliseconds from the submission to its future; more than the sum, as stages wait for one another."""
+        """Milliseconds from its submission to its future; more than the sum, as stages wait for one another."""
         return (self.delivery.end - self.queue.begin) * 1e3
 
 
 class Recorded(Protocol):
-    """What can be recorded: it shows each request to the recordings that are open when it is submitted."""
+    """An object that reports each request to the recordings that are open when it is submitted."""
 
     recordings: tuple[Recording, ...]
 
@@ -111,20 +111,20 @@ class Recorded(Protocol):
 class Recording(Sequence[RequestTiming]):
     """Collects the times of requests inside a ``with`` block; made by ``InferSession.record``.
 
-    A sequence, oldest first, which grows as requests end and stays as it is after the block. Requests
-    that were submitted before the block, or end after it, are not in it. Not for use from several threads.
+    A sequence, oldest first, which grows as requests end and does not change after the block. Requests that were
+    submitted before the block or end after it are left out. Not for use from several threads.
 
     Parameters
     ----------
     source
-        What is recorded.
+        The object to record.
     limit
         Most requests kept; the oldest are dropped.
     """
 
     def __init__(self, source: Recorded, limit: int) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ArgumentError(f"limit={limit!r}: wanted an int of at least 1, the number of requests to keep")
+            raise ArgumentError(f"got limit={limit!r}; expected an int of at least 1, the number of requests to keep")
         self._source: Recorded | None = source
         self._kept: deque[RequestTiming] = deque(maxlen=limit)
         self._is_open = False
@@ -132,18 +132,18 @@ class Recording(Sequence[RequestTiming]):
 
     @property
     def dropped(self) -> int:
-        """Requests that ended in the block and are not kept any more."""
+        """Requests that ended in the block and are no longer kept."""
         return self._ended - len(self._kept)
 
     @property
     def unfinished(self) -> int:
-        """Requests that were submitted in the block and have not ended in it."""
+        """Requests that were submitted in the block and did not end in it."""
         return self._begun - self._ended
 
     def __enter__(self) -> Self:
         source = self._source
         if source is None or self._is_open:
-            raise ClosedError("a recording is opened once; call record() or trace() again")
+            raise ClosedError("a recording can be opened only once; call record() or trace() again")
         self._is_open = True
         source.recordings += (self,)
         return self
@@ -161,7 +161,7 @@ class Recording(Sequence[RequestTiming]):
         self._begun += 1
 
     def add(self, timing: RequestTiming) -> None:
-        """Take the record of a request that has ended; for the library's own use."""
+        """Add the times of a request that has ended; for the library's own use."""
         if self._is_open:
             self._ended += 1
             self._kept.append(timing)
@@ -170,7 +170,7 @@ class Recording(Sequence[RequestTiming]):
         return len(self._kept)
 
     def __iter__(self) -> Iterator[RequestTiming]:
-        return iter(self._kept.copy())  # more may come while somebody awaits in a loop over it
+        return iter(self._kept.copy())  # a loop over it may await, and then requests end
 
     @overload
     def __getitem__(self, index: int) -> RequestTiming: ...

@@ -1,4 +1,4 @@
-"""Traces for Perfetto and Chrome: what each engine did, and the way of each request over them."""
+"""Traces for Perfetto and Chrome: the work of each engine, and the path of each request through them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _log = logging.getLogger("aioais")
 _TRACKS: Final = ("queue", "H2D", "execute", "D2H", "delivery")
 _ENGINES: Final = ("H2D", "execute", "D2H")
 _AT_ONCE: Final = 50
-"""Events encoded in one call: fast, and the GIL is free again after a millisecond."""
+"""Events encoded in one call: enough to be fast, few enough to release the GIL after a millisecond."""
 _FLOW: Final = {"name": "request", "cat": "flow"}
 
 
 class Trace:
-    """A trace file of what happens inside a ``with`` or ``async with`` block; made by ``InferSession.trace``.
+    """Writes the requests of a ``with`` or ``async with`` block to a file; made by ``InferSession.trace``.
 
-    Both give the :class:`Recording`. The file is made at the start, so that a wrong path shows then, and
-    written at the end, also when the block raises.
+    The value of the block is the :class:`Recording`. The file is created on entry, so that a wrong path raises at
+    once, and written on exit, also if the block raises.
 
     Parameters
     ----------
     path
-        The file, which must not exist yet.
+        The file, which must not exist.
     recording
-        What collects the requests.
+        Collects the requests.
     title
         Name of the process in the viewer.
     """
@@ -70,8 +70,8 @@ class Trace:
         try:
             return open(self._path, "x", encoding="utf-8")
         except OSError as exc:
-            what = f"{exc.strerror}: a trace goes to a new file in a folder that exists; choose another path"
-            raise OSError(exc.errno, what, self._path) from exc  # of the same subclass, by its number
+            what = f"{exc.strerror}; expected the path of a new file in an existing folder: choose another path"
+            raise OSError(exc.errno, what, self._path) from exc  # the number selects the same subclass
 
     def _begin(self, file: TextIOWrapper) -> Recording:
         try:
@@ -89,20 +89,20 @@ class Trace:
             with file:
                 _dump(file, self._recording, self._title)
         except OSError:
-            _discard(file)  # half a trace is no JSON
+            _discard(file)  # an incomplete trace is not valid JSON
             if error is None:
                 raise
-            _log.exception("the trace %s was not written", self._path)  # what ended the block is the one to raise
+            _log.exception("the trace %s was not written", self._path)  # the block's own error is raised
 
 
 def trace_events(timings: Iterable[RequestTiming], title: str) -> Iterator[dict[str, Any]]:
-    """Give the events of a trace in the Trace Event Format, times in microseconds since the first submission.
+    """Return the events of a trace in the Trace Event Format, times in microseconds since the first submission.
 
-    Engines do one thing at a time, so they are tracks of complete slices (``X``) that never overlap: a copy
-    that was queued behind another one is drawn from where that ended. Many requests wait and are delivered
-    at once, which slices of one track cannot show, so these are asynchronous (``b``, ``e``). Arrows join the
-    five: a flow (``s``, ``t``, ``f``) over the engines, ``bind_id`` at both ends, as only that binds to
-    asynchronous slices.
+    An engine does one thing at a time, so its track has complete slices (``X``) that never overlap: a copy that was
+    queued behind another is drawn from the end of that one. Many requests wait or are delivered at the same time,
+    which one track of slices cannot show, so these are asynchronous events (``b``, ``e``). Arrows join the five: a
+    flow (``s``, ``t``, ``f``) over the engines, and ``bind_id`` at both ends, as flows cannot bind to asynchronous
+    events.
     """
     timings = list(timings)
     pid = os.getpid()
@@ -145,10 +145,10 @@ def _engine(name: str, pid: int, timings: list[RequestTiming], zero: float) -> I
         if name != "execute":
             is_first = name == "H2D"
             arrow = {"bind_id": _bind_id(timing, is_first), "flow_in" if is_first else "flow_out": True}
-        # A nanosecond short: begin plus duration must not pass the next begin by rounding.
+        # A nanosecond less, so that rounding does not move the end past the next begin.
         times = {"ts": begin / 1e3, "dur": max(0, end - begin - 1) / 1e3}
         yield {"ph": "X", "name": f"{name} {timing.number}", "cat": "engine", **times, **event, **arrow, "args": args}
-        # In the middle, where it can belong to no neighbour.
+        # In the middle of the slice, so that it cannot bind to a neighbour.
         flow = {**_FLOW, "id": timing.number, "ts": (begin + end) // 2 / 1e3, **event}
         if name == "H2D":
             yield {"ph": "s", **flow}
@@ -167,7 +167,7 @@ def _args(timing: RequestTiming) -> dict[str, Any]:
 
 
 def _nanoseconds(span: Span, zero: float) -> tuple[int, int]:
-    """Whole numbers, so that neighbours do not overlap by rounding."""
+    """Return integers, so that rounding makes no neighbours overlap."""
     return round((span.begin - zero) * 1e9), round((span.end - zero) * 1e9)
 
 
@@ -184,6 +184,6 @@ def _dump(file: TextIOWrapper, recording: Recording, title: str) -> None:
 
 
 def _discard(file: TextIOWrapper) -> None:
-    """Take a file away that has no trace in it."""
+    """Remove a file that has no complete trace in it."""
     file.close()
     Path(file.name).unlink(missing_ok=True)

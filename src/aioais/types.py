@@ -26,23 +26,37 @@ __all__ = [
 
 
 Mode = Literal["static", "dymbatch", "dymhw", "dymdims", "dymshape", "dynbatch", "dynhw", "dyndims", "dynshape", "auto"]
-"""How a request chooses its shapes; ``dym`` and ``dyn`` are two spellings of the same."""
+"""How a request selects its shapes; ``dym…`` and ``dyn…`` are two spellings of the same mode."""
 
 Depth = int | Literal["auto"]
 """How many sets of device buffers there may be."""
 
 Check = Literal["strict", "bytes"]
-"""How feeds are compared with the model."""
+"""How feeds are checked against the model."""
 
 DEFAULT_OUTPUT_BYTES: Final = 100_000
 """Default of ``custom_sizes``, as in ais_bench."""
 
+_NUMBER_TYPES: Final = frozenset("bcdoxXneEfFgG%")
+"""Last letters of the format specifications of numbers."""
 
-class DataType(IntEnum):
+
+class _NamedInt(IntEnum):
+    """An int that prints as its name, on every Python."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        # A spec such as "d" or "03x" asks for the number, any other for the name.
+        return int.__format__(self, spec) if spec[-1:] in _NUMBER_TYPES else format(self.name, spec)
+
+
+class DataType(_NamedInt):
     """Element type of a tensor, with the values of ``aclDataType``.
 
-    The values are those of the C header ``acl/acl_base_rt.h``. Lower-case names are the ones
-    that ``aclruntime.dtype`` has in ais_bench.
+    The values are those of the C header ``acl/acl_base_rt.h``, the names those of ``aclruntime.dtype`` in ais_bench.
+    ``str()`` and f-strings give the name.
     """
 
     undefined = -1
@@ -85,21 +99,21 @@ class DataType(IntEnum):
         Returns
         -------
         numpy.dtype
-            bfloat16 and the 8-bit floats are the types of the package ``ml_dtypes``.
+            For bfloat16 and the 8-bit floats: a type of the package ``ml_dtypes``.
 
         Raises
         ------
         TypeError
-            The type has no NumPy counterpart (strings, packed sub-byte types).
+            NumPy has no such type (strings, packed types below a byte).
         ImportError
-            The type lives in ``ml_dtypes`` and that package is not installed.
+            The type needs ``ml_dtypes``, which is not installed.
         """
         name = _NUMPY.get(self)
         if name is not None:
             return np.dtype(name)
         name = _ML_DTYPES.get(self)
         if name is None:
-            raise TypeError(f"data type {self.name} has no NumPy counterpart")
+            raise TypeError(f"NumPy has no counterpart of the data type {self.name}")
         try:
             import ml_dtypes
         except ImportError as exc:
@@ -132,8 +146,11 @@ _ML_DTYPES = {
 }
 
 
-class Format(IntEnum):
-    """Layout of a tensor, with the values of ``aclFormat`` (``acl/acl_base_rt.h``)."""
+class Format(_NamedInt):
+    """Layout of a tensor, with the values of ``aclFormat`` (``acl/acl_base_rt.h``).
+
+    ``str()`` and f-strings give the name.
+    """
 
     UNDEFINED = -1
     NCHW = 0
@@ -158,9 +175,9 @@ class Format(IntEnum):
 
 
 class TensorDesc(NamedTuple):
-    """What a model says of one of its inputs or outputs.
+    """Description of an input or output of a model.
 
-    Field names and meaning are those of ``aclruntime.tensor_desc`` in ais_bench.
+    Names and meaning of the fields are those of ``aclruntime.tensor_desc`` in ais_bench.
     """
 
     name: str
@@ -170,63 +187,74 @@ class TensorDesc(NamedTuple):
     format: Format
     """Layout."""
     shape: list[int]
-    """Dims; -1 where the model leaves them open. Outputs of gear models have the largest gear's."""
+    """Dims; -1 for an open one. Outputs of a gear model have the shape of the largest gear."""
     size: int
-    """Bytes of the largest buffer; 0 where the model sets no upper bound."""
+    """Bytes of the largest buffer; 0 if the model sets no upper bound."""
     realsize: int
-    """Bytes that a feed of the largest shape has: the same as ``size``.
+    """Bytes of a feed of the largest shape: the same as ``size``.
 
-    Mode data belong to a request here, so no call changes this value, unlike ais_bench.
+    In ais_bench setting a mode changes this value. Here the mode belongs to each request, so the value never changes.
     """
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """Times of one stage, in milliseconds, since the session was opened."""
+    """Times of one stage since the session was opened."""
 
     count: int
-    """Requests measured."""
+    """Number of requests measured."""
     total_ms: float
-    """Sum."""
+    """Sum in milliseconds."""
     max_ms: float
-    """Longest."""
+    """Longest time in milliseconds."""
 
     @property
     def mean_ms(self) -> float:
-        """Mean; 0.0 before the first request."""
+        """Mean in milliseconds; 0.0 before the first request."""
         return self.total_ms / self.count if self.count else 0.0
+
+    def __repr__(self) -> str:
+        return f"<{self.count} times, mean {self.mean_ms:.3f} ms, max {self.max_ms:.3f} ms>"
 
 
 class SessionStatistics(NamedTuple):
-    """A session at one moment; an immutable record."""
+    """The state of a session at one moment; an immutable record."""
 
     in_flight: int
-    """Requests that own a set of buffers now."""
+    """Requests that own a set of device buffers."""
     queued: int
-    """Requests that wait for one, on the host or, small ones, on the device's stream; without those that were
-    cancelled meanwhile."""
+    """Requests that wait for a set of buffers, on the host or, if they are small, on the device's stream. Cancelled
+    ones are not counted."""
     done: int
     """Requests completed."""
     failed: int
     """Requests that ended with an error."""
     cancelled: int
-    """Requests that nobody waited for in the end."""
+    """Requests whose caller stopped waiting."""
     stages: dict[str, StageTime]
     """Times by stage: ``queue`` (waiting for buffers), ``h2d``, ``execute``, ``d2h``.
-    ``InferSession.record`` has those of single requests, with their delivery."""
+    ``InferSession.record`` returns those of single requests, with their delivery."""
     depth: int
     """Most requests past admission at once."""
     slots: int
-    """Sets of buffers made so far."""
+    """Sets of device buffers that exist."""
     device_bytes: int
-    """Device memory that sessions and tensors on this device hold (weights and workspace excluded)."""
+    """Device memory that sessions and tensors on this device hold, in bytes, without weights and workspace."""
     pinned_bytes: int
-    """Pinned host memory of the device, leased and idle. On boards whose host and device share their memory this
-    is device memory: what slots, tensors and result arrays hold, and what waits for use."""
+    """Pinned host memory of the device, leased and idle, in bytes. On boards whose host and device share their memory
+    this is device memory: that of slots, tensors and result arrays, and idle blocks."""
     pinned_leased: int
     """Pinned blocks that slots and result arrays hold."""
     pinned_idle: int
-    """Pinned blocks that wait for use."""
+    """Pinned blocks that are not in use."""
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {getattr(self, name)}" for name in ("in_flight", "queued", "done", "failed"))
+        means = ", ".join(f"{name} {stage.mean_ms:.3f}" for name, stage in self.stages.items())
+        return (
+            f"<SessionStatistics: {counts}, cancelled {self.cancelled}; mean ms: {means}; depth {self.depth}, "
+            f"slots {self.slots}; {self.device_bytes} device bytes, {self.pinned_bytes} pinned bytes>"
+        )
 
 
 class DeviceInfo(NamedTuple):
@@ -239,9 +267,9 @@ class DeviceInfo(NamedTuple):
     name: str
     """Name of the chip."""
     total_memory: int
-    """Bytes of memory; 0 where it cannot be told."""
+    """Bytes of memory; 0 if the device does not report it."""
     free_memory: int
-    """Bytes free now; 0 where it cannot be told."""
+    """Bytes free now; 0 if the device does not report it."""
 
     @property
     def memory(self) -> int:
@@ -253,11 +281,11 @@ class PipelineOutput(NamedTuple):
     """One result of ``MultiDeviceSession.infer_pipeline``."""
 
     device_id: int
-    """Where it ran."""
+    """Device that computed it."""
     lane: int
-    """Place of its feeds list in the device's list."""
+    """Index of its feeds list in the device's list."""
     index: int  # type: ignore[assignment]  # the contract's name, though tuples have a method of it
-    """Its place in that feeds list."""
+    """Its index in that feeds list."""
     outputs: list[np.ndarray]
     """One array per model output; owned by the caller."""
 
@@ -266,27 +294,27 @@ class StreamOutput(NamedTuple):
     """One result of ``MultiDeviceSession.stream``."""
 
     index: int  # type: ignore[assignment]  # the contract's name, though tuples have a method of it
-    """Its place in the source."""
+    """Its index in the source."""
     device_id: int
-    """Where it ran."""
+    """Device that computed it."""
     outputs: list[np.ndarray]
     """One array per model output; owned by the caller."""
 
 
 class DeviceStatistics(NamedTuple):
-    """A device of a ``MultiDeviceSession`` at one moment; an immutable record."""
+    """The state of a device of a ``MultiDeviceSession`` at one moment; an immutable record."""
 
     device_id: int
     """The device."""
     is_open: bool
-    """Whether a warm session is there."""
+    """Whether its session is open."""
     opened: int
-    """How often a session was opened, that is, the model loaded."""
+    """How often a session was opened, which loads the model."""
     streamed: int
     """Results of streams that it computed."""
     rerun: int
-    """Items of streams that failed with it and were run again on other devices."""
+    """Items of streams that failed on it and ran again on other devices."""
     failure: str | None
-    """What it failed with last; ``None`` if it never did. It may be open again since."""
+    """Its last failure; ``None`` if there was none. It may be open again."""
     session: SessionStatistics | None
-    """What its session says; ``None`` where none is open."""
+    """Statistics of its session; ``None`` if none is open."""

@@ -134,7 +134,7 @@ def _unknown_operator(models: Models) -> str:
     return str(path)
 
 
-NO_MODEL = ("cannot be loaded on platform 'cpu'", "wanted: an ONNX file that ONNX Runtime can run")
+NO_MODEL = ("cannot be loaded on platform 'cpu'", "expected an ONNX file that ONNX Runtime can run")
 OPENING: dict[str, tuple[Callable[[Models], str], dict[str, Any], type[AioaisError], tuple[str, ...], bool]] = {
     # file, options, error, texts, whether the device is asked at all
     "missing": (
@@ -183,7 +183,7 @@ OPENING: dict[str, tuple[Callable[[Models], str], dict[str, Any], type[AioaisErr
         lambda m: m.identity([3]),
         {"acl_json_path": __file__},
         ArgumentError,
-        ("test_bad_input.py' is no JSON file",),
+        ("test_bad_input.py' is not valid JSON",),
         False,
     ),
     "name-no-text": (_name_no_text, {}, ModelError, ("add.onnx'", "no UTF-8 text", *NO_MODEL), True),
@@ -227,7 +227,7 @@ async def test_a_configuration_nested_deeper_than_the_parser_goes(models: Models
     nested = models.folder / "nested.json"
     nested.write_text("[" * 100_000, encoding="utf-8")
     await InferSession.finalize()
-    with pytest.raises(ArgumentError, match=r"nested\.json' is no JSON file"):
+    with pytest.raises(ArgumentError, match=r"nested\.json' is not valid JSON"):
         await InferSession(0, models.identity([3]), nested)
 
 

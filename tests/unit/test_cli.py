@@ -99,7 +99,7 @@ def add_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command(cli: Cli) -> None:
     done = cli("--help")
     assert done.code == 0
-    assert all(name in done.out for name in ("demo", "bench", "convert", "devices", "inspect"))
+    assert all(name in done.out for name in ("demo", "bench", "convert", "devices", "doctor", "inspect"))
 
 
 def test_version(cli: Cli) -> None:
@@ -242,7 +242,7 @@ def test_bench_looks_at_its_file_before_it_measures(cli: Cli, tmp_path: Path) ->
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("figures")
     done = cli("bench", tmp_path / "no.onnx", "--json", old)  # not even the model was looked at
-    assert_one_clear_line(done, "aioais bench: --json ")
+    assert_one_clear_line(done, "aioais bench: got --json ")
     assert "File exists" in done.err
     assert "choose another path" in done.err
     assert old.read_text() == "figures"

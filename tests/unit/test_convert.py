@@ -382,25 +382,25 @@ def test_a_rank_that_changes_with_the_gear(tmp_path: Path) -> None:
     [
         (
             {"input_shape": "input3:1,3,32,32"},
-            ["names 'input3'", "the model has the inputs input1, input2", "use the names"],
+            ["got input 'input3'", "inputs of the model (input1, input2)", "use the names"],
         ),
         (
             {"input_shape": "input1:1,3,32;input2:1,3,32,32"},
-            ["input1 is 1,3,32 with 3 dims", "the model has 4 (N,3,32,32)", "give that many"],
+            ["got 3 dims for input1", "(1,3,32)", "expected 4, as in the model (N,3,32,32)", "give that many"],
         ),
         (
             {"input_shape": "input1:;input2:1,3,32,32"},
-            ["input1 is (scalar) with 0 dims", "the model has 4", "give that many"],
+            ["got 0 dims for input1", "((scalar))", "expected 4", "give that many"],
         ),
         (
             {"input_shape": "input1:1,4,32,32;input2:1,3,32,32"},
-            ["input1 is 1,4,32,32 with 4 as dim 1", "the model has 3 fixed there", "give 3, or export"],
+            ["got 4 as dim 1 of input1", "(1,4,32,32)", "expected 3, which", "give 3, or export"],
         ),
         (
             {"input_shape": "input1:-1,3,32,32", "dynamic_batch_size": "1,2"},
-            ["does not name 'input2'", "N,3,32,32 in the model", "want every input", '"input2:1,3,32,32"'],
+            ["does not name 'input2'", "N,3,32,32 in the model", "expected every input", '"input2:1,3,32,32"'],
         ),
-        ({"input_format": "NCDHW"}, ["input_format='NCDHW'", "CPU device wants one of NCHW", "leave it out"]),
+        ({"input_format": "NCDHW"}, ["input_format='NCDHW'", "expected one of NCHW", "leave it out"]),
     ],
     ids=str,
 )
@@ -427,7 +427,9 @@ def test_what_no_device_takes(tmp_path: Path, kind: str) -> None:
         x = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [2])
         y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [2])
     model = save(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], [x], [y])
-    with pytest.raises(ModelError, match=f"'x' of the model holds {kind}: a device takes tensors of numbers; cut"):
+    with pytest.raises(
+        ModelError, match=f"'x' with {kind}; expected a tensor of numbers, as a device takes no other: remove"
+    ):
         convert(model, tmp_path / "out.onnx")
 
 
@@ -437,17 +439,17 @@ def test_what_no_device_takes(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("output", "platform", "words"),
     [
-        ("m.bin", None, ["ends neither in .onnx", 'pass platform="cpu" or platform="ascend"']),
-        ("m.onnx", "npu", ["platform='npu'", 'want "cpu" or "ascend"', "leave it out"]),
+        ("m.bin", None, ["expected a name that ends in .onnx", 'pass platform="cpu" or platform="ascend"']),
+        ("m.onnx", "npu", ["platform='npu'", 'expected "cpu" or "ascend"', "leave it out"]),
         (
             "m.om",
             "cpu",
-            ["m.om' has the ending of another platform", "want one that ends in .onnx", "change"],
+            ["m.om', which has the ending of another platform", "expected a name that ends in .onnx", "change"],
         ),
-        ("m.onnx", "ascend", ["another platform than platform='ascend'", "want one that ends in .om"]),
+        ("m.onnx", "ascend", ["another platform than platform='ascend'", "expected a name that ends in .om"]),
         ("add.onnx", None, ["is the model itself, which is never overwritten", "give another path"]),
         ("link.onnx", None, ["is the model itself", "give another path"]),
-        ("folder.onnx", None, ["is a folder: want the path of a file", "add a name"]),
+        ("folder.onnx", None, ["is a folder; expected the path of a file", "add a name"]),
         (
             "none/m.onnx",
             None,
@@ -503,7 +505,7 @@ def test_names_that_are_no_text(tmp_path: Path, place: str) -> None:
         model.metadata_props.add(key="marked", value="x")
     path = tmp_path / "damaged.onnx"
     path.write_bytes(model.SerializeToString().replace(b"marked", b"mark\xe5d"))
-    with pytest.raises(ModelError, match="no UTF-8 text"):
+    with pytest.raises(ModelError, match="is not UTF-8"):
         convert(path, tmp_path / "out.onnx")
 
 
@@ -529,7 +531,7 @@ def test_a_model_that_onnx_runtime_refuses(tmp_path: Path) -> None:
 
 
 def test_a_om_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is a \.om already: give the ONNX model"):
+    with pytest.raises(ModelError, match=r"is already a \.om; expected an ONNX model"):
         convert(tmp_path / "m.om", tmp_path / "out.onnx")
 
 
@@ -628,7 +630,7 @@ def test_external_data_that_cannot_be_taken(tmp_path: Path, location: str) -> No
         set_external_data(tensor, location.format(root=tmp_path))
         tensor.ClearField("raw_data")
     path.write_bytes(model.SerializeToString())
-    words = "put the file beside the model" if location == "gone.bin" else "want a file in its own folder"
+    words = "put the file beside the model" if location == "gone.bin" else "expected a file in the model's folder"
     with pytest.raises(ModelError, match=words):
         convert(path, tmp_path / "s.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "w.bin"]

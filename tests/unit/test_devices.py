@@ -102,14 +102,14 @@ async def test_a_faulty_device_does_not_hide_the_others(call: str, caplog: pytes
     assert [device.id for device in found] == [0, 1, 2, 3]
     assert [bool(device.total_memory) for device in found].count(False) == 1
     if call == "set_device":
-        assert "device 1 (platform cpu) cannot tell its memory: acl.rt.set_device failed with 507899" in caplog.text
+        assert "device 1 (platform cpu) does not report its memory: acl.rt.set_device failed with 507899" in caplog.text
 
 
 @pytest.mark.usefixtures("finalised")
 async def test_a_device_that_cannot_be_let_go(caplog: pytest.LogCaptureFixture) -> None:
     emulator.fail("acl.rt.reset_device", 507899)
     assert len(await asyncio.to_thread(_cpu)) == 4
-    assert "device 0 (platform cpu) cannot tell its memory: acl.rt.reset_device failed with 507899" in caplog.text
+    assert "device 0 (platform cpu) does not report its memory: acl.rt.reset_device failed with 507899" in caplog.text
     assert len(await asyncio.to_thread(_cpu)) == 4, "it was that once"
     assert emulator.acl.rt.reset_device(0) == 0, "it was set, and still is"
 

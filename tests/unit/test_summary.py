@@ -84,7 +84,7 @@ def test_nothing_executed_yet() -> None:
     empty = InferSummary([], 0, 0.0)
     assert (len(empty), empty.count, empty.total, empty.mean, empty.exec_time_list) == (0, 0, 0.0, 0.0, [])
     assert not empty
-    with pytest.raises(ValueError, match="no execution"):
+    with pytest.raises(ValueError, match="before the first execution"):
         empty.percentile(50)
 
 

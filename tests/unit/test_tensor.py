@@ -70,7 +70,7 @@ async def test_numpy_does_not_take_it_for_an_object(models: Models) -> None:
         makes: list[Callable[[Any], Any]] = [np.array, np.asarray, lambda it: np.stack([it, it])]
         for make in makes:
             with pytest.raises(
-                TypeError, match=r"float32\[3, 4\] on device 0> is no array .*await tensor\.to_host\(\)"
+                TypeError, match=r"float32\[3, 4\] on device 0> is not in host memory.*await tensor\.to_host\(\)"
             ):
                 make(tensor)
 

@@ -306,7 +306,7 @@ def test_the_fixtures(pytester: pytest.Pytester, runner: str) -> None:
     result.assert_outcomes(passed=5 * rounds, failed=rounds, errors=2 * rounds)
     result.stdout.fnmatch_lines_random(
         [
-            "*faults that never struck: Fault(call='acl.rt.malloc'*",
+            "*faults that never occurred: Fault(call='acl.rt.malloc'*",
             "*alive on the CPU device: *device_blocks*",
             "*late*",
         ]

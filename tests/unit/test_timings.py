@@ -301,7 +301,7 @@ async def test_it_stays_after_the_session(models: Models) -> None:
             session.record()
     assert isinstance(timings, Recording)
     assert timings[-1].outcome == "done"
-    with pytest.raises(ClosedError, match="opened once"), timings:
+    with pytest.raises(ClosedError, match="opened only once"), timings:
         pass
 
 

@@ -351,7 +351,7 @@ async def test_a_closed_session_and_a_second_use(models: Models, tmp_path: Path)
             await session.infer([ones(SMALL)])
             await session.aclose()
         (tmp_path / "out.json").rename(tmp_path / "first.json")
-        with pytest.raises(ClosedError, match="opened once"):
+        with pytest.raises(ClosedError, match="opened only once"):
             trace.__enter__()
     assert not (tmp_path / "out.json").exists(), "what was made for the second use is gone again"
     assert TraceFile(tmp_path / "first.json").counts["requests"] == 1

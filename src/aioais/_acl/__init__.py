@@ -1,4 +1,4 @@
-"""The only folder that touches ``acl``: typed, checked calls for the current thread.
+"""Typed and checked calls to ``acl``. No other package of the library touches ``acl``.
 
-Nothing here imports asyncio; every function blocks the thread that calls it or returns at once.
+Nothing here imports asyncio. Every function runs in the thread that calls it, and either blocks or returns at once.
 """

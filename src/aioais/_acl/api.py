@@ -1,9 +1,9 @@
 """The calls of pyACL that this library makes, exactly these, as Protocols.
 
-Signatures and the order of results are those of pyACL's API pages and of its C extension:
-values first, the return code last; functions that only act return the bare code; creators of
-descriptors, datasets and data buffers return the bare handle. Handles and addresses are ints,
-and every size must be a real ``int`` (NumPy integers are refused by the extension).
+Signatures and the order of results are those of pyACL's API pages and of its C extension: values first, the return
+code last. Functions that only act return the code alone; creators of descriptors, datasets and data buffers return
+the handle alone. Handles and addresses are ints, and every size must be a real ``int``: the extension refuses
+NumPy integers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Numbers of the AscendCL interface that pyACL itself does not define.
+"""Constants of the AscendCL interface, which pyACL does not export.
 
-pyACL exports no constants, so every caller brings its own. The values are those of the C
-headers ``acl/acl_base_rt.h``, ``acl/acl_rt.h`` and ``acl/acl_mdl.h``.
+The values are those of the C headers ``acl/acl_base_rt.h``, ``acl/acl_rt.h`` and ``acl/acl_mdl.h``.
 """
 
 from enum import IntEnum, IntFlag

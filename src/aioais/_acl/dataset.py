@@ -12,13 +12,13 @@ from .release import run_all
 __all__ = ["Dataset"]
 
 _UNKNOWN_RANK = 128
-"""No tensor has more dims (``ACL_MAX_DIM_CNT``); a larger answer stands for an unknown rank."""
+"""``ACL_MAX_DIM_CNT``: no tensor has more dims, so a larger answer means that the rank is unknown."""
 
 
 class Dataset:
-    """A dataset with one data buffer a tensor, in the model's index order.
+    """A dataset with one data buffer per tensor, in the model's index order.
 
-    It owns the descriptors, never the memory they point to.
+    It owns the descriptors, not the memory that they point to.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Dataset:
         self._buffers: list[int] = []
         self._bound: list[tuple[int, int]] = []
         self.version = 0
-        """Changes with each address."""
+        """Increases each time an address changes."""
         self.handle = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
         try:
             for address, nbytes in buffers:
@@ -50,7 +50,7 @@ class Dataset:
             raise
 
     def bind(self, index: int, address: int, nbytes: int) -> None:
-        """Point tensor ``index`` to other memory; nothing is called where nothing changes."""
+        """Point tensor ``index`` to other memory; makes no call if the memory is the same."""
         if self._bound[index] == (address, nbytes):
             return
         library = self._library
@@ -62,7 +62,7 @@ class Dataset:
         self._bound[index] = (address, nbytes)
 
     def allocated(self, index: int) -> tuple[int, int]:
-        """Read address and bytes that ACL itself put in for a ``(0, 0)`` output."""
+        """Return address and size of the memory that ACL allocated for a ``(0, 0)`` output."""
         acl, buffer = self._library.acl, self._buffers[index]
         self.version += 1
         bound = acl.get_data_buffer_addr(buffer), acl.get_data_buffer_size_v2(buffer)
@@ -82,7 +82,7 @@ class Dataset:
             acl.destroy_tensor_desc(desc)
 
     def shape(self, index: int) -> tuple[int, ...] | None:
-        """Read the shape that a dynamic-shape run gave output ``index``; ``None`` if it left none."""
+        """Return the shape that a dynamic-shape run gave output ``index``; ``None`` if ACL reports none."""
         library, acl = self._library, self._library.acl
         desc = acl.mdl.get_dataset_tensor_desc(self.handle, index)
         if not desc:

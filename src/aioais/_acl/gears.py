@@ -14,7 +14,7 @@ from .library import Library
 __all__ = ["Gears", "read_gears"]
 
 _MOST_ORDERS = 5040
-"""Input orders tried to understand ``--dynamic_dims`` gears: enough for seven inputs."""
+"""Most input orders that are tried to read ``--dynamic_dims`` gears: enough for seven inputs."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Gears:
     Attributes
     ----------
     kind
-        Which option of ATC made them: batch sizes, image sizes or dims.
+        The option of ATC that made them: batch sizes, image sizes or dims.
     values
-        ``(batch,)``, ``(height, width)``, or for dims all dims of all inputs concatenated.
+        ``(batch,)``, ``(height, width)``, or, for dims, all dims of all inputs concatenated.
     shapes
         For each gear, the full shape of every visible input, in the model's order.
     largest
-        Position of the gear that needs most elements.
+        Position of the gear with the most elements.
     """
 
     kind: Literal["batch", "hw", "dims"]
@@ -39,7 +39,7 @@ class Gears:
     largest: int
 
     def find(self, shapes: Sequence[tuple[int, ...]]) -> int | None:
-        """Find the gear whose input shapes are these; ``None`` if there is none."""
+        """Return the position of the gear with these input shapes; ``None`` if there is none."""
         try:
             return self.shapes.index(tuple(shapes))
         except ValueError:
@@ -60,7 +60,7 @@ def read_gears(
     inputs
         Shapes of the visible inputs, -1 where open.
     counts
-        Most elements of each of them, ``None`` where that is unknown.
+        Largest number of elements of each of them, ``None`` where that is unknown.
     """
     mdl = library.acl.mdl
     batch, code = mdl.get_dynamic_batch(desc)
@@ -105,10 +105,10 @@ def _split(
 ) -> list[list[tuple[int, ...]]]:
     """Cut the concatenated dims of each gear into the inputs' shapes.
 
-    They come in the order of ATC's ``--input_shape``, which need not be the model's and which
-    nothing tells. The model's own order is tried first, then others; the first in which every
-    fixed dim agrees for every gear, and the largest gear of every input with the size of its
-    buffer, is taken; failing that, the first in which the dims agree.
+    The dims are in the order of ATC's ``--input_shape``. That order may differ from the model's, and ACL does not
+    report it. So the model's order is tried first, then the others. The first order is taken in which all fixed dims
+    agree with all gears and the largest gear of each input has the size of its buffer. If there is none, the first
+    order is taken in which the dims agree.
     """
     fallback: list[list[tuple[int, ...]]] | None = None
     orders = itertools.islice(itertools.permutations(range(len(inputs))), _MOST_ORDERS)
@@ -123,7 +123,10 @@ def _split(
         fallback = fallback or rows
     if fallback is not None:
         return fallback
-    raise ModelError(f"the model's gears {values} do not fit its input shapes {[list(shape) for shape in inputs]}")
+    raise ModelError(
+        f"the model's gears {values} do not fit its input shapes {[list(shape) for shape in inputs]}; "
+        "convert the model again with the installed CANN"
+    )
 
 
 def _cut(
@@ -132,10 +135,10 @@ def _cut(
     shapes: list[tuple[int, ...]] = [()] * len(inputs)
     start = 0
     for position in order:
-        wanted = inputs[position]
-        piece = gear[start : start + len(wanted)]
-        start += len(wanted)
-        if len(piece) != len(wanted) or any(w not in (-1, p) for w, p in zip(wanted, piece, strict=True)):
+        expected = inputs[position]
+        piece = gear[start : start + len(expected)]
+        start += len(expected)
+        if len(piece) != len(expected) or any(e not in (-1, p) for e, p in zip(expected, piece, strict=True)):
             return None
         shapes[position] = piece
     return shapes if start == len(gear) else None

@@ -1,4 +1,4 @@
-"""One implementation of ``acl``, found and wrapped: who calls, who checks, what it can do."""
+"""An implementation of ``acl``: how to find it, which calls it has, and how their codes become exceptions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..errors import (
     AclServiceError,
     AclUsageError,
     DeviceHangError,
+    install_hint,
 )
 from .slow import SlowCalls
 
@@ -35,11 +36,11 @@ _BY_FIRST_DIGIT: Final[dict[int, type[AclError]]] = {
 }
 _OUT_OF_MEMORY: Final = frozenset({200000, 207001, 207018, 245000, 245001, 245002})
 _TIMED_OUT: Final = frozenset({507046, 507047})
-"""A wait for a stream or an event ended before its work did."""
+"""The wait for a stream or an event timed out."""
 
 
 class Library:
-    """An ``acl`` and what this library knows of it.
+    """An implementation of ``acl`` and what this library knows of it.
 
     Attributes
     ----------
@@ -48,7 +49,7 @@ class Library:
     platform
         ``"ascend"`` or ``"cpu"``.
     slow
-        The calls that block for long.
+        The calls that may block for long.
     has_event_ex
         Whether events exist that may be recorded again without a reset.
     has_stream_timeout
@@ -56,10 +57,10 @@ class Library:
     has_dims_range
         Whether the shape ranges of a dynamic-shape model can be asked for.
     forget_config
-        Lets ACL start with another configuration once it is finalised; ``None`` where it keeps the first for the life
-        of the process, as CANN does.
+        Lets ACL start with another configuration after it was finalised; ``None`` where ACL keeps the first one for
+        the life of the process, as CANN does.
     tells_times
-        No time that was asked for was unknown so far.
+        False after the first time stamp that ACL could not read.
     """
 
     def __init__(self, acl: Acl, platform: Platform, forget_config: Callable[[], None] | None = None) -> None:
@@ -74,11 +75,11 @@ class Library:
         self.has_dims_v2 = hasattr(acl.mdl, "get_input_dims_v2")
 
     def error(self, call: str, code: int) -> AclError:
-        """Build the exception for a failed call; to be called in the thread that failed.
+        """Return the exception for a failed call. Call it in the thread of the failed call.
 
-        ACL keeps its last message per thread and forgets it when it is read.
+        ACL keeps its last message per thread and drops it when it is read.
         """
-        from .codes import CODES  # a long table, wanted by those programs only in which a call fails
+        from .codes import CODES  # a long table, which is needed only when a call fails
 
         message = self.acl.get_recent_err_msg() or ""
         info = CODES.get(code)
@@ -112,20 +113,20 @@ _found: dict[str, Library] = {}
 
 
 def is_installed(platform: Platform) -> bool:
-    """Whether the software of a platform can be imported, without importing it."""
+    """Return whether the software of a platform is installed, without importing it."""
     name = "acl" if platform == "ascend" else "onnxruntime"
-    if name in sys.modules:  # what somebody has put there need not have a spec
+    if name in sys.modules:  # a stand-in that a program put there may have no spec
         return sys.modules[name] is not None
     return importlib.util.find_spec(name) is not None
 
 
 def find_library(platform: Platform) -> Library:
-    """Import the implementation of a platform; blocks while modules load.
+    """Return the implementation of a platform; blocks while modules are imported.
 
     Raises
     ------
     AclNotFoundError
-        CANN's ``acl`` or ONNX Runtime is not there; the message says how to get it.
+        CANN's ``acl`` or ONNX Runtime is not installed; the message says how to install it.
     """
     library = _found.get(platform)
     if library is None:
@@ -140,14 +141,14 @@ def _import_acl() -> Acl:
     except ImportError as exc:
         raise AclNotFoundError(
             f"a .om model needs the module 'acl' of the CANN toolkit, which cannot be imported ({exc}): "
-            "install CANN, then run 'source /usr/local/Ascend/ascend-toolkit/set_env.sh' (from CANN 8.5: "
-            "'source /usr/local/Ascend/cann/set_env.sh'); to run an ONNX file on the CPU give its .onnx path",
+            "install CANN and run 'source /usr/local/Ascend/ascend-toolkit/set_env.sh' (from CANN 8.5: "
+            "'source /usr/local/Ascend/cann/set_env.sh'); to run a model on the CPU device pass an .onnx file",
             name="acl",
         ) from exc
     if not hasattr(module, "rt") or not hasattr(module, "mdl"):
         raise AclNotFoundError(
             f"the module 'acl' at {getattr(module, '__file__', '?')} is not Ascend's: it has no acl.rt and "
-            "acl.mdl; take it off the path and source CANN's set_env.sh",
+            "acl.mdl; remove it from sys.path and source CANN's set_env.sh",
             name="acl",
         )
     return cast("Acl", module)
@@ -157,7 +158,7 @@ def _import_emulator() -> Library:
     if not is_installed("cpu"):
         raise AclNotFoundError(
             "an .onnx model runs on the CPU device, which needs ONNX Runtime, and that is not installed: "
-            'pip install "aioais[cpu]"',
+            f"{install_hint('cpu')}",
             name="onnxruntime",
         )
     emulator = importlib.import_module("aioais.emulator")

@@ -1,4 +1,4 @@
-"""Device memory and pinned host memory: who owns a block, and how it comes home."""
+"""Device memory and pinned host memory: ownership of blocks, and how they are returned."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ _IDLE_BYTES: Final = 64 << 20
 _IDLE_BLOCKS: Final = 4
 
 Spare = Callable[[str, Callable[[], int]], int]
-"""Given what was wanted and how to get it: frees what is idle, tries again once, raises what is known."""
+"""Called when memory runs out, with a description of the allocation and a function that repeats it.
+
+Frees idle memory and tries once more; raises an error that says where the memory is.
+"""
 
 
 class BlockSource(Protocol):
-    """Where a block of device memory came from and goes back to."""
+    """The owner of the memory behind a block."""
 
     def free(self, address: int, nbytes: int) -> None:
         """Take a block back at once, in the calling thread."""
@@ -39,8 +42,8 @@ class BlockSource(Protocol):
 class DeviceBlock:
     """A piece of device memory with one owner.
 
-    ``close`` frees it in the calling thread. A block that is dropped instead is handed to the
-    device's control thread: a finaliser may run anywhere and must not call the device.
+    ``close`` frees it in the calling thread. If a block is collected instead, the device's control thread frees it: a
+    finaliser may run in any thread and must not call the device.
     """
 
     __slots__ = ("__weakref__", "_memory", "address", "nbytes")
@@ -51,7 +54,7 @@ class DeviceBlock:
         self.nbytes = nbytes
 
     def close(self) -> None:
-        """Free the memory; idempotent. Nothing queued may use it any more."""
+        """Free the memory; idempotent. No queued work may still use it."""
         address, self.address = self.address, 0
         if address:
             self._memory.free(address, self.nbytes)
@@ -69,9 +72,9 @@ class DeviceMemory:
     library
         The ACL in use.
     post
-        Runs a function on the control thread of the device, soon.
+        Runs a function on the control thread of the device, without waiting for it.
     spare
-        Gets memory where ACL has none: given what is wanted and how to try again.
+        Called when ACL is out of memory; see :data:`Spare`.
     """
 
     def __init__(self, library: Library, post: Callable[[Callable[[], None]], None], spare: Spare) -> None:
@@ -93,12 +96,12 @@ class DeviceMemory:
         return self._nbytes
 
     def alloc(self, nbytes: int) -> DeviceBlock:
-        """Allocate device memory in the current context; 0 bytes give one byte, as ACL refuses 0.
+        """Allocate device memory in the current context; for 0 bytes one byte is allocated, as ACL refuses 0.
 
         Raises
         ------
         AclMemoryError
-            The device has no room, not even with what was pooled; says who holds it.
+            The device is out of memory, even after idle blocks were freed; the message says where the memory is.
         """
         nbytes = max(nbytes, 1)
         library = self._library
@@ -113,7 +116,7 @@ class DeviceMemory:
         return self.adopt(address, nbytes)
 
     def adopt(self, address: int, nbytes: int) -> DeviceBlock:
-        """Own device memory that is there already, such as outputs that ACL allocated itself."""
+        """Take ownership of existing device memory, such as an output that ACL allocated itself."""
         with self._lock:
             self._blocks += 1
             self._nbytes += nbytes
@@ -128,12 +131,12 @@ class DeviceMemory:
         self._library.check("acl.rt.free", code)
 
     def discard(self, address: int, nbytes: int) -> None:
-        """Have a dropped block freed by the control thread; safe in a finaliser."""
+        """Let the control thread free a block that was collected; safe in a finaliser."""
         self._post(lambda: self.free(address, nbytes))
 
 
 def size_class(nbytes: int) -> int:
-    """Round up to one of four steps between powers of two, so that blocks can be used again."""
+    """Round up to one of four sizes between two powers of two, so that blocks can be reused."""
     if nbytes <= _MIN_CLASS:
         return _MIN_CLASS
     step = 1 << (nbytes - 1).bit_length() - 3
@@ -143,20 +146,18 @@ def size_class(nbytes: int) -> int:
 class PinnedPool:
     """Pinned host memory of one device, in blocks that arrays lease.
 
-    A leased array is an ordinary writable :class:`numpy.ndarray` over a block. The block comes
-    back when the last view of the array is gone, whichever thread drops it. Pinned memory is
-    scarce, so the pool has a limit; beyond it ``acquire`` answers ``None`` and the caller copies.
+    A leased array is an ordinary writable :class:`numpy.ndarray` over a block. The block returns to the pool when the
+    last view of the array is collected, in any thread. Pinned memory is scarce, so the pool has a limit; beyond it
+    ``acquire`` returns ``None`` and the caller copies instead.
 
-    On boards whose host and device share their memory (``is_shared``) its blocks are device memory,
-    which the host reads and writes as its own: models compute in them, and arrays lease them as they are.
+    On boards whose host and device share their memory (``is_shared``) the blocks are device memory, which the host
+    can read and write: models compute in them, and arrays lease them without a copy.
 
     Parameters
     ----------
     library
         The ACL in use.
-    post
-        Runs a function on the control thread of the device, soon.
-    spare
+    post, spare
         As in :class:`DeviceMemory`.
     limit
         Most bytes that blocks may take, leased and idle together.
@@ -175,7 +176,7 @@ class PinnedPool:
         self._nbytes = 0
         self._types: dict[int, Any] = {}
         self.is_draining = False
-        """Set while no session is open: blocks that come back are freed instead of kept."""
+        """Set while no session is open: returned blocks are freed instead of kept."""
         self.is_shared = False
         """Blocks are device memory that the host can use; set before the first block is taken."""
 
@@ -186,7 +187,7 @@ class PinnedPool:
 
     @property
     def idle(self) -> int:
-        """Blocks that wait for use."""
+        """Blocks that are not in use."""
         return sum(map(len, list(self._idle.values())))
 
     @property
@@ -228,13 +229,13 @@ class PinnedPool:
         return None if address is None else DeviceBlock(self, address, nbytes)
 
     def free(self, address: int, nbytes: int) -> None:
-        """Take the memory of a :meth:`block` back."""
+        """Return the memory of a :meth:`block` to the pool."""
         self.release(address, nbytes)
 
     discard = free
 
     def release(self, address: int, nbytes: int) -> None:
-        """Give a block back; safe in a finaliser of any thread."""
+        """Return a block to the pool; safe in a finaliser of any thread."""
         size = size_class(nbytes)
         idle = self._idle.get(size)
         if idle is None:
@@ -245,7 +246,7 @@ class PinnedPool:
             idle.append(address)
 
     def lease(self, address: int, nbytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """Build the array that holds a block from now on."""
+        """Return an array over a block; the block returns to the pool with the array's last view."""
         size = size_class(nbytes)
         kind = self._types.get(size)
         if kind is None:
@@ -261,7 +262,7 @@ class PinnedPool:
             while True:
                 try:
                     address = idle.pop()
-                except IndexError:  # another thread may have taken the last one
+                except IndexError:  # another thread has taken the last one
                     break
                 self._free(address, size)
 
@@ -277,7 +278,7 @@ class PinnedPool:
 
 
 class _BlockLease:
-    """What keeps a block for the arrays that look at it."""
+    """Keeps a block alive for the arrays over it."""
 
     __slots__ = ("__array_interface__", "_block")
 
@@ -292,10 +293,9 @@ class _BlockLease:
 
 
 def lease_block(block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Make the array that holds device memory, which the host can use, from now on.
+    """Return an array over device memory that the host can use.
 
-    The block is dropped with the last view of the array, whichever thread drops it. The array may
-    use less of it than there is.
+    The block is released with the last view of the array, in any thread. The array may be smaller than the block.
     """
     area = np.asarray(_BlockLease(block))
     array: np.ndarray = area[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
@@ -303,9 +303,9 @@ def lease_block(block: DeviceBlock, shape: tuple[int, ...], dtype: np.dtype[Any]
 
 
 def free_and_total(library: Library) -> tuple[int, int]:
-    """Ask for the free and total bytes of the current device; zeros where it cannot be told.
+    """Return the free and total bytes of the current device; zeros where ACL does not report them.
 
-    Boards have DDR, cards have HBM, and each answers for its own.
+    Cards report HBM and boards report DDR.
     """
     for attr in (MemAttr.HBM, MemAttr.DDR):
         free, total, code = library.acl.rt.get_mem_info(int(attr))
@@ -315,9 +315,9 @@ def free_and_total(library: Library) -> tuple[int, int]:
     return 0, 0
 
 
-@functools.lru_cache(maxsize=1024)  # making one costs more than what is done with it; it owns nothing
+@functools.lru_cache(maxsize=1024)  # making a view costs more than the copy through it; a view owns nothing
 def view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Make an array over host memory that somebody else owns and keeps."""
+    """Return an array over host memory that the caller keeps alive."""
     nbytes = max(1, math.prod(shape) * dtype.itemsize)
     area: Any = (ctypes.c_char * nbytes).from_address(address)
     array: np.ndarray = np.ndarray(shape, dtype, area)
@@ -325,7 +325,7 @@ def view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarr
 
 
 def _lease_type(size: int) -> Any:
-    """Make the buffer type of one size class, whose finaliser returns the block."""
+    """Return the buffer type of one size class, whose finaliser returns the block to its pool."""
 
     def __del__(self: Any) -> None:
         pool = getattr(self, "pool", None)

@@ -1,4 +1,4 @@
-"""A loaded model: what it wants, what it gives, which gears it has."""
+"""A loaded model: its inputs, its outputs and its gears."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ class TensorInfo:
     shape: tuple[int, ...]
     size: int
     dtype: np.dtype[Any] | None
-    """NumPy's type; ``None`` where there is none."""
+    """The NumPy type; ``None`` where NumPy has none."""
     ranges: tuple[tuple[int, int], ...] | None = None
-    """Legal values of each dim of a dynamic-shape input, -1 for no upper bound; ``None`` if unknown."""
+    """Lowest and highest value of each dim of a dynamic-shape input, -1 for no upper bound; ``None`` if unknown."""
 
     @property
     def desc(self) -> TensorDesc:
         """The public description."""
         return TensorDesc(self.name, self.datatype, self.format, list(self.shape), self.size, self.size)
 
-    def accepts(self, came: tuple[int, ...]) -> bool:
-        """Tell whether a shape lies inside this open one; dims of -2 stand for an unknown rank."""
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a shape fits this one, whose dims may be open; ``[-2]`` stands for an unknown rank."""
         if self.shape == (-2,):
             return True
-        if len(came) != len(self.shape):
+        if len(shape) != len(self.shape):
             return False
-        for k, (dim, wanted) in enumerate(zip(came, self.shape, strict=True)):
-            if wanted >= 0:
-                if dim != wanted:
+        for k, (dim, expected) in enumerate(zip(shape, self.shape, strict=True)):
+            if expected >= 0:
+                if dim != expected:
                     return False
             elif self.ranges is not None and k < len(self.ranges):
                 low, high = self.ranges[k]
                 if high < 0 and low <= 1:
-                    continue  # without bounds: ACL answers 1 as the lower one, but an empty tensor is one too
+                    continue  # no bounds: ACL reports 1 as the lower one, but an empty tensor is legal too
                 if dim < low or 0 <= high < dim:
                     return False
         return True
@@ -68,7 +68,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Everything a request needs to know of a model."""
+    """Everything that a request needs to know about a model."""
 
     path: str
     kind: ModelKind
@@ -76,11 +76,11 @@ class ModelInfo:
     outputs: tuple[TensorInfo, ...]
     gears: Gears | None
     gear_index: int
-    """Absolute index of the hidden gear input; -1 where there is none."""
+    """Absolute index of the hidden gear input; -1 if the model has none."""
     hidden: tuple[tuple[int, int], ...]
     """``(absolute index, bytes)`` of every hidden input."""
     input_count: int
-    """Inputs with the hidden ones."""
+    """Number of inputs, the hidden ones included."""
 
     @property
     def has_dynamic_aipp(self) -> bool:
@@ -89,15 +89,15 @@ class ModelInfo:
 
     @property
     def mode(self) -> Mode:
-        """The mode that reaches all its shapes; what ``auto`` stands for."""
+        """The mode in which all shapes of the model can run; ``auto`` selects it."""
         return _MODES[self.kind]
 
 
 class LoadedModel:
     """A model in the memory of a device.
 
-    Load, execute and unload belong in one context (ACL answers 107004 otherwise); every method
-    here is to be called in a thread that has it.
+    Load, execute and unload must happen in one context (otherwise ACL returns 107004). Call every method in a thread
+    in which that context is current.
 
     Parameters
     ----------
@@ -111,9 +111,9 @@ class LoadedModel:
     ModelError
         ACL refuses the file; the cause is ACL's own error.
     AclMemoryError
-        The device has no room for it.
+        The device is out of memory.
     AclInternalError
-        The device failed (507xxx), whatever the file.
+        The device failed (507xxx); the file is not to blame.
     """
 
     def __init__(self, library: Library, path: str) -> None:
@@ -140,13 +140,13 @@ class LoadedModel:
 
     @property
     def id(self) -> int:
-        """ACL's number of the loaded model."""
+        """ACL's id of the loaded model."""
         if self._id is None:
             raise RuntimeError("the model is unloaded")
         return self._id
 
     def set_gear(self, dataset: int, gear: tuple[int, ...]) -> None:
-        """Choose a gear for the next execution with ``dataset``."""
+        """Set the gear for the next execution with ``dataset``."""
         slow, info = self._library.slow, self.info
         if info.kind == "batch":
             call = "acl.mdl.set_dynamic_batch_size"
@@ -161,7 +161,7 @@ class LoadedModel:
         self._library.check(call, code)
 
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Ask for the output shapes of the gear that was set last, or of a static model."""
+        """Return the output shapes at the gear that was set last, or those of a static model."""
         mdl = self._library.acl.mdl
         shapes = []
         for output in self.info.outputs:
@@ -171,7 +171,7 @@ class LoadedModel:
         return tuple(shapes)
 
     def close(self) -> None:
-        """Unload; idempotent. Nothing queued may use the model any more."""
+        """Unload the model; idempotent. No queued work may still use it."""
         library = self._library
         model_id, self._id = self._id, None
         desc, self._desc = self._desc, 0
@@ -207,7 +207,7 @@ class LoadedModel:
         if gears is not None:
             kind = gears.kind
         else:
-            # Static AIPP shows an open-ended shape nowhere, so -1 (or -2, unknown rank) means ranges.
+            # With static AIPP no dim is negative, so -1 (or -2, unknown rank) means a dynamic-shape model.
             open_dims = any(dim < 0 for tensor in (*inputs, *outputs) for dim in tensor.shape)
             kind = "shape" if open_dims else "static"
         return ModelInfo(path, kind, tuple(inputs), outputs, gears, gear_index, tuple(hidden), count)
@@ -242,7 +242,7 @@ class LoadedModel:
         )
 
     def _ranges(self, index: int) -> tuple[tuple[int, int], ...] | None:
-        """Ask for the legal ranges of an input; releases before CANN 8 cannot say."""
+        """Return the legal ranges of an input; CANN releases before 8.0 cannot report them."""
         if not self._library.has_dims_range:
             return None
         answer, code = self._library.acl.mdl.get_input_dims_range(self._desc, index)
@@ -254,7 +254,7 @@ class LoadedModel:
 
 
 def nbytes_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Give the bytes of a packed tensor."""
+    """Return the number of bytes of a packed tensor."""
     return math.prod(shape) * dtype.itemsize
 
 
@@ -266,7 +266,7 @@ def _dtype(kind: DataType) -> np.dtype[Any] | None:
 
 
 def _data_type(value: int) -> DataType:
-    """Give the type, ``undefined`` for a number that a newer release has added."""
+    """Return the data type; ``undefined`` for a value that this library does not know."""
     try:
         return DataType(value)
     except ValueError:
@@ -274,7 +274,7 @@ def _data_type(value: int) -> DataType:
 
 
 def _format(value: int) -> Format:
-    """Give the format, ``UNDEFINED`` for a number that a newer release has added."""
+    """Return the format; ``UNDEFINED`` for a value that this library does not know."""
     try:
         return Format(value)
     except ValueError:
@@ -282,9 +282,9 @@ def _format(value: int) -> Format:
 
 
 def _load_text(library: Library, path: str, error: AclError) -> str:
-    wanted = (
+    expected = (
         "an ONNX file that ONNX Runtime can run"
         if library.platform == "cpu"
         else "a .om file that atc built for this device (its --soc_version)"
     )
-    return f"{path!r} cannot be loaded on platform {library.platform!r}: {error}; wanted: {wanted}"
+    return f"{path!r} cannot be loaded on platform {library.platform!r}: {error}; expected {expected}"

@@ -1,4 +1,4 @@
-"""ACL's life in this process: initialised once, devices set once, finalised last."""
+"""The state of ACL in this process: initialised once, each device set once, finalised last."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class AclProcess:
     Attributes
     ----------
     adopted
-        Somebody else (torch_npu, say) had initialised ACL before; it is theirs to finalise.
+        Other code of this process, such as torch_npu, initialised ACL first, and finalises it.
     is_finalize_wanted
-        ACL is to be finalised once no device is in use any more.
+        ACL is to be finalised once no device is in use.
     """
 
     def __init__(self, library: Library) -> None:
         self.library = library
         self.adopted = False
         self.is_finalize_wanted = False
-        self._lock = threading.Condition()  # guards all below; held across ACL's own start and end
+        self._lock = threading.Condition()  # guards everything below; held while ACL starts and ends
         self._pid: int | None = None
         self._config: Any = None
         self._has_started = False
         self._first: tuple[str, Any] = "", None
-        """The configuration that ACL was started with first: its path and its content."""
+        """Path and content of the first configuration that ACL was started with."""
         self._is_unfinished = False
-        """ACL refused to end."""
+        """Whether ``acl.finalize`` failed."""
         self._devices: set[int] = set()
         self._setting: set[int] = set()
 
@@ -62,7 +62,7 @@ class AclProcess:
         """Raise in a child that was forked after ACL had started (CANN does not support it)."""
         if self.is_forked:
             raise ForkError(
-                f"ACL was started in process {self._pid}, of which this process {os.getpid()} is a fork; ACL does "
+                f"this process {os.getpid()} was forked from process {self._pid}, which had started ACL; ACL does "
                 "not survive a fork: open sessions after forking, or use the 'spawn' start method"
             )
 
@@ -72,7 +72,7 @@ class AclProcess:
         Parameters
         ----------
         config_path
-            ``acl.json`` for profiling and dump, ``None`` for none.
+            Path of an ``acl.json`` for profiling and dump, or ``None``.
         """
         self.check_fork()
         config = None if config_path is None else _read_config(config_path)
@@ -83,17 +83,17 @@ class AclProcess:
                     if self._config is not None:
                         raise ArgumentError(
                             f"acl_json_path={config_path!r} differs from the configuration that ACL was started with; "
-                            "ACL takes one per process: give the same file, or use a process of its own for the other"
+                            "ACL takes one per process: pass the same file, or use another process"
                         )
                     raise ArgumentError(_too_late(config_path, self.adopted))
                 return
             code = self.library.slow.init(config_path or "")
             if code == _INVALID_PARAM and self._has_started and config is None:
-                # ACL keeps the first one for the life of the process, and who gives none wants none in particular.
+                # ACL keeps the first configuration for the life of the process; without a path any one will do.
                 (path, config) = self._first
                 code = self.library.slow.init(path)
             if code == _REPEATED_INIT and self._is_unfinished:
-                pass  # still the one that this library started
+                pass  # it is still the ACL that this library started
             elif code == _REPEATED_INIT:
                 if config is not None:
                     raise ArgumentError(_too_late(config_path, True))
@@ -102,7 +102,7 @@ class AclProcess:
                 error = self.library.error("acl.init", code)
                 raise ArgumentError(
                     f"acl_json_path={config_path!r} differs from the configuration that ACL was started with before, "
-                    f"and ACL keeps the first for the life of the process ({error}); use a process of its own for it"
+                    f"and ACL keeps the first for the life of the process ({error}); use another process for it"
                 ) from error
             else:
                 self.library.check("acl.init", code)
@@ -113,16 +113,16 @@ class AclProcess:
             self._pid = os.getpid()
 
     def count_devices(self) -> int:
-        """Ask how many devices are visible."""
+        """Return the number of visible devices."""
         return self.library.value("acl.rt.get_device_count", self.library.acl.rt.get_device_count())
 
     def set_device(self, device_id: int) -> None:
-        """Take a device for this process; the first time can last seconds.
+        """Set up a device for this process; the first time can take seconds.
 
         Raises
         ------
         DeviceError
-            There is no such device; the message lists those there are.
+            There is no such device; the message lists the visible ones.
         """
         with self._lock:
             self._lock.wait_for(lambda: device_id not in self._setting)
@@ -138,7 +138,7 @@ class AclProcess:
             self._setting.add(device_id)
         code = -1
         try:
-            code = self.library.slow.set_device(device_id)  # without the lock: devices are set at the same time
+            code = self.library.slow.set_device(device_id)  # without the lock, so that devices start in parallel
             self.library.check("acl.rt.set_device", code)
         finally:
             with self._lock:
@@ -148,12 +148,12 @@ class AclProcess:
                 self._lock.notify_all()
 
     def run_mode(self) -> RunMode:
-        """Ask whether the program runs on a host with a card or on the SoC itself."""
+        """Return whether the program runs on a host with a card or on the SoC itself."""
         mode = self.library.value("acl.rt.get_run_mode", self.library.acl.rt.get_run_mode())
         return RunMode(mode)
 
     def finalize(self) -> None:
-        """Reset the devices and finalise ACL, if this library started it; may start again later.
+        """Reset the devices, and finalise ACL if this library initialised it. ACL can be initialised again later.
 
         Does nothing if a device was opened after ``is_finalize_wanted`` was set.
         """
@@ -182,34 +182,41 @@ class AclProcess:
 
 
 def _too_late(config_path: str | None, adopted: bool) -> str:
-    what, whom = "initialised by other code of this process", "that code"
-    if not adopted:
-        what, whom = "started without one, by devices() or an earlier session", "these"
-    return (
-        f"acl_json_path={config_path!r} cannot take effect: ACL was {what}; open a session with it before {whom}, or "
-        "leave acl_json_path out"
-    )
+    if adopted:
+        what = "initialised by other code of this process; open a session with acl_json_path before that code runs"
+    else:
+        what = (
+            "started without one, by devices() or an earlier session; open the session with acl_json_path before these"
+        )
+    return f"acl_json_path={config_path!r} cannot take effect: ACL was {what}, or leave acl_json_path out"
 
 
 def _read_config(path: str) -> Any:
-    """Parse ``acl.json``, to refuse what ACL would refuse less clearly."""
+    """Parse ``acl.json``: the errors raised here are clearer than those of ACL."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_CONFIG:
-            raise ArgumentError(f"acl_json_path={path!r}: wanted a regular file of at most {_LARGEST_CONFIG} bytes")
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else f"a file of {status.st_size} bytes"
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                kind = "a special file"
+            raise ArgumentError(
+                f"acl_json_path={path!r}: got {kind}; expected a regular file of at most {_LARGEST_CONFIG} bytes"
+            )
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as exc:
-        raise ArgumentError(f"acl_json_path={path!r} cannot be read: {exc.strerror}") from exc
-    except (ValueError, RecursionError) as exc:  # nested too deep for the parser is no configuration either
-        raise ArgumentError(f"acl_json_path={path!r} is no JSON file: {exc}") from exc
+        raise ArgumentError(f"acl_json_path={path!r} cannot be read: {exc.strerror}; expected a JSON file") from exc
+    except (ValueError, RecursionError) as exc:  # a RecursionError means that it is nested too deep for the parser
+        raise ArgumentError(
+            f"acl_json_path={path!r} is not valid JSON: {exc}; expected a file such as the acl.json of CANN's guides"
+        ) from exc
 
 
 _processes: dict[int, AclProcess] = {}
 
 
 def process_of(library: Library) -> AclProcess:
-    """Give the one process state of an ``acl``: both platforms have the same where the emulator is installed as it."""
-    key = id(library.acl)  # libraries are kept, so no other object will have it
+    """Return the process state of an ``acl``; both platforms share it where the emulator is installed as ``acl``."""
+    key = id(library.acl)  # libraries are never collected, so ids are unique
     process = _processes.get(key)
     if process is None:
         process = _processes.setdefault(key, AclProcess(library))
@@ -217,5 +224,5 @@ def process_of(library: Library) -> AclProcess:
 
 
 def live_processes() -> list[AclProcess]:
-    """List the process states that exist."""
+    """Return all process states."""
     return list(_processes.values())

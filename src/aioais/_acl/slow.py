@@ -1,9 +1,9 @@
-"""The calls that can block for long, without the GIL where that is possible.
+"""The calls that can block for long, made without the GIL where that is possible.
 
-pyACL holds the GIL in all but the synchronise calls (read in the source of its extension), so
-a model load or ``set_device`` through it would stop every Python thread, the event loop's among
-them. The same C functions of ``libascendcl.so`` called through :mod:`ctypes` release it.
-Handles and addresses are plain numbers on both sides, so the two mix freely.
+pyACL holds the GIL in all calls but the synchronise calls (seen in the source of its extension), so a model load or
+``set_device`` through it stops every Python thread, the event loop's included. The same C functions of
+``libascendcl.so``, called through :mod:`ctypes`, release the GIL. Handles and addresses are plain numbers in both, so
+calls of the two kinds can be mixed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SlowCalls:
     Parameters
     ----------
     acl
-        The module to use where the C library cannot be opened.
+        The module to use if the C library cannot be opened.
     """
 
     def __init__(self, acl: Acl) -> None:
@@ -55,7 +55,7 @@ class SlowCalls:
         self.destroy_context: Callable[[int], int] = rt.destroy_context
         self.destroy_stream: Callable[[int], int] = rt.destroy_stream
         self.synchronize_stream: Callable[[int], int] = rt.synchronize_stream
-        # Older releases do not have it; ``Library.has_stream_timeout`` tells.
+        # Older releases lack it: see ``Library.has_stream_timeout``.
         self.synchronize_stream_with_timeout: Callable[[int, int], int] = getattr(
             rt, "synchronize_stream_with_timeout", _missing
         )
@@ -74,7 +74,7 @@ class SlowCalls:
         if file is None:
             return
         failures = []
-        for name in (_CDLL_NAME, file):  # through the module all libraries that it is linked with are searched
+        for name in (_CDLL_NAME, file):  # opening the module also searches the libraries that it is linked with
             try:
                 self._use(ctypes.CDLL(name))
             except (OSError, AttributeError) as exc:
@@ -82,14 +82,14 @@ class SlowCalls:
             else:
                 return
         _log.warning(
-            "%s cannot be used (%s): model loads, device start-up or waits go through pyACL, which may "
-            "stop the event loop meanwhile; source CANN's set_env.sh to mend it",
+            "%s cannot be used (%s): model loads, device start-up and waits go through pyACL, which holds the GIL and "
+            "may stop the event loop; source CANN's set_env.sh to fix it",
             _CDLL_NAME,
             "; ".join(failures),
         )
 
     def _use(self, lib: ctypes.CDLL) -> None:  # pragma: no cover - only tests/rig has the library of a CANN
-        """Replace the calls by those of the C library (argument types: its public headers)."""
+        """Replace the calls by those of the C library; argument types are those of its public headers."""
 
         def simple(name: str, *types: Any) -> Callable[..., int]:
             function = getattr(lib, name)
@@ -171,10 +171,9 @@ def _missing(stream: int, milliseconds: int) -> int:
 
 
 def _extension_file(acl: Acl) -> str | None:
-    """Give the file of CANN's extension module; ``None`` for an emulation in Python.
+    """Return the file of CANN's extension module; ``None`` for an emulation in Python.
 
-    Only then may handles be given to ``libascendcl.so``, which can be on the machine of someone
-    who runs the CPU device.
+    Handles of an emulation must not be passed to ``libascendcl.so``, which may be installed on the same machine.
     """
     file = getattr(acl, "__file__", None) or ""
     return file if file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)) else None

@@ -15,16 +15,16 @@ __all__ = ["Call", "Event", "Stream"]
 _log = logging.getLogger("aioais")
 
 Call = tuple[Callable[..., int], tuple[int, ...], str]
-"""A function of ACL that gives a code, its arguments, and its name."""
+"""A function of ACL that returns a code, its arguments, and its name."""
 
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
 _NO_TIME = frozenset({107006, 107007, 207000})
-"""Codes of a time that ACL does not know, where nothing is wrong with what was timed."""
+"""Codes of ACL for a time that it does not know. The work that was timed has not failed."""
 
 
 class Event:
-    """A point in a stream that another stream, or a thread, can wait for; it keeps its time.
+    """A point in a stream that another stream or a thread can wait for. It keeps the time at which it was reached.
 
     An event is recorded again and again. Events of the ``ex`` kind allow that as they are. The older kind
     stays set until it is reset, which forgets its time (pyACL API pages of ``create_event_with_flag`` and
@@ -47,16 +47,16 @@ class Event:
         self._elapsed = rt.event_elapsed_time
 
     def elapsed_ms(self, since: Event) -> float:
-        """Give the milliseconds from ``since`` to this event; both must be complete."""
+        """Return the milliseconds between ``since`` and this event; both must be complete."""
         elapsed, code = self._elapsed(since.handle, self.handle)
         if code:
             raise self._library.error("acl.rt.event_elapsed_time", code)
         return elapsed
 
     def known_ms(self, since: Event) -> float:
-        """Give the same, or NaN where ACL has no time of one of them; the first such case is logged.
+        """Return the same, or NaN if ACL has no time for one of the events; the first such case is logged.
 
-        A request whose times are unknown is as good as any other.
+        A request does not fail because its times are unknown.
         """
         elapsed, code = self._elapsed(since.handle, self.handle)
         if code:
@@ -65,7 +65,7 @@ class Event:
                 raise error
             if self._library.tells_times:
                 self._library.tells_times = False
-                _log.warning("some times are unknown, and count as 0: %s", error)
+                _log.warning("some times are unknown and count as 0: %s", error)
             return math.nan
         return elapsed
 
@@ -84,7 +84,7 @@ class Stream:
     library
         The ACL in use.
     hang_timeout
-        Most seconds that :meth:`synchronize` waits; ``None`` for ever.
+        Seconds after which :meth:`synchronize` gives up; ``None`` waits without a limit.
     """
 
     __slots__ = ("_copy", "_library", "_record", "_reset", "_timeout", "_wait", "handle")
@@ -145,23 +145,23 @@ class Stream:
             raise self._library.error(name, code)
 
     def synchronize(self) -> None:
-        """Block, without the GIL, until everything queued is done.
+        """Block, without the GIL, until all queued work is done.
 
         Raises
         ------
         DeviceHangError
-            It is not done within the stream's ``hang_timeout``, and may go on.
+            The work is not done within the stream's ``hang_timeout``; it may still be running.
         AclError
-            Work of this stream failed, or ACL refused to wait; all of it is done.
+            Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        self._settle(self._timeout)
+        self._wait_done(self._timeout)
 
     def synchronize_within(self, seconds: float) -> None:
-        """Do as :meth:`synchronize`, for so many seconds at most."""
-        self._settle(seconds)
+        """Do the same as :meth:`synchronize`, with another limit in seconds."""
+        self._wait_done(seconds)
 
     def close(self) -> None:
-        """Destroy the stream, in the thread context that made it; idempotent."""
+        """Destroy the stream; idempotent. Its context must be current in the calling thread."""
         handle, self.handle = self.handle, 0
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
@@ -173,8 +173,8 @@ class Stream:
             return
         try:
             if seconds is None or not isinstance(error, DeviceHangError):
-                # It may be the wait that failed and not the work, which then goes on. Whoever gets the error
-                # uses or frees the buffers next.
+                # The wait itself may have failed while the work continues. The caller uses or frees the buffers
+                # after this error, so wait again until the work is done.
                 again = self._wait_once(seconds)
                 if isinstance(again, DeviceHangError):
                     raise again from error
@@ -195,7 +195,8 @@ class Stream:
         error = library.error("acl.rt.synchronize_stream_with_timeout", code)
         if isinstance(error, DeviceHangError):
             hint = (
-                f"not done within hang_timeout={seconds:g} s, and maybe never: reset the device, or give it more time"
+                f"the work was not done within hang_timeout={seconds:g} s and may never be: reset the device, or "
+                "raise hang_timeout"
             )
             error = DeviceHangError(error.call, error.code, error.name, hint, error.message)
         return error

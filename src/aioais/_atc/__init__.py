@@ -1,1 +1,1 @@
-"""Model conversion with ATC's options: gears into an ONNX file, or the real ``atc``."""
+"""Model conversion with ATC's options: to an ONNX file with gears, or to a ``.om`` through ``atc``."""

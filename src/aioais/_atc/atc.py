@@ -1,7 +1,7 @@
-"""Running the real ``atc``, the offline compiler of CANN, for ``.om`` files.
+"""Running ``atc``, the offline compiler of CANN, to make ``.om`` files.
 
-Sources: ATC documentation, ``--framework`` (5 is ONNX), ``--output`` (``.om`` is appended, sometimes after
-the system and the processor), ``--soc_version``.
+Source: the ATC documentation of ``--framework`` (5 is ONNX), ``--output`` (``atc`` appends ``.om``, in some cases after
+the system and the processor) and ``--soc_version``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from aioais._atc.options import Options
-from aioais.errors import AclNotFoundError, ConvertError, ModelError
+from ..errors import AclNotFoundError, ConvertError, ModelError
+from .options import Options
 
 __all__ = ["run_atc"]
 
 _ONNX = "5"
-_SHOWN = 8000  # characters of atc's output kept in an error: its message stands at the end
+_SHOWN = 8000  # last characters of atc's output that an error shows: the message is at the end
 
 
 def run_atc(model: Path, output: Path, soc_version: str | None, options: Options) -> Path:
@@ -25,41 +25,42 @@ def run_atc(model: Path, output: Path, soc_version: str | None, options: Options
 
     Parameters
     ----------
-    model : Path
+    model
         The ONNX file.
-    output : Path
+    output
         The ``.om`` file to write, with or without its ending.
-    soc_version : str or None
-        The chip, as ``--soc_version`` has it.
-    options : Options
+    soc_version
+        The chip, the value of ``--soc_version``.
+    options
         Checked shape options.
 
     Returns
     -------
     Path
-        The file that ``atc`` wrote: it may have the system and the processor in its name.
+        The file that ``atc`` wrote: its name may contain the system and the processor.
 
     Raises
     ------
     AclNotFoundError
         ``atc`` is not on the PATH.
     ConvertError
-        No ``soc_version`` is given, or ``atc`` failed; the message ends with what ``atc`` said.
+        There is no ``soc_version``, or ``atc`` failed; the message ends with the output of ``atc``.
     ModelError
         There is no such model file.
     """
     if not soc_version:
         raise ConvertError(
-            f"soc_version={soc_version!r}: atc wants the chip that the .om is for, such as soc_version="
-            '"Ascend310P3"; npu-smi info shows its name, put "Ascend" before it'
+            f'got soc_version={soc_version!r}; expected the chip that the .om is for, such as "Ascend310P3": '
+            'npu-smi info shows its name, put "Ascend" before it'
         )
     if not model.is_file():
         raise ModelError(f"cannot read the model {str(model)!r}: no such file; give the path of an ONNX file")
     atc = shutil.which("atc")
     if atc is None:
         raise AclNotFoundError(
-            "atc, the model compiler of the CANN toolkit, is not on the PATH: "
-            "source /usr/local/Ascend/ascend-toolkit/set_env.sh (or set_env.sh of your CANN)"
+            "atc, the model compiler of the CANN toolkit, is not on the PATH: install CANN, then run "
+            "'source /usr/local/Ascend/ascend-toolkit/set_env.sh' (from CANN 8.5: "
+            "'source /usr/local/Ascend/cann/set_env.sh')"
         )
     base = output.with_suffix("") if output.suffix == ".om" else output
     arguments = [
@@ -82,23 +83,25 @@ def run_atc(model: Path, output: Path, soc_version: str | None, options: Options
             check=False,
         )
     except OSError as exc:
-        raise AclNotFoundError(f"{atc} does not start: {exc}; source set_env.sh of a CANN for this machine") from exc
-    said = done.stdout.strip()[-_SHOWN:] or "(it said nothing)"
+        raise AclNotFoundError(
+            f"{atc} does not start: {exc}; source set_env.sh of a CANN that is made for this machine"
+        ) from exc
+    printed = done.stdout.strip()[-_SHOWN:] or "(no output)"
     if done.returncode != 0:
         raise ConvertError(
             f"atc failed with exit code {done.returncode} on {str(model)!r}; "
-            f"change what it names and try again:\n{said}"
+            f"correct what its output names and try again:\n{printed}"
         )
     written = [path for path, stamp in _candidates(base).items() if before.get(path) != stamp]
     if not written:
         raise ConvertError(
-            f"atc ended without an error but wrote no {base.name}.om in {str(base.parent)!r}; it said:\n{said}"
+            f"atc ended without an error but wrote no {base.name}.om in {str(base.parent)!r}; its output:\n{printed}"
         )
     return max(written, key=lambda path: path.stat().st_mtime_ns)
 
 
 def _candidates(base: Path) -> dict[Path, tuple[int, int, int]]:
-    """Files that ``atc`` may have written for this output, with what changes when they are written again."""
+    """Return the files that ``atc`` may write for this output, each with values that change when it is written."""
     name = re.compile(re.escape(base.name) + r"(_(linux|minios)_(x86_64|aarch64|arm64|arm))?\.om")
     try:
         found = [path for path in base.parent.iterdir() if name.fullmatch(path.name)]

@@ -1,11 +1,11 @@
-"""The door of conversion: which platform, which files; the work is in the other modules of this folder."""
+"""The public function ``convert``: it selects platform and files; the work is in the other modules of this folder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from aioais.errors import ConvertError, ModelError
+from ..errors import ConvertError, ModelError
 
 __all__ = ["convert"]
 
@@ -25,29 +25,28 @@ def convert(
     dynamic_dims: str | None = None,
     input_shape_range: str | None = None,
 ) -> str:
-    """Give an ONNX model ATC's shapes: as an ONNX file for the CPU device, or as a ``.om`` made by ``atc``.
+    """Convert an ONNX model with ATC's shape options: to an ONNX file for the CPU device, or to a ``.om`` with ``atc``.
 
-    The option names, their syntax and their rules are those of ATC (ATC documentation, the pages of the
-    options). Without any of them the CPU model is static where all dims of the model are fixed, and of
-    dynamic shape otherwise.
+    The names, syntax and rules of the options are those of ATC. Without any of them a model for the CPU device is
+    static if all its dims are fixed, and a dynamic-shape model otherwise.
 
     Parameters
     ----------
     model : str or os.PathLike
-        The ONNX model. Never changed.
+        The ONNX model. It is never changed.
     output : str or os.PathLike
-        The file to write. An existing one is replaced, once the new one is complete. Tensors that the model
-        keeps in other files are copied to ``<output>.data`` beside it.
+        The file to write. An existing one is replaced once the new one is complete. Tensors that the model keeps in
+        other files are copied to ``<output>.data`` beside it.
     platform : {"cpu", "ascend"}, optional
         By default ``cpu`` for an output that ends in ``.onnx``, ``ascend`` for ``.om``.
     soc_version : str, optional
-        The chip, such as ``"Ascend310P3"``. Needed for ``ascend``, of no use for ``cpu``.
+        The chip, such as ``"Ascend310P3"``. Required for ``ascend``, ignored for ``cpu``.
     input_format : {"NCHW", "NHWC", "ND"}, optional
-        Layout of the inputs of four dims. By default NCHW, for ``dynamic_dims`` ND.
+        Layout of the inputs with four dims. By default NCHW; for ``dynamic_dims`` ND.
     input_shape : str, optional
-        ``"input1:1,3,32,32;input2:-1,4"``. A shape without -1 is fixed; -1 is for the gears of one of the
-        dynamic options, and without one of these it is, like a range ``1~8``, for a dynamic-shape model. Its
-        order is that of the values of ``dynamic_dims``. Inputs that are fixed in the model may be left out.
+        ``"input1:1,3,32,32;input2:-1,4"``. A shape without -1 is fixed. With one of the dynamic options, -1 marks the
+        dims that the gears set. Without them, -1 or a range such as ``1~8`` makes a dynamic-shape model. The values
+        of ``dynamic_dims`` have the order of this option. Inputs that are fixed in the model may be left out.
     dynamic_batch_size : str, optional
         ``"1,2,4,8"``: batch sizes for the inputs whose first dim is -1.
     dynamic_image_size : str, optional
@@ -55,21 +54,21 @@ def convert(
     dynamic_dims : str, optional
         ``"1,224;8,448"``: one value for each -1.
     input_shape_range : str, optional
-        ``"input1:[1~4,3,32~64,-1]"``: bounds of a dynamic-shape model, in place of ``input_shape``.
+        ``"input1:[1~4,3,32~64,-1]"``: bounds of a dynamic-shape model, instead of ``input_shape``.
 
     Returns
     -------
     str
-        Path of the file written. ``atc`` may have added the system and the processor to the name.
+        Path of the file written. ``atc`` may add the system and the processor to the name.
 
     Raises
     ------
     ConvertError
-        The options break a rule, do not fit the model, or ``atc`` failed. It is also a ``ValueError``.
+        The options break a rule or do not fit the model, or ``atc`` failed. It is also a ``ValueError``.
     ModelError
-        The model cannot be read, or does not run with the shapes asked for.
+        The model cannot be read, or does not run with the given shapes.
     AclNotFoundError
-        ``onnx`` or ``atc`` is not installed; the message has the command that mends it.
+        ``onnx`` or ``atc`` is not installed; the message names the command that installs it.
 
     Examples
     --------
@@ -82,8 +81,8 @@ def convert(
             dynamic_batch_size="1,2,4,8",
         )
     """
-    # The parser and the writer take longer to import than the rest of the library.
-    from aioais._atc.options import parse_options
+    # Imported here, as the parser and the writer take longer to import than the rest of the library.
+    from .options import parse_options
 
     source, target = Path(os.fsdecode(model)), Path(os.fsdecode(output))
     chosen = _platform(target, platform)
@@ -96,16 +95,16 @@ def convert(
         input_shape_range=input_shape_range,
     )
     if source.suffix == ".om":
-        raise ModelError(f"the model {str(source)!r} is a .om already: give the ONNX model that it was made from")
+        raise ModelError(f"the model {str(source)!r} is already a .om; expected an ONNX model: give the original one")
     if target.is_dir():
-        raise ConvertError(f"output={str(target)!r} is a folder: want the path of a file; add a name to it")
+        raise ConvertError(f"output={str(target)!r} is a folder; expected the path of a file: add a name to it")
     if target.exists() and source.exists() and target.samefile(source):
-        raise ConvertError(f"output={str(target)!r} is the model itself, which is never overwritten; give another path")
+        raise ConvertError(f"output={str(target)!r} is the model itself, which is never overwritten: give another path")
     if chosen == "ascend":
-        from aioais._atc.atc import run_atc
+        from .atc import run_atc
 
         return str(run_atc(source, target, soc_version, options))
-    from aioais._atc.onnx_convert import convert_onnx
+    from .onnx_convert import convert_onnx
 
     convert_onnx(source, target, options)
     return str(target)
@@ -116,16 +115,18 @@ def _platform(target: Path, platform: str | None) -> str:
     if platform is None:
         if by_name is None:
             raise ConvertError(
-                f"output={str(target)!r} ends neither in .onnx (CPU device) nor in .om (Ascend): "
-                'pass platform="cpu" or platform="ascend", or give it one of these endings'
+                f"got output={str(target)!r}; expected a name that ends in .onnx (CPU device) or .om (Ascend): "
+                'use one of these endings, or pass platform="cpu" or platform="ascend"'
             )
         return by_name
     if platform not in _PLATFORM_OF.values():
-        raise ConvertError(f'platform={platform!r}: want "cpu" or "ascend"; leave it out to go by the output name')
+        raise ConvertError(
+            f'got platform={platform!r}; expected "cpu" or "ascend": leave it out to decide by the output name'
+        )
     if by_name not in (None, platform):
         ending = ".om" if platform == "ascend" else ".onnx"
         raise ConvertError(
-            f"output={str(target)!r} has the ending of another platform than platform={platform!r}: "
-            f"want one that ends in {ending}; change either"
+            f"got output={str(target)!r}, which has the ending of another platform than platform={platform!r}; "
+            f"expected a name that ends in {ending}: change one of the two"
         )
     return platform

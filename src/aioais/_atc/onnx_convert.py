@@ -1,19 +1,19 @@
-"""From an ONNX file to one with gears: read, change, write, check."""
+"""Conversion of an ONNX file to one with gears: read, change, write, check."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from aioais._atc.onnx_file import import_onnx, load_model, staged
-from aioais._atc.onnx_model import apply_inputs, apply_outputs, plan_inputs
-from aioais._atc.options import Options
-from aioais._atc.output_shapes import check_result, infer_dims, with_outputs
+from .onnx_file import import_onnx, load_model, staged
+from .onnx_model import apply_inputs, apply_outputs, plan_inputs
+from .options import Options
+from .output_shapes import check_result, infer_dims, with_outputs
 
 __all__ = ["convert_onnx"]
 
 
 def convert_onnx(source: Path, target: Path, options: Options) -> None:
-    """Write the model with the shapes of the options; complete or not at all."""
+    """Write the model with the shapes of the options; the output is complete or absent."""
     import_onnx()
     model = load_model(source)
     plan = plan_inputs(model, options)

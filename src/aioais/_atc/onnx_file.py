@@ -1,4 +1,4 @@
-"""ONNX files on disk: reading a model without its large tensors, and writing one whole or not at all."""
+"""ONNX files on disk: reading a model without its large tensors, and writing one completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from aioais.errors import AclNotFoundError, ConvertError, ModelError
+from ..errors import AclNotFoundError, ConvertError, ModelError, install_hint
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 __all__ = ["StagedModel", "import_onnx", "load_model", "staged"]
 
-# A protobuf message cannot be larger than 2 GB; what convert adds (gears, shapes) stays far below the margin.
+# A protobuf message cannot be larger than 2 GB; convert adds (gears, shapes) far less than the margin.
 _PROTO_LIMIT = 2**31 - 2**24
-_SMALL_TENSOR = 1024  # bytes; shape constants stay inside the model, where shape inference sees them
+_SMALL_TENSOR = 1024  # bytes; shape constants stay inside the model, where shape inference reads them
 
 
 def import_onnx() -> ModuleType:
@@ -29,13 +29,13 @@ def import_onnx() -> ModuleType:
     Raises
     ------
     AclNotFoundError
-        It is not installed; the message has the command that installs it.
+        It is not installed; the message names the command that installs it.
     """
     try:
         import onnx
     except ImportError as exc:
         raise AclNotFoundError(
-            'convert reads and writes ONNX models with the package onnx: pip install "aioais[cpu]"'
+            f"convert needs the package onnx, which is not installed: {install_hint('cpu')}"
         ) from exc
     return onnx
 
@@ -46,7 +46,7 @@ def load_model(path: Path) -> ModelProto:
     Raises
     ------
     ModelError
-        There is no such file, or it is no ONNX model.
+        There is no such file, or it is not an ONNX model.
     """
     onnx = import_onnx()
     try:
@@ -55,18 +55,18 @@ def load_model(path: Path) -> ModelProto:
         raise ModelError(
             f"cannot read the model {str(path)!r}: {exc.strerror or exc}; give the path of an ONNX file"
         ) from exc
-    except Exception as exc:  # protobuf's DecodeError, whose module differs between versions
+    except Exception as exc:  # protobuf's DecodeError: its module differs between versions
         raise ModelError(f"{str(path)!r} is not an ONNX model: {exc}; export it again") from exc
-    # Protobuf reads many foreign files as a message without fields.
+    # Protobuf parses many files of other kinds as a message without fields.
     if not model.graph.output:
         raise ModelError(f"{str(path)!r} is not an ONNX model: it has no graph outputs; export it again")
     if not _has_texts(model):
-        raise ModelError(f"{str(path)!r} is damaged: a name in it is no UTF-8 text; export it again")
+        raise ModelError(f"{str(path)!r} is damaged: a name in it is not UTF-8; export it again")
     return model
 
 
 def _has_texts(model: ModelProto) -> bool:
-    """Whether the names that conversion reads are texts: the parser takes any bytes for one."""
+    """Return whether the names that conversion reads are UTF-8: the parser accepts any bytes."""
     values = (*model.graph.input, *model.graph.output)
     try:
         texts: list[object] = [value.name for value in (*values, *model.graph.initializer)]
@@ -78,14 +78,14 @@ def _has_texts(model: ModelProto) -> bool:
 
 
 class StagedModel:
-    """A model on its way to its place: complete in a folder of its own beside the output.
+    """A model that is written to a temporary folder beside the output and moved once it is complete.
 
     Parameters
     ----------
-    folder : Path
+    folder
         Temporary folder on the same file system as the output.
-    output : Path
-        Where the model goes in the end; its data files go beside it.
+    output
+        The final path of the model; its data files go to the same folder.
     """
 
     def __init__(self, folder: Path, output: Path) -> None:
@@ -98,15 +98,15 @@ class StagedModel:
 
         Parameters
         ----------
-        model : ModelProto
-            Changed in place. A model too large for one protobuf message has its tensors moved out as well.
-        source_folder : Path
+        model
+            Changed in place. If it is too large for one protobuf message, its tensors are moved to a file as well.
+        source_folder
             The folder that the locations in ``model`` are relative to.
 
         Raises
         ------
         ModelError
-            A data file is missing, or lies outside of the model's folder.
+            A data file is missing or is outside the model's folder.
         """
         places: dict[str, list[Any]] = {}
         for tensor in _external_tensors(model):
@@ -116,9 +116,12 @@ class StagedModel:
         taken = {os.path.realpath(source_folder / location) for location in places}
         for location, entries in places.items():
             source = source_folder / location
-            # Same rule as the onnx package: a model must not name files all over the disk.
+            # The rule of the onnx package: a model must not refer to files outside its folder.
             if Path(location).is_absolute() or ".." in Path(location).parts:
-                raise ModelError(f"the model keeps tensors in {location!r}: want a file in its own folder")
+                raise ModelError(
+                    f"the model keeps tensors in {location!r}; expected a file in the model's folder: "
+                    "export the model again with its data beside it"
+                )
             if not source.is_file():
                 raise ModelError(
                     f"the model keeps tensors in {location!r}, which is not in {str(source_folder)!r}: "
@@ -132,17 +135,17 @@ class StagedModel:
             self._move_tensors_out(model, self._new_data_name(taken))
 
     def write(self, model: ModelProto) -> None:
-        """Write the model into the folder, over an earlier version of it."""
+        """Write the model into the folder, replacing an earlier version."""
         self.path.write_bytes(model.SerializeToString())
 
     def publish(self) -> None:
-        """Move everything to its place; the model comes last, so that it never points to a missing file."""
+        """Move all files to their final paths; the model last, so that it never points to a missing file."""
         for name in self._data:
             os.replace(self.path.with_name(name), self._output.with_name(name))
         os.replace(self.path, self._output)
 
     def _new_data_name(self, taken: Iterable[str]) -> str:
-        """Choose a name for a data file that is not one of the source's own files."""
+        """Return a name for a data file that none of the source's own files has."""
         number = 0
         while True:
             name = f"{self._output.name}.{number}.data" if number else f"{self._output.name}.data"
@@ -160,12 +163,12 @@ class StagedModel:
 
 @contextmanager
 def staged(output: Path) -> Iterator[StagedModel]:
-    """Give a place to build ``output`` in; nothing of it stays when the block fails.
+    """Yield a temporary place to build ``output`` in; nothing remains of it if the block fails.
 
     Parameters
     ----------
-    output : Path
-        The file to write. An existing one is replaced when the block ends without an error.
+    output
+        The file to write. An existing one is replaced if the block ends without an error.
     """
     try:
         folder = tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent)
@@ -183,7 +186,7 @@ def staged(output: Path) -> Iterator[StagedModel]:
 
 
 def _external_tensors(model: ModelProto) -> Iterator[Any]:
-    """Every tensor of the model, those of subgraphs and functions included, that is kept in another file."""
+    """Yield each tensor of the model, subgraphs and functions included, that is kept in another file."""
     from onnx import TensorProto
 
     graphs: list[Any] = [model.graph]

@@ -1,4 +1,4 @@
-"""An ONNX model under ATC's options: what its inputs become, and the graph changed to that."""
+"""An ONNX model under ATC's options: the planned shapes of its inputs, and the changes to the graph."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aioais._atc.options import FORMATS, Bounds, InputShape, Options, show_shape
-from aioais.emulator.metadata import METADATA_KEY, InputMetadata, ModelMetadata
-from aioais.errors import ConvertError, ModelError
+from ..emulator.metadata import METADATA_KEY, InputMetadata, ModelMetadata
+from ..errors import ConvertError, ModelError
+from .options import FORMATS, Bounds, InputShape, Options, show_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -27,16 +27,16 @@ __all__ = [
 ]
 
 Dims = tuple["int | str | None", ...]
-"""Dims of a graph value: a size, the name of a symbol, or None for one that is unknown."""
+"""Dims of a graph value: a size, the name of a symbol, or None if unknown."""
 
 _ND = FORMATS["ND"]
 _UNLIMITED: Bounds = (1, -1)
 
 
 def graph_inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Give the inputs that a caller feeds, in graph order.
+    """Return the inputs that a caller feeds, in graph order.
 
-    Older exporters list the weights among the graph inputs; to ATC and ONNX Runtime they are constants.
+    Older exporters list weights among the graph inputs; ATC and ONNX Runtime treat these as constants.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     weights |= {sparse.values.name for sparse in model.graph.sparse_initializer}
@@ -44,11 +44,11 @@ def graph_inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
 
 
 def read_dims(value: ValueInfoProto) -> Dims | None:
-    """Give the dims of a graph value; None when not even their number is known."""
+    """Return the dims of a graph value; None if their number is unknown."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    # Some exporters write a negative size for an unknown one.
+    # Some exporters write a negative size for an unknown dim.
     return tuple(
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
         for dim in tensor.shape.dim
@@ -59,7 +59,7 @@ def write_dims(value: ValueInfoProto, dims: Sequence[int | str | None]) -> None:
     """Replace the dims of a graph value."""
     shape = value.type.tensor_type.shape
     del shape.dim[:]
-    # Without dims the field is only there once it has been touched: a scalar is not an unknown shape.
+    # A scalar has the field without dims, an unknown shape lacks the field.
     shape.SetInParent()
     for dim in dims:
         entry = shape.dim.add()
@@ -70,12 +70,12 @@ def write_dims(value: ValueInfoProto, dims: Sequence[int | str | None]) -> None:
 
 
 def element_bits(value: ValueInfoProto) -> int:
-    """Give the bits of one element of an input or output.
+    """Return the bits of one element of an input or output.
 
     Raises
     ------
     ModelError
-        It is no tensor of numbers, and such values do not exist on a device.
+        It is not a tensor of numbers. A device has no other values.
     """
     from onnx import TensorProto
 
@@ -85,8 +85,8 @@ def element_bits(value: ValueInfoProto) -> int:
         if code not in TensorProto.DataType.values():
             kind = f"elements of a type {code} that onnx does not know"
         raise ModelError(
-            f"{value.name!r} of the model holds {kind}: a device takes tensors of numbers; "
-            "cut that part off the model and do it on the host"
+            f"got {value.name!r} with {kind}; expected a tensor of numbers, as a device takes no other: "
+            "remove that part of the model and run it on the host"
         )
     return _bits(TensorProto.DataType.Name(code))
 
@@ -104,18 +104,18 @@ def plan_inputs(model: ModelProto, options: Options) -> ModelMetadata:
     ConvertError
         The options name an input that the model does not have, or a shape that it cannot have.
     ModelError
-        An input of the model is no tensor of numbers, or an output comes twice.
+        An input of the model is not a tensor of numbers, or the model lists an output twice.
     """
     values = graph_inputs(model)
     names = [value.name for value in model.graph.output]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ModelError(f"the model lists output {twice!r} more than once: want each once; export it again")
+        raise ModelError(f"the model lists output {twice!r} more than once; expected each once: export it again")
     for value in (*values.values(), *model.graph.output):
         element_bits(value)
     if options.input_format is not None and options.input_format not in FORMATS:
         raise ConvertError(
-            f"input_format={options.input_format!r}: the CPU device wants one of {', '.join(FORMATS)}; "
+            f"got input_format={options.input_format!r}; expected one of {', '.join(FORMATS)} for the CPU device: "
             "leave it out for tensors of five dims"
         )
     shapes = [_fitted(entry, values) for entry in options.inputs]
@@ -129,7 +129,7 @@ def plan_inputs(model: ModelProto, options: Options) -> ModelMetadata:
             entry.name,
             entry.shape,
             entry.bounds if mode == "shape" else None,
-            # The layouts are names for four dims; ATC turns to ND for any other number.
+            # Only four dims have a layout; for any other number ATC uses ND.
             FORMATS[options.input_format or "NCHW"] if len(entry.shape) == 4 else _ND,
         )
         for entry in shapes
@@ -141,19 +141,19 @@ def plan_inputs(model: ModelProto, options: Options) -> ModelMetadata:
 
 
 def apply_inputs(model: ModelProto, plan: ModelMetadata) -> bool:
-    """Write the planned shapes into the graph inputs, and forget what no longer follows from them.
+    """Write the planned shapes into the graph inputs, and remove shapes that no longer follow from them.
 
     Parameters
     ----------
-    model : ModelProto
+    model
         Changed in place.
-    plan : ModelMetadata
-        As :func:`plan_inputs` gives it.
+    plan
+        The result of :func:`plan_inputs`.
 
     Returns
     -------
     bool
-        Whether a dim is open now that the model had fixed: only a run shows whether the graph allows it.
+        Whether a fixed dim of the model is open now. Only a run shows whether the graph allows that.
     """
     values = graph_inputs(model)
     old = {name: read_dims(value) for name, value in values.items()}
@@ -163,13 +163,13 @@ def apply_inputs(model: ModelProto, plan: ModelMetadata) -> bool:
     for name, dims in new.items():
         write_dims(values[name], dims)
     for value in model.graph.output:
-        # The rank stays: ONNX asks for it, and the options change sizes only.
+        # The rank stays: ONNX requires it, and the options change sizes only.
         declared = read_dims(value)
         if declared is not None:
             write_dims(value, [None] * len(declared))
     for graph in _graphs(model.graph):
         for value in graph.value_info:
-            # The type stays: operators outside of the standard have no other source for it.
+            # The type stays: custom operators have no other source for it.
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
     return any(
@@ -184,18 +184,18 @@ def apply_outputs(model: ModelProto, metadata: ModelMetadata, symbolic: dict[str
 
     Parameters
     ----------
-    model : ModelProto
+    model
         Changed in place.
-    metadata : ModelMetadata
-        Complete.
-    symbolic : dict
+    metadata
+        Complete, with outputs.
+    symbolic
         The dims that follow from the symbolic input dims, by output name.
     """
     shapes = {entry.name: entry.shapes for entry in metadata.outputs}
     for value in model.graph.output:
         known = symbolic.get(value.name)
         if len({len(shape) for shape in shapes[value.name]}) > 1:
-            # A Squeeze without axes takes the batch away at batch 1.
+            # A Squeeze without axes removes the batch dim at batch 1.
             value.type.tensor_type.ClearField("shape")
             continue
         if shapes[value.name]:
@@ -218,10 +218,10 @@ def apply_outputs(model: ModelProto, metadata: ModelMetadata, symbolic: dict[str
 
 
 def _fitted(entry: InputShape, values: dict[str, ValueInfoProto]) -> InputShape:
-    """Check one given shape against the model's own."""
+    """Check a shape of the options against that of the model."""
     if entry.name not in values:
         raise ConvertError(
-            f"input_shape names {entry.name!r}: the model has the inputs {', '.join(values) or '(none)'}; "
+            f"got input {entry.name!r} in input_shape; expected inputs of the model ({', '.join(values) or 'none'}): "
             "use the names of the model"
         )
     own = read_dims(values[entry.name])
@@ -229,37 +229,37 @@ def _fitted(entry: InputShape, values: dict[str, ValueInfoProto]) -> InputShape:
         return entry
     if len(own) != len(entry.shape):
         raise ConvertError(
-            f"input_shape of {entry.name} is {show_shape(entry.shape)} with {len(entry.shape)} dims: "
-            f"the model has {len(own)} ({_show_dims(own)}); give that many"
+            f"got {len(entry.shape)} dims for {entry.name} in input_shape ({show_shape(entry.shape)}); expected "
+            f"{len(own)}, as in the model ({_show_dims(own)}): give that many"
         )
     for place, (given, dim) in enumerate(zip(entry.shape, own, strict=True)):
         if given != -1 and isinstance(dim, int) and given != dim:
             raise ConvertError(
-                f"input_shape of {entry.name} is {show_shape(entry.shape)} with {given} as dim {place}: "
-                f"the model has {dim} fixed there ({_show_dims(own)}); give {dim}, or export the model "
-                "with that dim dynamic"
+                f"got {given} as dim {place} of {entry.name} in input_shape ({show_shape(entry.shape)}); expected "
+                f"{dim}, which the model has fixed there ({_show_dims(own)}): give {dim}, or export the model with "
+                "that dim dynamic"
             )
     return entry
 
 
 def _own_bounds(value: ValueInfoProto, must_be_fixed: bool) -> tuple[Bounds, ...]:
-    """Bounds of an input that the options do not name."""
+    """Return the bounds of an input that the options do not name."""
     dims = read_dims(value)
     if dims is None or (must_be_fixed and not all(isinstance(dim, int) for dim in dims)):
         raise ConvertError(
-            f"input_shape does not name {value.name!r}, which is {_show_dims(dims)} in the model: want every "
-            f"input that is not fixed in the model; add its shape, such as "
+            f"input_shape does not name {value.name!r}, which is {_show_dims(dims)} in the model; expected every "
+            f"input that is not fixed in the model: add its shape, such as "
             f'"{value.name}:{",".join(str(d) if isinstance(d, int) else "1" for d in dims or (1,))}"'
         )
     return tuple((dim, dim) if isinstance(dim, int) else _UNLIMITED for dim in dims)
 
 
 def _named_dims(plan: ModelMetadata, old: dict[str, Dims | None]) -> dict[str, Dims]:
-    """Put symbols where the plan has -1.
+    """Return the dims of all inputs, with symbols where the plan has -1.
 
-    The model's own symbol stays where all its places take the same values at every gear. Where they do not
-    (one T of the model, two values in ``dynamic_dims``) each place gets a symbol of its own, since ONNX
-    Runtime takes equal symbols for equal sizes.
+    A symbol of the model stays if all dims that have it take the same value at each gear. Otherwise (one T of the
+    model, two values in ``dynamic_dims``) each of these dims gets a symbol of its own, as ONNX Runtime expects dims
+    with the same symbol to have the same size.
     """
     values: dict[tuple[str, int], Any] = {}
     for entry in plan.inputs:
@@ -301,7 +301,7 @@ def _filled(shape: Sequence[int], values: Sequence[int]) -> Iterator[int]:
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """The graph and every graph inside its nodes."""
+    """Yield the graph and all graphs inside its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -318,7 +318,7 @@ def _show_dims(dims: Dims | None) -> str:
 
 
 def _bits(element: str) -> int:
-    """Bits of a type by its name in ONNX: onnx's own tables differ between its releases."""
+    """Return the bits of a type by its ONNX name: the tables of the onnx package differ between releases."""
     special = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8, "FLOAT4E2M1": 4}
     if element in special:
         return special[element]
@@ -327,5 +327,5 @@ def _bits(element: str) -> int:
 
 
 def count_bytes(bits: int, shape: Sequence[int]) -> int:
-    """Bytes of a tensor; elements below 8 bits are packed."""
+    """Return the bytes of a tensor; elements below 8 bits are packed."""
     return (math.prod(shape) * bits + 7) // 8

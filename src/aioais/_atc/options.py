@@ -1,4 +1,4 @@
-"""ATC's shape options: reading the strings and the rules that need no model.
+"""ATC's shape options: parsing of the strings, and the rules that need no model.
 
 Sources: ATC documentation, ``--input_shape``, ``--input_shape_range``, ``--input_format``,
 ``--dynamic_batch_size``, ``--dynamic_image_size``, ``--dynamic_dims``, and the error codes E10001 to
@@ -12,15 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from aioais.emulator.metadata import Mode
-from aioais.errors import ConvertError
+from ..emulator.metadata import Mode
+from ..errors import ConvertError
 
 __all__ = ["FORMATS", "InputShape", "Options", "parse_options", "show_shape"]
 
 FORMATS: Final = {"NCHW": 0, "NHWC": 1, "ND": 2}
-"""What ``--input_format`` may be on both platforms, with the values of ``aclFormat``."""
+"""Values of ``--input_format`` on both platforms, with their numbers in ``aclFormat``."""
 
-_FIVE_DIMS = ("NCDHW", "NDHWC")  # ATC knows these too; the CPU device has no use for them
+_FIVE_DIMS = ("NCDHW", "NDHWC")  # ATC accepts these too; the CPU device does not
 _MIN_GEARS, _MAX_GEARS = 2, 100
 _HEIGHT_WIDTH = {"NCHW": [2, 3], "NHWC": [1, 2]}
 _MAX_DIM = 2**63 - 1
@@ -40,14 +40,14 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True)
 class InputShape:
-    """One input as ``input_shape`` or ``input_shape_range`` has it.
+    """One input of ``input_shape`` or ``input_shape_range``.
 
     Parameters
     ----------
-    name : str
+    name
         Name of the model input.
-    bounds : tuple of (low, high)
-        One pair for each dim, empty for a scalar; ``(1, -1)`` for a -1.
+    bounds
+        One pair (low, high) for each dim, empty for a scalar; ``(1, -1)`` for a -1.
     """
 
     name: str
@@ -55,7 +55,7 @@ class InputShape:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The dims, -1 where more than one value is legal."""
+        """The dims; -1 where more than one value is legal."""
         return tuple(low if low == high else -1 for low, high in self.bounds)
 
     def __str__(self) -> str:
@@ -64,20 +64,20 @@ class InputShape:
 
 @dataclass(frozen=True)
 class Options:
-    """The shape options of one conversion, read and checked.
+    """The shape options of one conversion, parsed and checked.
 
     Parameters
     ----------
-    mode : Mode
-        The form of model that they ask for; ``static`` and ``shape`` where nothing but the model decides.
-    inputs : tuple of InputShape
-        In the order given, which is the order of the values of ``dynamic_dims``; empty when not given.
-    gears : tuple of tuple of int
+    mode
+        The kind of model to make. Without options the model decides between ``static`` and ``shape``.
+    inputs
+        In the order given, which is the order of the values of ``dynamic_dims``; empty if not given.
+    gears
         ``(n,)``, ``(h, w)``, or one value for each -1 in order.
-    input_format : str or None
+    input_format
         As given; ``ND`` for ``dynamic_dims``.
-    ranged : bool
-        Whether the shapes came by ``input_shape_range``.
+    ranged
+        Whether the shapes were given as ``input_shape_range``.
     """
 
     mode: Mode
@@ -87,7 +87,7 @@ class Options:
     ranged: bool = False
 
     def atc_flags(self) -> list[str]:
-        """Give the options as arguments of ``atc``, without the blanks that it refuses in some of them."""
+        """Return the options as arguments of ``atc``, without blanks, which it refuses in some of them."""
         flags = []
         if self.input_format:
             flags.append(f"--input_format={self.input_format}")
@@ -112,7 +112,7 @@ def parse_options(
     dynamic_dims: str | None = None,
     input_shape_range: str | None = None,
 ) -> Options:
-    """Read ATC's shape options and check them against each other.
+    """Parse ATC's shape options and check them against each other.
 
     Parameters
     ----------
@@ -122,12 +122,13 @@ def parse_options(
     Returns
     -------
     Options
+        The options of the conversion.
 
     Raises
     ------
     ConvertError
-        A string is not in ATC's form, or the options do not go together. The message says what came, what is
-        wanted and what to do.
+        A string is not in ATC's form, or the options contradict each other. The message says what it got, what it
+        expects and what to do.
     """
     given = {
         "input_format": input_format,
@@ -139,19 +140,21 @@ def parse_options(
     }
     for option, value in given.items():
         if value is not None and not _is_text(value):
-            _refuse(option, value, "want a string that is not empty", f'such as "{_SAMPLE[option]}"')
+            _refuse(option, value, "expected a string that is not empty", f'such as "{_SAMPLE[option]}"')
     if input_format is not None and input_format not in (*FORMATS, *_FIVE_DIMS):  # E10001
-        _refuse("input_format", input_format, f"want one of {', '.join(FORMATS)}", "or leave it out")
+        _refuse(
+            "input_format", input_format, f"expected one of {', '.join(FORMATS)}", "give one of these or leave it out"
+        )
 
     gears = {option: value for option, value in given.items() if option in _GEAR_PARSERS and value is not None}
     exclusive = [*gears, *(["input_shape_range"] if input_shape_range is not None else [])]
     if len(exclusive) > 1:  # E10009
-        _fail(f"{' and '.join(exclusive)} are given together", "want only one of them", "drop the others")
+        _fail(f"{' and '.join(exclusive)} together", "expected only one of them", "drop the others")
     if input_shape_range is not None:
         if input_shape is not None:
             _fail(
-                "input_shape and input_shape_range are given together",
-                "want only one of them",
+                "input_shape and input_shape_range together",
+                "expected only one of them",
                 'write the ranges into input_shape ("input1:1~4,3,32~64,-1") and drop input_shape_range',
             )
         ranges = _parse_shapes("input_shape_range", input_shape_range)
@@ -163,21 +166,21 @@ def parse_options(
     ((option, value),) = gears.items()
     if not shapes:  # E10004
         _fail(
-            f"{option}={value!r} is given without input_shape",
-            "want the shape of the inputs with -1 where the gear decides",
+            f"{option}={value!r} without input_shape",
+            "expected the shape of the inputs with -1 where the gear decides",
             f'such as input_shape="{_SAMPLE["input_shape"]}"',
         )
     if any("~" in str(entry) for entry in shapes):  # E10040
         _fail(
-            f"input_shape={input_shape!r} has a range beside {option}",
-            "want -1 where the gear decides",
+            f"input_shape={input_shape!r} with a range beside {option}",
+            "expected -1 where the gear decides",
             "write -1 for the range, or drop the gears for a dynamic-shape model",
         )
     return _GEAR_PARSERS[option](value, shapes, input_format)
 
 
 def show_shape(shape: tuple[int, ...]) -> str:
-    """Write a shape the way ``input_shape`` does."""
+    """Return a shape in the form of ``input_shape``."""
     return ",".join(map(str, shape)) or "(scalar)"
 
 
@@ -185,13 +188,13 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _fail(came: str, wanted: str, advice: str) -> NoReturn:
-    raise ConvertError(f"{came}: {wanted}; {advice}")
+def _fail(got: str, expected: str, advice: str) -> NoReturn:
+    raise ConvertError(f"got {got}; {expected}; {advice}")
 
 
-def _refuse(option: str, value: object, wanted: str, advice: str) -> NoReturn:
+def _refuse(option: str, value: object, expected: str, advice: str) -> NoReturn:
     shown = repr(value)
-    _fail(f"{option}={shown if len(shown) <= 200 else shown[:200] + '…'}", wanted, advice)
+    _fail(f"{option}={shown if len(shown) <= 200 else shown[:200] + '…'}", expected, advice)
 
 
 def _mode_of(shapes: tuple[InputShape, ...]) -> Mode:
@@ -206,21 +209,23 @@ def _show_bounds(pair: Bounds) -> str:
 
 
 def _parse_shapes(option: str, text: str) -> tuple[InputShape, ...]:
-    """Read ``name:dims;name:dims``, with brackets around the dims for ``input_shape_range``."""
+    """Parse ``name:dims;name:dims``, with brackets around the dims for ``input_shape_range``."""
     sample = f'such as "{_SAMPLE[option]}"'
     shapes: dict[str, InputShape] = {}
     for item in text.strip().removesuffix(";").split(";"):
-        # A name may hold a colon itself, as TensorFlow's do: the last one separates.
+        # A name may contain colons, as those of TensorFlow do: the last colon separates.
         name, colon, dims = item.rpartition(":")
         name, dims = name.strip(), dims.strip()
         if not colon or not name:  # E10002
             _refuse(option, text, f"{item.strip()!r} is not name:dims", f"write each input {sample}")
         if option == "input_shape_range":  # E10048
             if not re.fullmatch(r"\[[^][]*\]", dims):
-                _refuse(option, text, f"the dims of {name} want one pair of brackets", f"write them {sample}")
+                _refuse(
+                    option, text, f"expected one pair of brackets around the dims of {name}", f"write them {sample}"
+                )
             dims = dims[1:-1].strip()
         if name in shapes:
-            _refuse(option, text, f"{name} is named twice, want each input once", "drop one of the two")
+            _refuse(option, text, f"{name} is named twice, expected each input once", "drop one of the two")
         bounds = tuple(_parse_dim(option, text, name, dim.strip()) for dim in dims.split(",")) if dims else ()
         shapes[name] = InputShape(name, bounds)
     return tuple(shapes.values())
@@ -232,16 +237,16 @@ def _parse_dim(option: str, text: str, name: str, dim: str) -> Bounds:
         return 1, -1
     match = re.fullmatch(rf"({_NUMBER})(?:\s*~\s*({_NUMBER}))?", dim, re.ASCII)
     if match is None:  # E10002, E10014, E10048
-        wanted = f"{where}: want a number, a range low~high or -1"
-        _refuse(option, text, wanted, f'such as "{_SAMPLE[option]}"')
+        expected = f"{where}: expected a number, a range low~high or -1"
+        _refuse(option, text, expected, f'such as "{_SAMPLE[option]}"')
     low = int(match[1])
     high = int(match[2] or low)
     if max(low, high) > _MAX_DIM:  # E10013
-        _refuse(option, text, f"{where}: want a number of at most 64 bits", "give a smaller one")
+        _refuse(option, text, f"{where}: expected a number of at most 64 bits", "give a smaller one")
     if match[2] is None and low == 0:  # E10011
-        _refuse(option, text, f"{where}: want a number above 0", "give the size, or -1 where it varies")
+        _refuse(option, text, f"{where}: expected a number above 0", "give the size, or -1 where it varies")
     if low > high:
-        _refuse(option, text, f"{where}: want low~high with low <= high", "swap the two numbers")
+        _refuse(option, text, f"{where}: expected low~high with low <= high", "swap the two numbers")
     return low, high
 
 
@@ -249,14 +254,14 @@ def _parse_batch(text: str, shapes: tuple[InputShape, ...], input_format: str | 
     for entry in shapes:
         if -1 in entry.shape[1:]:  # E10018
             _fail(
-                f"input_shape of {entry.name} is {show_shape(entry.shape)}",
-                "with dynamic_batch_size only the first dim may be -1",
+                f"input_shape={show_shape(entry.shape)!r} for {entry.name}",
+                "expected -1 only as the first dim, as dynamic_batch_size varies no other",
                 "fix the others, or use dynamic_dims",
             )
     if not any(-1 in entry.shape for entry in shapes):  # E10031
         _fail(
-            f"input_shape is {_show(shapes)}",
-            f"dynamic_batch_size={text!r} wants -1 as the first dim of at least one input",
+            f"input_shape={_show(shapes)!r}",
+            f"expected -1 as the first dim of at least one input for dynamic_batch_size={text!r}",
             'write -1 for the batch, such as "input1:-1,3,224,224"',
         )
     gears = tuple((value,) for value in _numbers("dynamic_batch_size", text, text.strip().removesuffix(",")))
@@ -266,29 +271,34 @@ def _parse_batch(text: str, shapes: tuple[InputShape, ...], input_format: str | 
 def _parse_image(text: str, shapes: tuple[InputShape, ...], input_format: str | None) -> Options:
     layout = input_format or "NCHW"  # ATC's default for ONNX models
     if layout not in _HEIGHT_WIDTH:  # E10003
-        _refuse("input_format", layout, "dynamic_image_size wants NCHW or NHWC", "or use dynamic_dims")
+        _refuse(
+            "input_format",
+            layout,
+            "expected NCHW or NHWC for dynamic_image_size",
+            "give one of these or use dynamic_dims",
+        )
     places = _HEIGHT_WIDTH[layout]
-    wanted = (
-        f"dynamic_image_size={text!r} wants 4 dims with -1 for height and width only, "
-        f"which are dims {places[0]} and {places[1]} (counted from 0) in {layout}"
+    expected = (
+        f"expected 4 dims with -1 for height and width only (dims {places[0]} and {places[1]}, counted from 0, in "
+        f"{layout}) for dynamic_image_size={text!r}"
     )
     for entry in shapes:
         holes = [place for place, dim in enumerate(entry.shape) if dim == -1]
         if holes and (len(entry.shape) != 4 or holes != places):  # E10019
             _fail(
-                f"input_shape of {entry.name} is {show_shape(entry.shape)}",
-                wanted,
+                f"input_shape={show_shape(entry.shape)!r} for {entry.name}",
+                expected,
                 "fix the others, give the right input_format, or use dynamic_dims",
             )
     if not any(-1 in entry.shape for entry in shapes):  # E10019
-        _fail(f"input_shape is {_show(shapes)}", wanted, 'write -1 there, such as "input1:1,3,-1,-1" in NCHW')
+        _fail(f"input_shape={_show(shapes)!r}", expected, 'write -1 there, such as "input1:1,3,-1,-1" in NCHW')
     gears = _groups("dynamic_image_size", text)
     for gear in gears:
         if len(gear) != 2:  # E10020
             _refuse(
                 "dynamic_image_size",
                 text,
-                f"gear {show_shape(gear)!r} has {len(gear)} values, want height,width",
+                f"gear {show_shape(gear)!r} has {len(gear)} values, expected height,width",
                 f'such as "{_SAMPLE["dynamic_image_size"]}"',
             )
     return Options("hw", shapes, _checked_gears("dynamic_image_size", text, gears), input_format)
@@ -296,12 +306,12 @@ def _parse_image(text: str, shapes: tuple[InputShape, ...], input_format: str | 
 
 def _parse_dims(text: str, shapes: tuple[InputShape, ...], input_format: str | None) -> Options:
     if input_format not in (None, "ND"):
-        _refuse("input_format", input_format, "dynamic_dims wants ND", "give ND or leave input_format out")
+        _refuse("input_format", input_format, "expected ND for dynamic_dims", "give ND or leave input_format out")
     count = sum(entry.shape.count(-1) for entry in shapes)
     if count == 0:  # E10001
         _fail(
-            f"input_shape is {_show(shapes)}",
-            f"dynamic_dims={text!r} wants at least one -1",
+            f"input_shape={_show(shapes)!r}",
+            f"expected at least one -1 for dynamic_dims={text!r}",
             "write -1 for each dim that the gear decides",
         )
     gears = _groups("dynamic_dims", text)
@@ -310,9 +320,9 @@ def _parse_dims(text: str, shapes: tuple[InputShape, ...], input_format: str | N
             _refuse(
                 "dynamic_dims",
                 text,
-                f"gear {show_shape(gear)!r} has {len(gear)} values, want {count}, "
+                f"gear {show_shape(gear)!r} has {len(gear)} values, expected {count}, "
                 f"one for each -1 of input_shape in its order ({_show(shapes)})",
-                "give every gear that many",
+                "give each gear that many",
             )
     return Options("dims", shapes, _checked_gears("dynamic_dims", text, gears), "ND")
 
@@ -336,16 +346,16 @@ def _numbers(option: str, text: str, group: str) -> tuple[int, ...]:
     values = [value.strip() for value in group.split(",")]
     for value in values:
         if not re.fullmatch(_NUMBER, value, re.ASCII) or not 0 < int(value) <= _MAX_DIM:  # E10003, E10038
-            _refuse(option, text, f"{value!r}: want a whole number above 0", f'such as "{_SAMPLE[option]}"')
+            _refuse(option, text, f"{value!r}: expected a whole number above 0", f'such as "{_SAMPLE[option]}"')
     return tuple(map(int, values))
 
 
 def _checked_gears(option: str, text: str, gears: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     if not _MIN_GEARS <= len(gears) <= _MAX_GEARS:  # E10035, E10036
         advice = "fix the shape in input_shape for a single one" if len(gears) < _MIN_GEARS else "give fewer"
-        _refuse(option, text, f"it has {len(gears)}, want {_MIN_GEARS} to {_MAX_GEARS} gears", advice)
+        _refuse(option, text, f"it has {len(gears)}, expected {_MIN_GEARS} to {_MAX_GEARS} gears", advice)
     for gear in gears:
         if gears.count(gear) > 1:  # E10039
-            wanted = f"gear {show_shape(gear)!r} is given twice, want each gear once"
-            _refuse(option, text, wanted, "drop one of the two")
+            expected = f"gear {show_shape(gear)!r} is given twice, expected each gear once"
+            _refuse(option, text, expected, "drop one of the two")
     return gears

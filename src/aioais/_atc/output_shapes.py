@@ -1,7 +1,7 @@
 """Output shapes of a model at each of its gears: ONNX shape inference, then a run on ONNX Runtime.
 
-Inference alone would believe a graph that has a batch size baked in (a Reshape to a constant shape), so
-where ONNX Runtime is installed every gear is run once, on zeros: what is written down has been seen.
+Inference does not notice a batch size that is fixed inside the graph (a Reshape to a constant shape). So where ONNX
+Runtime is installed, every gear runs once, on zeros, and the shapes of that run are used.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from aioais._atc.onnx_model import Dims, count_bytes, element_bits, graph_inputs, read_dims, write_dims
-from aioais._atc.options import show_shape
-from aioais.emulator.metadata import InputMetadata, ModelMetadata, OutputMetadata
-from aioais.errors import AclNotFoundError, ModelError
+from ..emulator.metadata import InputMetadata, ModelMetadata, OutputMetadata
+from ..errors import AclNotFoundError, ModelError, install_hint
+from .onnx_model import Dims, count_bytes, element_bits, graph_inputs, read_dims, write_dims
+from .options import show_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -27,8 +27,8 @@ __all__ = ["check_result", "infer_dims", "with_outputs"]
 Shapes = dict[str, tuple[int, ...]]
 """Shapes by name of input or output."""
 
-_WEIGHT_BYTES = 1024  # a larger constant is a weight, whose values shape inference does not ask for
-# ONNX Runtime's names of the types that numpy has.
+_WEIGHT_BYTES = 1024  # a larger constant is a weight, whose values shape inference does not need
+# ONNX Runtime's names of the types that NumPy has.
 _SAME_NAME = "int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bool complex64 complex128"
 _NUMPY = {name: name for name in _SAME_NAME.split()} | {"float": "float32", "double": "float64"}
 _SILENT = 4  # ONNX Runtime's log level "fatal"
@@ -39,15 +39,15 @@ def infer_dims(model: ModelProto, inputs: Shapes | None = None) -> dict[str, Dim
 
     Parameters
     ----------
-    model : ModelProto
+    model
         Not changed.
-    inputs : dict, optional
-        Shapes to fix the inputs to; as the model has them when left out.
+    inputs
+        Shapes of the inputs; those of the model if left out.
 
     Returns
     -------
     dict
-        Dims by output name, None where not even their number follows.
+        Dims by output name; None if their number does not follow.
     """
     from onnx import shape_inference
 
@@ -57,36 +57,36 @@ def infer_dims(model: ModelProto, inputs: Shapes | None = None) -> dict[str, Dim
         write_dims(values[name], shape)
     try:
         skeleton = shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True)
-    except Exception:  # noqa: BLE001 - an operator or type that this onnx does not know: a run has to tell
+    except Exception:  # noqa: BLE001 - this onnx does not know an operator or type: only a run shows the shapes
         return {value.name: None for value in model.graph.output}
     return {value.name: read_dims(value) for value in skeleton.graph.output}
 
 
 def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bool) -> ModelMetadata:
-    """Complete the plan with the outputs.
+    """Add the outputs to the plan.
 
     Parameters
     ----------
-    model : ModelProto
+    model
         With its inputs as planned.
-    path : Path
+    path
         The same model as a file.
-    plan : ModelMetadata
+    plan
         Without outputs.
-    relaxed : bool
-        Whether the plan opens dims that the model had fixed.
+    relaxed
+        Whether the plan opens dims that are fixed in the model.
 
     Returns
     -------
     ModelMetadata
-        Of mode ``shape`` where a fixed model has outputs whose size depends on the data.
+        Of mode ``shape`` if the output sizes of a fixed model depend on the data.
 
     Raises
     ------
     ModelError
-        ONNX Runtime refuses the model, a gear does not run, or the outputs of a gear depend on the data.
+        ONNX Runtime refuses the model, a gear does not run, or the output sizes of a gear depend on the data.
     AclNotFoundError
-        The shapes do not follow by inference, and ONNX Runtime is not installed.
+        Inference does not find the shapes, and ONNX Runtime is not installed.
     """
     ort = _onnxruntime()
     runtime = _open(path, ort) if ort else None
@@ -101,14 +101,14 @@ def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bo
     for gear in range(max(1, len(plan.gears))):
         inputs = dict(zip((entry.name for entry in plan.inputs), plan.input_shapes(gear), strict=True))
         where = f"at gear {show_shape(plan.gears[gear])}" if plan.gears else "with its fixed shapes"
-        # One inference tells for all gears whether the sizes follow from the shapes.
+        # One inference shows for all gears whether the sizes follow from the shapes.
         inferred = infer_dims(model, inputs) if gear == 0 or runtime is None else {}
         unknown = [name for name, dims in inferred.items() if not _is_known(dims)]
         if runtime is None:
             if unknown:
                 raise AclNotFoundError(
-                    f"the shape of output {unknown[0]!r} does not follow from the graph alone: "
-                    'convert has to run the model, with ONNX Runtime: pip install "aioais[cpu]"'
+                    f"the shape of output {unknown[0]!r} does not follow from the graph alone, and ONNX Runtime, which "
+                    f"could run the model, is not installed: {install_hint('cpu')}"
                 )
             table.append({name: tuple(d for d in dims or () if isinstance(d, int)) for name, dims in inferred.items()})
             continue
@@ -118,8 +118,8 @@ def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bo
                 dynamic = _as_dynamic(plan)
                 return replace(dynamic, outputs=_dynamic_outputs(model, dynamic))
             raise ModelError(
-                f"the size of output {name!r} depends on the data: a model with gears wants outputs "
-                "that follow from the gear alone; give ranges in input_shape (such as 1~8) instead of gears"
+                f"the size of output {name!r} depends on the data; expected outputs that follow from the gear alone: "
+                "give ranges in input_shape (such as 1~8) instead of gears"
             )
     return replace(
         plan,
@@ -135,12 +135,12 @@ def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bo
 
 
 def check_result(path: Path) -> None:
-    """Check the finished file by ONNX's own rules, where ONNX Runtime is not there to have run it.
+    """Check the finished file by the rules of the onnx package, unless ONNX Runtime is installed and has run it.
 
     Raises
     ------
     ModelError
-        It breaks a rule.
+        The model breaks a rule.
     """
     from onnx import checker
 
@@ -153,7 +153,7 @@ def check_result(path: Path) -> None:
 
 
 def _dynamic_outputs(model: ModelProto, plan: ModelMetadata) -> tuple[OutputMetadata, ...]:
-    """Outputs of a dynamic-shape model: the bytes at the upper bounds, 0 where they cannot be told."""
+    """Return the outputs of a dynamic-shape model: the bytes at the upper bounds, 0 if unknown."""
     upper = _corner(plan, 1)
     inferred = infer_dims(model, upper) if upper is not None else {}
     outputs = []
@@ -166,11 +166,11 @@ def _dynamic_outputs(model: ModelProto, plan: ModelMetadata) -> tuple[OutputMeta
 
 
 def _corner(plan: ModelMetadata, which: int) -> Shapes | None:
-    """Input shapes at the lower (0) or upper (1) bounds, None where one is unlimited."""
+    """Return the input shapes at the lower (0) or upper (1) bounds; None if one is unlimited."""
     pairs = {entry.name: entry.range or () for entry in plan.inputs}
     if any(high == -1 for bounds in pairs.values() for _, high in bounds):
         return None
-    # Tensors without elements are legal where the range starts at 0, and show nothing.
+    # A range may start at 0, but a run on empty tensors shows nothing.
     return {name: tuple(max(pair[which], 1) for pair in bounds) for name, bounds in pairs.items()}
 
 
@@ -187,7 +187,7 @@ def _is_known(dims: Dims | None) -> bool:
 
 
 def _without_weights(model: ModelProto) -> ModelProto:
-    """Copy the model for inference, large weights as inputs: inference copies its argument several times."""
+    """Copy the model for inference, with large weights as inputs: inference copies its argument several times."""
     from onnx import ModelProto, helper
 
     skeleton = ModelProto(ir_version=model.ir_version)
@@ -219,30 +219,30 @@ def _onnxruntime() -> Any:
 def _open(path: Path, ort: Any) -> _Runtime:
     """Load the model into ONNX Runtime."""
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT  # it would write to stderr; its errors come as exceptions too
+    options.log_severity_level = _SILENT  # it would write to stderr; its errors are raised as well
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as exc:  # its exception classes share no base but Exception
+    except Exception as exc:  # its exception classes have no common base but Exception
         raise ModelError(
             f"ONNX Runtime, which computes for the CPU device, refuses the model: {_one_line(exc)}; "
-            "export it again, or update onnxruntime if the model is of a newer opset"
+            "export it again, or update onnxruntime if the model has a newer opset"
         ) from exc
     return _Runtime(session)
 
 
 @dataclass(frozen=True)
 class _Runtime:
-    """Runs the model to see the shapes of its outputs."""
+    """Runs the model to find the shapes of its outputs."""
 
     session: Any
 
     def run(self, inputs: Shapes, where: str) -> Shapes:
-        """Run once on zeros, or on ones where zeros do not suit (an input that is a divisor or a shape).
+        """Run once on zeros, or on ones if zeros fail (an input may be a divisor or a shape).
 
         Raises
         ------
         ModelError
-            It does not run either way.
+            Both fail.
         """
         try:
             return self._run(inputs, np.zeros)
@@ -258,12 +258,12 @@ class _Runtime:
                 ) from exc
 
     def depends_on_data(self, inputs: Shapes) -> str | None:
-        """Name an output whose shape differs between inputs of the same shapes, None when none does."""
+        """Return the name of an output whose shape differs between inputs of the same shapes; None if there is none."""
         seen: dict[str, set[tuple[int, ...]]] = {}
         for fill in (np.zeros, np.ones, _every_other):
             try:
                 shapes = self._run(inputs, fill)
-            except Exception:  # noqa: BLE001, S112 - values that the model cannot take say nothing
+            except Exception:  # noqa: BLE001, S112 - values that the model cannot take show nothing
                 continue
             for name, shape in shapes.items():
                 seen.setdefault(name, set()).add(shape)
@@ -277,7 +277,7 @@ class _Runtime:
 
 
 def _one_line(exc: Exception) -> str:
-    """The message without the line breaks and the padding of C++ code."""
+    """Return the message without the line breaks and padding of C++ code."""
     return " ".join(str(exc).split())
 
 
@@ -286,14 +286,14 @@ def _every_other(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[An
 
 
 def _ort_value(shape: tuple[int, ...], kind: str, fill: Callable[..., npt.NDArray[Any]]) -> Any:
-    """Make an input for ONNX Runtime of its own type name, ``tensor(float16)`` for one."""
+    """Return an input for ONNX Runtime, from its name of the type, such as ``tensor(float16)``."""
     import onnxruntime as ort
     from onnx import TensorProto
 
     element = kind.removeprefix("tensor(").removesuffix(")")
     if element in _NUMPY:
         return ort.OrtValue.ortvalue_from_numpy(fill(shape, _NUMPY[element]))
-    # bfloat16 and the 8-bit floats are no types of numpy's: bits go in under the name of the type.
+    # NumPy has no bfloat16 and no 8-bit floats: pass the bits with the name of the type.
     bits = fill(shape, "uint16" if element == "bfloat16" else "uint8")
     code = TensorProto.DataType.Value(element.upper())
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, code)

@@ -1,12 +1,14 @@
-"""The command ``aioais``: demo, bench, convert, devices and inspect.
+"""The command ``aioais``: demo, bench, convert, devices, doctor and inspect.
 
-What the commands need beyond the library, typer and rich, is the extra ``cli``; nothing else in aioais
-imports them, and this module does so only when it is run.
+The commands need the extra ``cli``, which is typer and rich; ``doctor`` works without it. No other part of aioais
+imports these, and this module imports them only when it runs.
 """
 
 from __future__ import annotations
 
 import sys
+
+from ..errors import install_hint
 
 __all__ = ["main"]
 
@@ -17,7 +19,7 @@ def main() -> None:
     Raises
     ------
     SystemExit
-        Always: 0 for success, 1 for a demo that reads too few digits right, 2 for an error of the caller.
+        Always: 0 for success, 1 if the demo or the doctor finds something wrong, 2 for an error of the caller.
     """
     try:
         from .app import app
@@ -25,6 +27,10 @@ def main() -> None:
         missing = (exc.name or "").partition(".")[0]
         if missing not in {"typer", "rich"}:
             raise
-        print(f'aioais: the command line needs {missing}: pip install "aioais[cli]"', file=sys.stderr)
+        if sys.argv[1:2] == ["doctor"]:  # it needs neither, and says what else is missing
+            from .checks import main as run_doctor
+
+            sys.exit(run_doctor(sys.argv[2:]))
+        print(f"aioais: the command line needs {missing}: {install_hint('cli')}", file=sys.stderr)
         sys.exit(2)
     app(prog_name="aioais")

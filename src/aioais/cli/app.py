@@ -1,4 +1,4 @@
-"""The list of commands."""
+"""The commands of ``aioais``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .bench import bench
 from .convert import convert
 from .demo import demo
 from .devices import devices
+from .doctor import doctor
 from .inspect import inspect
 
 __all__ = ["app"]
@@ -19,18 +20,19 @@ app = typer.Typer(
     help="Asyncio-native inference on Ascend NPUs, and on the CPU through the same engine.",
     no_args_is_help=True,
     add_completion=False,
-    # A bug should show Python's own traceback: the decorated one leaks every local variable.
+    # A bug shows Python's own traceback: the decorated one prints all local variables.
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
 app.command()(bench)
 app.command()(convert)
 app.command()(devices)
+app.command()(doctor)
 app.command()(inspect)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
         print(f"aioais {__version__}")
         raise typer.Exit
 

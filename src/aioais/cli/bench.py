@@ -1,4 +1,4 @@
-"""``aioais bench``: how fast a model is on a device, and where a request's time goes."""
+"""``aioais bench``: latency and throughput of a model on a device, and the time of each stage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Result:
     inputs: dict[str, str]
     seconds: float
     latency_ms: list[float]
-    """Of each request, as the caller saw it."""
+    """Of each request, from the call of infer to its result."""
     timings: Sequence[aioais.RequestTiming]
     lag: LoopLag
     statistics: aioais.SessionStatistics
@@ -48,8 +48,8 @@ class _Result:
 def bench(
     model: Annotated[str, typer.Argument(help="A .om or .onnx file.")],
     device: Annotated[int, typer.Option("--device", "-d", help="Id of the device.")] = 0,
-    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="How many are measured.")] = 500,
-    tasks: Annotated[int, typer.Option("--tasks", "-t", min=1, help="Requests awaited at once.")] = 8,
+    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="How many requests are measured.")] = 500,
+    tasks: Annotated[int, typer.Option("--tasks", "-t", min=1, help="Requests that wait at the same time.")] = 8,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Requests before the measured ones.")] = 20,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Requests on the device at once.")] = 4,
     loop: Annotated[int, typer.Option("--loop", min=1, help="Executions per request.")] = 1,
@@ -60,7 +60,7 @@ def bench(
         ),
     ] = None,
     platform: Annotated[
-        str | None, typer.Option("--platform", help="ascend or cpu; by the file's name if not given.")
+        str | None, typer.Option("--platform", help="ascend or cpu; decided by the file's name if not given.")
     ] = None,
     json_file: Annotated[str | None, typer.Option("--json", help="Also write the figures to this new file.")] = None,
 ) -> None:
@@ -75,7 +75,7 @@ def bench(
 
 @contextmanager
 def _new_file(path: str | None) -> Iterator[TextIO | None]:
-    """Make the file before anything is measured, so that a wrong path shows then; without figures it goes again."""
+    """Create the file before the measurement, so that a wrong path fails at once; remove it if there are no figures."""
     if path is None:
         yield None
         return
@@ -83,7 +83,7 @@ def _new_file(path: str | None) -> Iterator[TextIO | None]:
         file = Path(path).open("x", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as exc:
         raise aioais.ArgumentError(
-            f"--json {path!r}: {exc.strerror}: the figures go to a new file in a folder that exists; "
+            f"got --json {path!r}: {exc.strerror}; expected the path of a new file in an existing folder: "
             "choose another path"
         ) from exc
     try:
@@ -105,7 +105,7 @@ async def _measure(
     shape: str | None,
     platform: str | None,
 ) -> _Result:
-    # Here, as its package costs all commands 20 ms to import.
+    # Imported here, as it would delay all commands by 20 ms.
     from ..testing.lag import LoopLag
 
     session = aioais.InferSession(device, model, loop=loop, depth=depth, platform=cast("Platform | None", platform))
@@ -125,7 +125,7 @@ async def _measure(
             await run_tasks(request, requests, tasks)
             seconds = time.perf_counter() - start
         measured = latency_ms.copy()
-        # Recording costs each request a wait of its own, so the stages are those of further requests.
+        # Recording adds a wait to each request, so the stages are those of further requests.
         with session.record() as timings:
             await run_tasks(request, min(requests, _RECORDED), tasks)
         inputs = {
@@ -139,9 +139,8 @@ def _random_feeds(info: ModelInfo, text: str | None) -> list[np.ndarray]:
     shapes = {} if text is None else _read_shapes(text)
     unknown = set(shapes) - {tensor.name for tensor in info.inputs}
     if unknown:
-        raise aioais.ArgumentError(
-            f"--shape names {sorted(unknown)}; the model's inputs are {[tensor.name for tensor in info.inputs]}"
-        )
+        names = [tensor.name for tensor in info.inputs]
+        raise aioais.ArgumentError(f"got --shape for {sorted(unknown)}; expected inputs of the model: {names}")
     largest = info.gears.shapes[info.gears.largest] if info.gears else [tensor.shape for tensor in info.inputs]
     rng = np.random.default_rng(0)
     return [
@@ -152,7 +151,7 @@ def _random_feeds(info: ModelInfo, text: str | None) -> list[np.ndarray]:
 def _read_shapes(text: str) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for item in text.strip().removesuffix(";").split(";"):
-        # A name may hold a colon itself, as TensorFlow's do: the last one separates.
+        # A name may contain colons, as those of TensorFlow do: the last colon separates.
         name, colon, dims = item.rpartition(":")
         try:
             if not colon:
@@ -160,7 +159,7 @@ def _read_shapes(text: str) -> dict[str, tuple[int, ...]]:
             shapes[name.strip()] = tuple(int(dim) for dim in dims.split(",") if dim.strip())
         except ValueError:
             raise aioais.ArgumentError(
-                f'--shape {text!r}: wanted name:dims;name:dims, such as "x:8,3,224,224"'
+                f'got --shape {text!r}; expected name:dims;name:dims, such as "x:8,3,224,224"'
             ) from None
     return shapes
 
@@ -177,13 +176,13 @@ def _random(rng: np.random.Generator, tensor: TensorInfo, shape: Sequence[int]) 
         if dtype.kind == "b":
             values: Any = rng.integers(0, 2, count)
         elif dtype.kind in "iu":
-            values = np.zeros(count)  # indices, mostly: zero is legal everywhere
+            values = np.zeros(count)  # mostly indices, for which 0 is always legal
         else:
             values = rng.random(count)
         array: np.ndarray = values.astype(dtype).reshape(tuple(shape))
-    except (MemoryError, OverflowError, ValueError) as exc:  # numpy has all three for a number of elements
+    except (MemoryError, OverflowError, ValueError) as exc:  # NumPy raises any of the three for too many elements
         raise aioais.ArgumentError(
-            f"input {tensor.name!r} of shape {list(shape)} does not fit into memory ({exc}): give a smaller --shape"
+            f"input {tensor.name!r} of shape {list(shape)} does not fit into memory ({exc}); give a smaller --shape"
         ) from exc
     return array
 

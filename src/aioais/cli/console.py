@@ -1,4 +1,4 @@
-"""What the commands share: where they print, and how they fail."""
+"""Output and error handling of all commands."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PIPE_WIDTH = 200
 
 
 def output_console() -> Console:
-    """Make a console for standard output as it is now.
+    """Return a console for the current standard output.
 
     Returns
     -------
     rich.console.Console
-        In a pipe or a file: no control characters, and wide enough that no table is wrapped.
+        In a pipe or a file it writes no control characters and is wide enough that no table is wrapped.
     """
     console = Console()
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
@@ -31,29 +31,29 @@ def output_console() -> Console:
 
 @contextmanager
 def clear_errors(command: str) -> Iterator[None]:
-    """Turn an error that is the caller's to mend into one line on standard error and exit code 2.
+    """Turn an error that the caller can fix into one line on standard error and exit code 2.
 
     Parameters
     ----------
     command
-        Name of the command, which starts the line.
+        Name of the command, with which the line begins.
 
     Raises
     ------
     typer.Exit
-        In place of an :exc:`aioais.AioaisError` or an :exc:`OSError`; any other exception is a bug of
-        ours and keeps its traceback.
+        Instead of an :exc:`aioais.AioaisError` or an :exc:`OSError`. Any other exception is a bug of the library and
+        keeps its traceback.
     """
     try:
         yield
     except (AioaisError, OSError) as exc:
-        # Not through rich: it would break the line at the width of the terminal.
+        # Not through rich, which would break the line at the width of the terminal.
         print(f"aioais {command}: {' '.join(str(exc).split())}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
 def format_bytes(count: int) -> str:
-    """Write a number of bytes with the unit that suits it.
+    """Return a number of bytes with a suitable unit.
 
     Parameters
     ----------
@@ -76,14 +76,14 @@ def format_bytes(count: int) -> str:
 
 
 def print_facts(console: Console, facts: Mapping[str, str]) -> None:
-    """Print names and what they are, a line each.
+    """Print names and values, one pair per line.
 
     Parameters
     ----------
     console
-        Where to.
+        Where to print.
     facts
-        Printed in order and as they are, without rich's markup.
+        Printed in order; rich's markup is not interpreted.
     """
     width = max(map(len, facts)) + 2
     for name, value in facts.items():

@@ -1,4 +1,4 @@
-"""``aioais convert``: make a static, gear or dynamic-shape model of an ONNX file."""
+"""``aioais convert``: convert an ONNX file to a model with fixed shapes, gears or dynamic shapes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def convert(
 
 
 def _one_of(name: str, argument: str | None, option: str | None) -> str:
-    """Give what was said in one of the two ways."""
+    """Return the value that was given in one of the two ways."""
     if (argument is None) == (option is None):
         raise typer.BadParameter(f"give {name}, or --{name.lower()}, and not both")
     return argument if option is None else option  # type: ignore[return-value]  # one of them is there

@@ -1,4 +1,4 @@
-"""``aioais demo``: the whole library on real data, in a few seconds."""
+"""``aioais demo``: handwritten digits, read and measured in a few seconds."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _LOWEST_ACCURACY: Final = 0.97
 _PICTURES: Final = 4
 _GAP: Final = 3
 _REDRAW_S: Final = 0.2
-"""Seconds between two drawings of the progress bar: a drawing holds the loop for a millisecond or two, and
-at this pace does not show in the 99th percentile of the lag."""
+"""Seconds between two updates of the progress bar: one blocks the loop for a millisecond or two, and at this interval
+does not show in the 99th percentile of the lag."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def demo(
         str, typer.Option("--model", help="The digit model, such as a .om converted from the one shipped.")
     ] = str(DIGITS_MODEL),
     device: Annotated[int, typer.Option("--device", "-d", help="Id of the device.")] = 0,
-    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Requests awaited at once.")] = 64,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often all images are read.")] = 10,
+    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Requests that wait at the same time.")] = 64,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How many times all images are read.")] = 10,
 ) -> None:
     """Read handwritten digits that the model has never seen, and measure how fast and how well."""
     console = output_console()
@@ -69,7 +69,7 @@ def demo(
 async def _read(
     console: Console, model: str, device: int, images: npt.NDArray[np.float32], tasks: int, rounds: int
 ) -> _Result:
-    # Here, as its package costs all commands 20 ms to import.
+    # Imported here, as it would delay all commands by 20 ms.
     from ..testing.lag import LoopLag
 
     answers = np.full((rounds, len(images)), -1)
@@ -110,7 +110,7 @@ def _progress(console: Console) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
-        # rich's own refresh thread would take the GIL from the loop at moments of its choice.
+        # rich's own refresh thread would take the GIL from the loop.
         auto_refresh=False,
         disable=not console.is_terminal,
     )
@@ -124,7 +124,7 @@ def _print_pictures(
 ) -> None:
     fitting = max(1, min(_PICTURES, (console.width + _GAP) // (PICTURE_WIDTH + _GAP)))
     for chosen in (np.flatnonzero(answers == labels), np.flatnonzero(answers != labels)):
-        # Spread over the whole set, so that several hands are seen.
+        # Spread over the whole set, to show the writing of several people.
         shown = chosen[np.linspace(0, len(chosen) - 1, min(fitting, len(chosen))).astype(int)]
         if not len(shown):
             continue

@@ -1,4 +1,4 @@
-"""``aioais inspect``: what a model takes and gives."""
+"""``aioais inspect``: inputs, outputs and gears of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A .om or .onnx file.")],
     device: Annotated[int, typer.Option("--device", "-d", help="Id of the device to load it on.")] = 0,
     platform: Annotated[
-        str | None, typer.Option("--platform", help="ascend or cpu; by the file's name if not given.")
+        str | None, typer.Option("--platform", help="ascend or cpu; decided by the file's name if not given.")
     ] = None,
 ) -> None:
     """Show the inputs, outputs and gears of a model."""
@@ -41,7 +41,7 @@ def inspect(
     for kind, items in (("input", info.inputs), ("output", info.outputs)):
         for item in items:
             size = format_bytes(item.size) if item.size else "open"
-            # Names are the model's: as Text, a [ in them is no markup.
+            # As Text, so that a [ in the model's names is not taken for markup.
             tensors.add_row(kind, Text(item.name), item.datatype.name, item.format.name, _shape(item), size)
     console = output_console()
     print_facts(console, facts)
@@ -49,13 +49,13 @@ def inspect(
 
 
 async def _load(model: str, device: int, platform: str | None) -> ModelInfo:
-    # The session itself refuses a platform that does not exist.
+    # The session checks the platform.
     async with aioais.InferSession(device, model, platform=cast("Platform | None", platform)) as session:
         return core_of(session).opened().info
 
 
 def _shape(item: TensorInfo) -> str:
-    # Of an input of unknown rank neither dims nor ranges tell anything.
+    # If the rank of an input is unknown, so are its ranges.
     ranges = item.ranges if item.ranges and len(item.ranges) == len(item.shape) else [(-1, -1)] * len(item.shape)
     return ",".join(
         f"{low}~{high}" if dim < 0 and high >= 0 else str(dim)

@@ -1,4 +1,4 @@
-"""Keeping a session busy."""
+"""Load for a session: many requests, several at a time."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ __all__ = ["run_tasks"]
 
 
 async def run_tasks(job: Callable[[int], Awaitable[None]], count: int, tasks: int) -> None:
-    """Await ``job(0)`` to ``job(count - 1)``, several at once.
+    """Await ``job(0)`` to ``job(count - 1)``, several at a time.
 
     Parameters
     ----------
     job
-        Called with a number, in order; what it returns is awaited.
+        Called with each number, in order; its result is awaited.
     count
-        How many jobs there are.
+        Number of jobs.
     tasks
-        How many of them are awaited at the same time.
+        Number of jobs that run at the same time.
 
     Raises
     ------
     Exception
-        The first error of a job, or the cancellation of the caller; the other tasks are cancelled and
-        waited for.
+        The first error of a job, or the cancellation of the caller, after the other tasks are cancelled and done.
     """
     numbers = iter(range(count))
 

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 __all__ = ["PICTURE_WIDTH", "draw"]
 
 PICTURE_WIDTH: Final = 16
-"""Columns that an image of 8 pixels takes: a character is about twice as high as wide."""
+"""Columns for an image 8 pixels wide: two per pixel, as a character is about twice as high as wide."""
 
 _BLOCKS: Final = " ░▒▓█"
 _ASCII: Final = " .+#@"
 
 
 def draw(image: npt.NDArray[Any], *, ascii_only: bool = False) -> list[str]:
-    """Draw an image, a text line for each row of pixels.
+    """Return an image as text, one line per row of pixels.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The model and the images of the first run: handwritten digits and a small network that reads them.
+"""Model and images of ``aioais demo``: handwritten digits and a small network that reads them.
 
-The images are the part of the UCI test digits that the network was not trained on; ``LICENSE.md`` beside
-this file says where they come from, ``tools/train_digits.py`` in the repository how both files were made.
+The images are the UCI test digits that were not used to train the network. ``LICENSE.md`` in this folder names their
+source; ``tools/train_digits.py`` in the repository made both files.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import numpy.typing as npt
 __all__ = ["DIGITS_MODEL", "load_digits"]
 
 DIGITS_MODEL: Final = Path(__file__).with_name("digits.onnx")
-"""An ONNX file: ``image``, float32 of shape (1, 1, 8, 8), pixels of 0 to 16, to ``logits``, (1, 10)."""
+"""An ONNX file. Input ``image``: float32 of shape (1, 1, 8, 8), pixels of 0 to 16; output ``logits``: (1, 10)."""
 
 
 def load_digits() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Read the digits that the network has never seen.
+    """Load the digits that were not used to train the network.
 
     Returns
     -------
     images
-        float32 of shape (797, 1, 1, 8, 8): each item is one feed of the model, pixels of 0 (paper) to 16
-        (ink).
+        float32 of shape (797, 1, 1, 8, 8): each item is a feed of the model, pixels of 0 (paper) to 16 (ink).
     labels
         uint8 of shape (797,): the digit that each image shows.
     """
