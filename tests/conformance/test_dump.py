@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from tests.inside import emulator_state as state
 
 from aioais import emulator
 from aioais.emulator._observers import observers

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
-from tests.inside import KEPT_PLANS as _KEPT
-from tests.inside import emulator_state as state
 
 from aioais import emulator
 from aioais.emulator.model import models as models_of_acl

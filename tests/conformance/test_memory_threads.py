@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.inside import Heap
-from tests.inside import emulator_devices as devices
 
 from aioais import emulator
 from aioais.emulator.memory import Heap, device_memory

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.inside import emulator_state as state
 
 from aioais import emulator
 from aioais.emulator._observers import observers

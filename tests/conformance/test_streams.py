@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.inside import emulator_state as state
 
 from aioais import emulator
 from aioais.emulator.context import contexts

@@ -166,7 +166,7 @@ class Stream:
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
 
-    def _settle(self, seconds: float | None) -> None:
+    def _wait_done(self, seconds: float | None) -> None:
         error = self._wait_once(seconds)
         again = None
         if error is None:
