@@ -15,6 +15,7 @@ from ._bridge.offload import run_in_thread
 from ._engine.closing import finalize_all
 from ._engine.core import SessionCore
 from ._engine.options import Given, check_options, check_prefetch
+from ._engine.request import Request
 from ._engine.upload import upload
 from ._sources.streaming import session_results
 from .measures import Measures
@@ -241,8 +242,14 @@ class InferSession(Measures):
         Cancelled while queued: nothing runs. Cancelled on the device: the device finishes, the result is
         dropped, the buffers return only then. The session stays usable either way.
         """
-        core = self._core
-        return await core.result(core.request(feeds, mode, custom_sizes, out_array))  # type: ignore[no-any-return]
+        request = self._core.request(feeds, mode, custom_sizes, out_array)
+        if not isinstance(request, Request):
+            request = await request
+        try:
+            return await request.future  # type: ignore[no-any-return]
+        finally:
+            request.abandon()
+            del request  # an error's traceback holds this frame, and the request the error
 
     def infer_pipeline(
         self,

@@ -134,7 +134,15 @@ class Timeline:
 
     def add(self, ms: float) -> None:
         """Add one entry."""
-        self.extend((ms,))
+        if ms != ms:  # NaN: unknown
+            ms = 0.0
+        with self._lock:
+            ring = self._ring
+            if ring is None:
+                ring = self._ring = array("d", [0.0]) * _KEPT
+            ring[self._count % _KEPT] = ms
+            self._count += 1
+            self._total += ms
 
     def extend(self, times: Sequence[float]) -> None:
         """Add entries, oldest first."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..errors import AclError, DeviceHangError
 from .constants import EventFlag
 from .library import Library
 
-__all__ = ["Call", "Event", "Stream"]
+__all__ = ["Call", "Event", "Stream", "read_times"]
 
 _log = logging.getLogger("aioais")
 
@@ -53,27 +53,44 @@ class Event:
             raise self._library.error("acl.rt.event_elapsed_time", code)
         return elapsed
 
-    def known_ms(self, since: Event) -> float:
-        """Return the same, or NaN if ACL has no time for one of the events; the first such case is logged.
-
-        A request does not fail because its times are unknown.
-        """
-        elapsed, code = self._elapsed(since.handle, self.handle)
-        if code:
-            error = self._library.error("acl.rt.event_elapsed_time", code)
-            if code not in _NO_TIME:
-                raise error
-            if self._library.tells_times:
-                self._library.tells_times = False
-                _log.warning("some times are unknown and count as 0: %s", error)
-            return math.nan
-        return elapsed
-
     def close(self) -> None:
         """Destroy the event; idempotent."""
         handle, self.handle = self.handle, 0
         if handle:
             self._library.check("acl.rt.destroy_event", self._library.acl.rt.destroy_event(handle))
+
+
+def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float]:
+    """Return the milliseconds between events that are complete; NaN where ACL has no time for one of them.
+
+    A request does not fail because its times are unknown; the first such case is logged.
+
+    Parameters
+    ----------
+    library
+        The ACL in use.
+    spans
+        Handles of the events at the begin and the end of each span.
+
+    Raises
+    ------
+    AclError
+        A call failed for another reason.
+    """
+    elapsed = library.acl.rt.event_elapsed_time
+    times = []
+    for begin, end in spans:
+        ms, code = elapsed(begin, end)
+        if code:
+            error = library.error("acl.rt.event_elapsed_time", code)
+            if code not in _NO_TIME:
+                raise error
+            if library.tells_times:
+                library.tells_times = False
+                _log.warning("some times are unknown and count as 0: %s", error)
+            ms = math.nan
+        times.append(ms)
+    return times
 
 
 class Stream:

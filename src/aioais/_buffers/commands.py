@@ -72,8 +72,8 @@ class CommandList(NamedTuple):
     """Executions. They must run behind the execution before."""
     back: list[Call]
     """Copies to the host."""
-    spans: list[tuple[Event, Event]]
-    """The marks before and behind each copy in, each group of executions, and each copy back."""
+    spans: list[tuple[int, int]]
+    """The handles of the marks before and behind each copy in, each group of executions, and each copy back."""
     copies_in: int
     copies_back: int
     marks: Marks
@@ -108,7 +108,7 @@ def record_commands(
     head = [copies.record_call(start)] if is_first and work.inputs else []
     head += _copies(work.inputs, marks.inputs, copies, _H2D)
     row = [start, *marks.inputs[: len(work.inputs)]]
-    spans = list(pairwise(row))
+    pairs = list(pairwise(row))
     body: list[Call] = []
     back: list[Call] = []
     if executions is not copies:
@@ -122,11 +122,12 @@ def record_commands(
     for count, mark in zip(work.executions, marks.executions, strict=True):
         body += [*[work.launch] * count, executions.record_call(mark)]
     row = [ready, *marks.executions]
-    spans += pairwise(row)
+    pairs += pairwise(row)
     if executions is not copies:
         back += _follow(copies, executions, row[-1], streams.executions_done)
     back += _copies(work.outputs, marks.outputs, copies, _D2H)
-    spans += pairwise([row[-1], *marks.outputs[: len(work.outputs)]])
+    pairs += pairwise([row[-1], *marks.outputs[: len(work.outputs)]])
+    spans = [(begin.handle, end.handle) for begin, end in pairs]
     return CommandList(head, body, back, spans, len(work.inputs), len(work.outputs), marks, staging, landing)
 
 

@@ -86,7 +86,7 @@ class Slot:
         self._links: list[Event] = []
         self.is_link_set = False
         self._datasets: list[Dataset] = []
-        self.commands: dict[Any, tuple[tuple[int, int] | None, CommandList]] = {}
+        self.commands: dict[Any, tuple[tuple[int, int] | None, Any]] = {}
         self.stream = Stream(device.library, hang_timeout)
         try:
             self._build()
@@ -229,14 +229,14 @@ class Slot:
         """Return the address of the pinned staging area of input ``k``."""
         return self._staging[k][0]
 
-    def keep(self, kind: Any, commands: CommandList, *, is_bound: bool = True) -> None:
+    def keep(self, kind: Any, commands: CommandList | list[CommandList], *, is_bound: bool = True) -> None:
         """Keep the commands of a kind of request; those with copies only while the buffers stay where they are."""
         if len(self.commands) >= _MOST_KEPT:
             self.commands.clear()
         versions = (self.in_data.version, self.out_data.version) if is_bound else None
         self.commands[kind] = versions, commands
 
-    def kept(self, kind: Any) -> CommandList | None:
+    def kept(self, kind: Any) -> Any:
         """Find the commands of a kind of request; ``None`` if buffers have moved since."""
         found = self.commands.get(kind)
         if found is None:

@@ -53,14 +53,15 @@ class Admission:
         with self._lock:
             if self._refusal is not None:
                 return  # counted when the session broke
+            discard = self._active.discard
             for request in requests:
-                if request.is_abandoned or request.was_cancelled:
+                if request.was_cancelled or request.future.cancelled():
                     self.cancelled += 1
                 elif request.error is not None:
                     self.failed += 1
                 else:
                     self.done += 1
-                self._active.discard(request)
+                discard(request)
             if self.is_closed and not self._active:
                 self._on_drained()
 

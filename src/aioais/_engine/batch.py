@@ -48,13 +48,14 @@ def fill(batch: Batch, line: deque[Request]) -> None:
     if not _may_share(first) or outputs is None or any(item.nbytes > SMALL_OUTPUT for item in outputs):
         return
     most = batch.slot.batch.reserve(plan.inputs, outputs)
-    while line and len(batch.requests) < most:
+    requests = batch.requests
+    while line and len(requests) < most:
         request = line[0]
-        if request.plan is not plan or not _may_share(request) or request.is_abandoned:
+        if request.plan is not plan or not _may_share(request):
             return
         line.popleft()
         request.state = State.SHARING
-        batch.requests.append(request)
+        requests.append(request)
 
 
 def _may_share(request: Request) -> bool:

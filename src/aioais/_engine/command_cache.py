@@ -9,6 +9,7 @@ from .._acl.memory import DeviceBlock, view
 from .._buffers.commands import CommandList, Copy, Marks, Work, record_commands
 from .._buffers.landing import Landing
 from .._buffers.slot import SMALL_OUTPUT, Slot
+from .._feeds.plan import Plan
 from .execute import Executions
 from .request import Request
 
@@ -50,7 +51,7 @@ class CommandCache:
         is_chained = self._executions.shared_stream is None
         outputs = request.outputs if plan.dynamic_shapes is not None else None
         kind = plan.serial, request.to_host, ends, is_chained, outputs
-        found = slot.kept(kind)
+        found: CommandList | None = slot.kept(kind)
         if found is not None:
             return found
         is_first, is_last = ends
@@ -63,14 +64,27 @@ class CommandCache:
             slot.keep(kind, commands, is_bound=bool(inputs or back))
         return commands
 
-    def shared(self, request: Request, slot: Slot, k: int) -> CommandList:
-        """Return the commands of the ``k``-th request of a batch; those of the first come from :meth:`step`."""
-        plan, outputs = request.plan, request.outputs
+    def shared(self, plan: Plan, slot: Slot, count: int) -> list[CommandList]:
+        """Return the commands of the second and later requests of a batch; those of the first come from :meth:`step`.
+
+        Parameters
+        ----------
+        plan, slot
+            Of the batch.
+        count
+            Requests of the batch.
+        """
+        lists: list[CommandList] | None = slot.kept((plan.serial, slot.batch.serial))
+        if lists is None:
+            lists = []
+            slot.keep((plan.serial, slot.batch.serial), lists)
+        while len(lists) < count - 1:
+            lists.append(self._place(plan, slot, len(lists) + 1))
+        return lists
+
+    def _place(self, plan: Plan, slot: Slot, k: int) -> CommandList:
+        outputs = plan.outputs
         assert outputs is not None
-        kind = plan.serial, slot.batch.serial, k
-        found = slot.kept(kind)
-        if found is not None:
-            return found
         marks, staging, landing = slot.batch.place(k, plan.inputs, outputs)
         before: Marks = slot.batch.place(k - 1, plan.inputs, outputs)[0]
         inputs, back = [], []
@@ -83,8 +97,8 @@ class CommandCache:
         work = Work(inputs, self._executions.launch_call(slot), slot.executions, back)
         last = [*before.executions, *before.outputs][-1]
         commands = record_commands(work, marks, self._executions.streams(slot), last, [*staging], [*landing])
-        slot.keep(kind, commands)
-        return commands
+        # In one part: the execution that it waits for is the one right before it.
+        return commands._replace(head=[*commands.head, *commands.body, *commands.back], body=[], back=[])
 
     def _inputs(self, request: Request, slot: Slot, feeds: Sequence[Any]) -> tuple[list[Copy], list[Any]]:
         """Bind the inputs of a request; returns its copies to the device, and what they are copied from."""

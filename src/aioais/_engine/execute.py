@@ -137,7 +137,7 @@ class Executions:
             self.lead(slot, commands.marks.executions[-1], number)
             self.queue(commands.back)
         except BaseException as exc:
-            self._break_chain(slot)
+            self.break_chain(slot)
             if is_chained and self.model.info.kind != "shape":  # of those, too small an output is refused as well
                 self._consider(exc)
             raise
@@ -174,7 +174,7 @@ class Executions:
             slot.is_link_set = True
         self._link = _Link(slot, mark, number)
 
-    def _break_chain(self, slot: Slot) -> None:
+    def break_chain(self, slot: Slot) -> None:
         """Wait for what a slot has queued, behind all executions before, so that the next one need not.
 
         An event that was not recorded again would let it pass at once.

@@ -256,8 +256,10 @@ class Pipeline:
     def _free(self, batch: Batch) -> None:
         """Return the slot of a batch that has ended, and let the depth grow where that helps."""
         slots = self.slots
-        if slots.is_automatic and self.times.speed.is_brief and self._router.line and not slots.has_room:
-            slots.grow()
+        if slots.is_automatic and self.times.speed.is_brief and not slots.has_room:
+            line = self._router.line
+            if line and not (self.times.speed.is_light and line[0].plan.is_plain):  # those share slots instead
+                slots.grow()
         slots.give(batch.slot)
 
     def _end(self, requests: list[Request]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from .._acl.constants import MemcpyKind
+from .._acl.stream import read_times
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
 from .._device.device import Device
@@ -77,6 +78,8 @@ class Stages:
         batch.is_shared = self._executions.shared_stream is not None
         requests = batch.requests
         for k, request in enumerate(requests):
+            if batch.queued:
+                return self._queue_behind(batch, k)
             try:
                 self._queue(batch, request)
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
@@ -84,6 +87,39 @@ class Stages:
                 left = requests[k + 1 :]
                 del requests[k + 1 :]
                 return left
+        return []
+
+    def _queue_behind(self, batch: Batch, first: int) -> list[Request]:
+        """Queue the requests of a batch behind one that is queued: as :meth:`_queue`, with less work for each."""
+        executions, slot, requests = self._executions, batch.slot, batch.requests
+        now = perf_counter()
+        k = first
+        try:
+            lists = self._cache.shared(requests[0].plan, slot, len(requests))
+            batch.number = executions.count()
+            for k in range(first, len(requests)):
+                request = requests[k]
+                feeds, request.feeds = request.feeds, None
+                request.started_at = now
+                request.outputs = request.plan.outputs
+                if feeds is None or request.future.cancelled():
+                    request.was_cancelled = True
+                    continue
+                commands = lists[len(batch.queued) - 1]
+                for area, feed in zip(commands.staging, feeds, strict=True):
+                    np.copyto(area, feed)
+                batch.queued.append((request, commands))
+                executions.queue(commands.head)
+            executions.lead(slot, batch.queued[-1][1].marks.executions[-1], batch.number)
+        except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
+            self.fail(requests[k], exc)
+            left = requests[k + 1 :]
+            del requests[k + 1 :]
+            try:
+                executions.break_chain(slot)
+            except BaseException as broken:  # noqa: BLE001 - the device hangs
+                self.fail(requests[k], broken)
+            return left
         return []
 
     def _queue(self, batch: Batch, request: Request) -> None:
@@ -96,7 +132,6 @@ class Stages:
         if isinstance(request, IterationRequest):
             self._queue_step(batch, request, feeds)
             return
-        place = len(batch.queued)
         if request.plan.dynamic_shapes is not None:
             expected = None if request.must_wait else self._dynamic.expected(request.plan)
             if expected is None:
@@ -105,9 +140,7 @@ class Stages:
             self._dynamic.prepare(request, slot, expected)
         else:
             self._executions.prepare(request, slot)
-        cache = self._cache
-        commands = cache.shared(request, slot, place) if place else cache.step(request, slot, feeds)
-        self._submit(batch, request, commands, feeds)
+        self._submit(batch, request, self._cache.step(request, slot, feeds), feeds)
 
     def _queue_step(self, batch: Batch, request: IterationRequest, feeds: list[Any] | None) -> None:
         slot, is_dynamic = batch.slot, request.plan.dynamic_shapes is not None
@@ -210,8 +243,8 @@ class Stages:
         for request, commands in batch.queued:
             if request.error is None:
                 try:
-                    row = [behind.known_ms(before) for before, behind in commands.spans]
-                    if not request.is_abandoned:
+                    row = read_times(self._device.library, commands.spans)
+                    if not request.future.cancelled():
                         self._make_result(request, commands, slot)
                 except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                     self.fail(request, exc)
@@ -242,7 +275,7 @@ class Stages:
                 if request.error is not None or request.was_cancelled:
                     return False
                 _, commands = batch.queued.pop()
-                row = [behind.known_ms(before) for before, behind in commands.spans]
+                row = read_times(self._device.library, commands.spans)
                 self._times.add_step(row, commands.copies_in)
                 request.earlier_h2d += sum(row[: commands.copies_in])
                 request.earlier_execute += sum(row[commands.copies_in :])

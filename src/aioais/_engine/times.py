@@ -54,6 +54,9 @@ class Times:
         inputs, outputs
             Copies to the device and to the host in each.
         """
+        if len(rows) == 1:
+            self._add_one(rows[0], queued[0], inputs, outputs)
+            return
         back = len(rows[0]) - outputs
         h2d, h2d_sums = _columns(rows, 0, inputs)
         execute, execute_sums = _columns(rows, inputs, back)
@@ -66,6 +69,25 @@ class Times:
             if outputs:
                 self._d2h.extend(d2h_sums)
         self.speed.learn(map(sum, rows[-9:]))
+
+    def _add_one(self, row: Row, queued: float, inputs: int, outputs: int) -> None:
+        """Do as :meth:`add` for one request, which is most often all there is, with less work."""
+        back = len(row) - outputs
+        if len(row) == 3 and inputs == outputs == self._per_mark[0] == 1:  # most models have one input and one output
+            h2d, execute, d2h = row
+            MemorySummary.record_h2d(h2d)
+            self._executions.add(execute)
+            MemorySummary.record_d2h(d2h)
+        else:
+            h2d, execute, d2h = sum(row[:inputs]), sum(row[inputs:back]), sum(row[back:])
+            self._book_each(row[:inputs], row[inputs:back], row[back:])
+        with self._lock:
+            self._queue.add(queued)
+            self._h2d.add(h2d)
+            self._execute.add(execute)
+            if outputs:
+                self._d2h.add(d2h)
+        self.speed.learn([h2d + execute + d2h])
 
     def add_step(self, row: Row, inputs: int) -> None:
         """Book a step of an iteration that others follow; it counts in the stages with the last one."""
@@ -86,11 +108,11 @@ class Times:
         count = len(self._per_mark)
         self._book_each([], row[:count], row[count:])
         with self._lock:
-            self._queue.extend([queued])
-            self._h2d.extend([h2d])
-            self._execute.extend([execute + sum(row[:count])])
+            self._queue.add(queued)
+            self._h2d.add(h2d)
+            self._execute.add(execute + sum(row[:count]))
             if len(row) > count:
-                self._d2h.extend([sum(row[count:])])
+                self._d2h.add(sum(row[count:]))
         self.speed.learn([sum(row)])
 
     def executions(self) -> InferSummary:
@@ -135,6 +157,13 @@ class _Total:
         self.count = 0
         self.ms = 0.0
         self.most = 0.0
+
+    def add(self, ms: float) -> None:
+        self.count += 1
+        if ms == ms:  # not NaN, which is unknown
+            self.ms += ms
+            if ms > self.most:
+                self.most = ms
 
     def extend(self, times: list[float]) -> None:
         self.count += len(times)
