@@ -20,36 +20,33 @@ from aioais._atc import onnx_file
 from aioais._atc.options import InputShape, Options, parse_options
 from aioais._bridge.offload import wait_future
 from aioais._bridge.worker import Worker
-from aioais._path import bursts, clock, lifecycle
-from aioais._path.copies import Copies
-from aioais._path.opening import open_pipeline
+from aioais._buffers.batch_buffers import MOST_BATCHED
+from aioais._device.transfers import Transfers
+from aioais._engine import closing, core, execute, speed
+from aioais._engine.core import SessionCore
+from aioais._engine.opening import open_pipeline
 from aioais.emulator import event as emulator_event
 from aioais.emulator import memory as emulator_memory
 from aioais.emulator._state import state as emulator_state
-from aioais.emulator.memory import Heap
-from aioais.emulator.memory import devices as emulator_devices
 from aioais.emulator.model import find as find_model
-from aioais.emulator.plan import _KEPT as KEPT_PLANS
 from aioais.emulator.threads import cores, is_small_file
+from aioais.session import core_of
 
 if TYPE_CHECKING:
     import pytest
 
-    from aioais._path.pipeline import Pipeline
+    from aioais._engine.pipeline import Pipeline
     from aioais.trace import Trace
 
 __all__ = [
     "ACL_CALLS",
-    "KEPT_PLANS",
+    "MOST_BATCHED",
     "PASSING_THREADS",
     "SLOW_CALLS",
     "STAGES",
-    "Heap",
     "InputShape",
     "Options",
     "Worker",
-    "batch_limit",
-    "batch_room",
     "break_stage",
     "call_late_in_booking",
     "cause_of_break",
@@ -57,7 +54,6 @@ __all__ = [
     "control_thread",
     "cores",
     "cpu_library",
-    "emulator_devices",
     "emulator_memory",
     "emulator_state",
     "end_of",
@@ -82,6 +78,7 @@ __all__ = [
     "session_of",
     "set_exit_patience",
     "settle_device",
+    "share_one_stream",
     "times_of",
     "treat_as_fast",
     "treat_as_slow",
@@ -89,26 +86,27 @@ __all__ = [
 ]
 
 
-def _pipeline(session: InferSession) -> Pipeline:
-    pipeline = session._pipeline
+def _pipeline(session: InferSession | SessionCore) -> Pipeline:
+    core = session if isinstance(session, SessionCore) else core_of(session)
+    pipeline = core.pipeline
     assert pipeline is not None, "the session is not open"
     return pipeline
 
 
 # --- the process ----------------------------------------------------------------------------------
 
-finalize_all = lifecycle.finalize_all
+finalize_all = closing.finalize_all
 """End every session, every device and ACL, without an event loop."""
 
 
 def set_exit_patience(seconds: float) -> None:
     """Bound how long the end of the process waits for a device."""
-    lifecycle._PATIENCE_S = seconds  # type: ignore[misc]
+    closing._PATIENCE_S = seconds  # type: ignore[misc]
 
 
 def run_exit_hook() -> None:
     """Do what the library does when the interpreter exits."""
-    lifecycle._at_exit()
+    closing._at_exit()
 
 
 def cpu_library() -> Library:
@@ -149,19 +147,19 @@ def hold_opening(patch: pytest.MonkeyPatch, may_begin: threading.Event) -> None:
         assert may_begin.wait(10)
         return open_pipeline(*args)
 
-    patch.setattr(aioais.session, "open_pipeline", late)
+    patch.setattr(core, "open_pipeline", late)
 
 
 def hold_end_of_device(patch: pytest.MonkeyPatch, has_begun: threading.Event, may_go_on: threading.Event) -> None:
     """Have the control thread of a device wait for an event while it frees the device."""
-    close = Copies.close
+    close = Transfers.close
 
-    def held_up(copies: Copies) -> None:
+    def held_up(transfers: Transfers) -> None:
         has_begun.set()
         assert may_go_on.wait(60)
-        close(copies)
+        close(transfers)
 
-    patch.setattr(Copies, "close", held_up)
+    patch.setattr(Transfers, "close", held_up)
 
 
 def end_of(session: InferSession) -> Callable[[], bool]:
@@ -176,7 +174,7 @@ def end_without_waiting(session: InferSession) -> None:
 
 def cause_of_break(session: InferSession) -> BaseException | None:
     """Return why a session broke, without asking it for anything that would tell it to look."""
-    return _pipeline(session).breakage.cause
+    return _pipeline(session).failure.cause
 
 
 def wait_broken(session: InferSession) -> None:
@@ -196,7 +194,7 @@ def collect_where_locks_are_held(session: InferSession, collect: Callable[[], ob
     _pipeline(session).admission._active = Collecting()
 
 
-def session_of(session: MultiDeviceSession, device: int) -> InferSession:
+def session_of(session: MultiDeviceSession, device: int) -> SessionCore:
     """Return the warm session of one device."""
     found = session._pool.state(device).session
     assert found is not None, f"device {device} is not open"
@@ -240,8 +238,8 @@ def is_leased(result: Any) -> bool:
 
 # --- requests -------------------------------------------------------------------------------------
 
-STAGES = ("h2d", "exec", "d2h")
-"""The threads that each request goes through."""
+STAGES = ("queue", "wait", "finish")
+"""What the threads of a session do with each request."""
 
 
 def break_stage(patch: pytest.MonkeyPatch, session: InferSession, stage: str, error: Exception) -> None:
@@ -250,18 +248,12 @@ def break_stage(patch: pytest.MonkeyPatch, session: InferSession, stage: str, er
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    work = {"h2d": "start", "exec": "await_executions", "d2h": "bring_home"}[stage]
-    patch.setattr(_pipeline(session)._steps, work, broken)
+    patch.setattr(_pipeline(session)._stages, stage, broken)
 
 
 def idle_slots(session: InferSession) -> list[int]:
     """Return the identities of the sets of buffers that wait for a request; nothing may be under way."""
-    slots = _pipeline(session).slots
-    free = [slots._free.get_nowait() for _ in range(slots._free.qsize())]
-    for slot in free:
-        assert slot is not None
-        slots.give(slot)
-    return [id(slot) for slot in free]
+    return [id(slot) for slot in _pipeline(session).slots._free]
 
 
 def recordings(session: InferSession) -> int:
@@ -281,7 +273,6 @@ def file_of_trace(trace: Trace, make: Callable[[Callable[[], Any]], Any]) -> Non
 def treat_as_fast(patch: pytest.MonkeyPatch) -> None:
     """Have every device pass for one that is faster than threads wake, however slow the machine is."""
     _set_limits(patch, 1000.0)
-    patch.setattr(bursts, "_BUSY_S", 1000.0)
 
 
 def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
@@ -291,27 +282,22 @@ def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
 
 def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:
     for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
-        patch.setattr(clock, name, ms)
+        patch.setattr(speed, name, ms)
 
 
 def is_fast(session: InferSession) -> bool:
     """Whether requests of the session take the device less time than a thread needs to wake."""
-    return _pipeline(session).clock.is_light
+    return _pipeline(session).times.speed.is_light
 
 
 def is_known_as_brief(session: InferSession) -> bool:
     """Whether each hop from thread to thread counts."""
-    return _pipeline(session).clock.is_brief
+    return _pipeline(session).times.speed.is_brief
 
 
-def batch_room(session: InferSession) -> int:
-    """Return how many small requests may go to the device together now."""
-    return _pipeline(session).bursts.room
-
-
-def batch_limit(session: InferSession) -> int:
-    """Return how many small requests may ever go to the device together."""
-    return _pipeline(session).bursts.most
+def share_one_stream(patch: pytest.MonkeyPatch) -> None:
+    """Have sessions that are opened from now on execute on one stream, as where ACL refuses chained executions."""
+    patch.setattr(execute, "IS_CHAINED", [False])
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -319,7 +305,7 @@ def batch_limit(session: InferSession) -> int:
 
 def times_of(session: InferSession) -> Any:
     """Return what keeps the times of a session."""
-    return _pipeline(session).clock
+    return _pipeline(session).times
 
 
 def refuse_memory_for_times(patch: pytest.MonkeyPatch) -> None:
@@ -333,10 +319,10 @@ def refuse_memory_for_times(patch: pytest.MonkeyPatch) -> None:
 
 def call_late_in_booking(call: Callable[[], None]) -> None:
     """Call a function in the thread that is about to book times, with what it holds for that."""
-    book = clock.SessionClock._book
+    learn = speed.Speed.learn
 
-    def late(*row: Any) -> None:
+    def late(self: speed.Speed, ms: Any) -> None:
         call()
-        book(*row)
+        learn(self, ms)
 
-    clock.SessionClock._book = late  # type: ignore[method-assign, assignment]
+    speed.Speed.learn = late  # type: ignore[method-assign]

@@ -10,7 +10,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests import inside
 
 from aioais import emulator
 

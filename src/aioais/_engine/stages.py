@@ -78,7 +78,7 @@ class Stages:
         batch.is_shared = self._executions.shared_stream is not None
         requests = batch.requests
         for k, request in enumerate(requests):
-            if batch.queued:
+            if k and batch.queued:
                 return self._queue_behind(batch, k)
             try:
                 self._queue(batch, request)
