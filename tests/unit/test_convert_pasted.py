@@ -63,7 +63,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["aioais", "convert", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
             main()
-        return exit_.value.code or 0, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
 
     return run
 
