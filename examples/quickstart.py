@@ -1,6 +1,6 @@
 """Read handwritten digits: open a model, await its answers, count how many are right.
 
-Needs the CPU device: ``pip install "aioais[cpu]"``.
+Needs the CPU device: ``pip install "aioais[cpu]"``, in a clone ``pip install -e ".[cpu]"``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ async def main() -> None:
         print(f"the first image is a {logits.argmax()}, its label says {labels[0]}")
         print(f"the device took {session.summary()[-1]:.3f} ms")
 
-        # Many at once: the session keeps the device busy and lets the others wait in line.
+        # Many at once: some run on the device, the others wait in order.
         results = await asyncio.gather(*(session.infer([image]) for image in images))
 
     right = sum(int(logits.argmax() == label) for (logits,), label in zip(results, labels, strict=True))

@@ -1,22 +1,27 @@
-"""A pipeline in every lane of every device: awaited for all results, or taken one by one as they are ready."""
+"""A pipeline in each lane of each device: awaited for all results, or one by one as they are ready.
+
+Run it with ``python examples/multi_device/multidevice_infer_pipeline.py [model.om] [device ...]``.
+The default is all devices.
+"""
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
-from add_devices import random_pair, run
 
+import aioais
 from aioais import MultiDeviceSession
-
-COUNT = 20
+from aioais.demo_data import ADD_MODEL
 
 
 async def main(model: str, devices: list[int]) -> None:
-    a, b = random_pair(1, 3, 32, 32)
+    ones = np.ones((1, 3, 32, 32), np.float32)
 
     def source(start: int) -> Iterator[list[np.ndarray]]:
-        return ([a + start + k, b] for k in range(COUNT))
+        return ([(start + k) * ones, ones] for k in range(20))
 
     async with MultiDeviceSession(model) as session:
         # Two lanes on each device, each with a source of its own.
@@ -24,19 +29,25 @@ async def main(model: str, devices: list[int]) -> None:
         for lanes in results.values():
             for start, outputs_list in zip((0, 100), lanes, strict=True):
                 for k, (total,) in enumerate(outputs_list):
-                    np.testing.assert_array_equal(total, a + b + start + k)
-        print(f"awaited: {COUNT} sums in each of {2 * len(results)} lanes are right")
+                    assert (total == start + k + 1).all()
+        print(f"awaited: 20 sums in each of {2 * len(results)} lanes are right")
 
-        # Sources may be endless here: lanes stop while their results are not taken.
+        # With async for the sources may be endless: a lane stops while its results are not taken.
         count = 0
-        async for device, lane, index, (total,) in session.infer_pipeline(
-            {d: [source(d), source(50)] for d in devices}
-        ):
-            np.testing.assert_array_equal(total, a + b + (50 if lane else device) + index)
+        sources = {device: [source(0), source(100)] for device in devices}
+        async for _, lane, index, (total,) in session.infer_pipeline(sources):
+            assert (total == 100 * lane + index + 1).all()
             count += 1
-        assert count == 2 * COUNT * len(devices)
-        print(f"iterated over: {count} sums are right, each as soon as it was there")
+        assert count == 2 * 20 * len(devices)
+        print(f"one by one: {count} sums are right")
 
 
 if __name__ == "__main__":
-    run(main)
+    with tempfile.TemporaryDirectory() as folder:
+        if len(sys.argv) > 1:
+            model = sys.argv[1]
+        else:
+            model = aioais.convert(ADD_MODEL, f"{folder}/add.onnx", input_shape="input1:1,3,32,32;input2:1,3,32,32")
+        platform = "ascend" if model.endswith(".om") else "cpu"
+        visible = [device.id for device in aioais.devices() if device.platform == platform]
+        aioais.run(main, model, [int(word) for word in sys.argv[2:]] or visible)

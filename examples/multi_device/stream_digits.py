@@ -1,10 +1,10 @@
-"""Read a folder of digit images on every device: one stream, a progress bar, a table of who did what.
+"""Read a folder of digit images on every device: one stream, a progress bar, a table of the work of each device.
 
     python examples/multi_device/stream_digits.py [folder] [model] [--device N ...]
 
-The folder holds grey images of 8 x 8 pixels as binary PGM files; a number behind the last ``_`` of a name is
-its label. Without a folder the images of ``aioais demo`` are written to one that lasts as long as this runs.
-Needs the CPU device and the command line: ``pip install "aioais[cpu,cli]"``.
+The folder contains grey images of 8 x 8 pixels as binary PGM files; the number after the last ``_`` of a name is the
+label. Without a folder the images of ``aioais demo`` are used, in a temporary folder. Needs the CPU device and the
+command line: ``pip install "aioais[cpu,cli]"``, in a clone ``pip install -e ".[cpu,cli]"``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_image(path: Path) -> Image:
 
 
 async def feeds(paths: list[Path]) -> AsyncIterator[list[Image]]:
-    """Read a file when a device has room for it, and not before."""
+    """Read each file only when a device has room for it."""
     for path in paths:
         yield [await asyncio.to_thread(read_image, path)]
 
@@ -79,7 +79,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("model", nargs="?", default=str(DIGITS_MODEL))
-    parser.add_argument("--device", "-d", type=int, action="append", help="which; every visible one without")
+    parser.add_argument(
+        "--device", "-d", type=int, action="append", help="a device to use; by default all visible ones"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         if arguments.folder is None:

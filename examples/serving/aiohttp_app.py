@@ -1,12 +1,12 @@
-"""Serve a model with aiohttp: one session, a limit of requests that wait, a deadline for each.
+"""Serve a model with aiohttp: one session, a limit of pending requests, a deadline for each.
 
     pip install "aioais[cpu]" aiohttp
     python examples/serving/aiohttp_app.py --port 8080
 
     curl --data-binary @digit http://127.0.0.1:8080/infer    # 8 x 8 bytes, pixels of 0 (paper) to 16 (ink)
 
-Without ``--port`` it serves on a free one, asks itself 256 digits at once, and ends. ``fastapi_app.py`` says why
-things are as they are.
+Without ``--port`` it serves on a free port, sends itself 256 digits at once, and ends. The comments of
+``fastapi_app.py`` give the reasons.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ async def session_of_app(app: web.Application) -> AsyncIterator[None]:
 async def infer(request: web.Request) -> web.Response:
     places = request.app[PLACES]
     if places.locked():
-        raise web.HTTPServiceUnavailable(text="too many requests wait, try again later", headers={"Retry-After": "1"})
+        raise web.HTTPServiceUnavailable(
+            text="too many pending requests; try again later", headers={"Retry-After": "1"}
+        )
     async with places:
         try:
             with anyio.fail_after(DEADLINE_S):
                 raw = np.frombuffer(await request.read(), np.uint8)
                 if len(raw) % 8 or raw.max(initial=0) > 16:
-                    raise web.HTTPBadRequest(text="wanted rows of 8 bytes, each of 0 to 16")
+                    raise web.HTTPBadRequest(text=f"got {len(raw)} bytes; expected rows of 8 bytes, each of 0 to 16")
                 (logits,) = await request.app[SESSION].infer([raw.reshape(1, 1, -1, 8).astype(np.float32)])
         except FeedError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
@@ -101,8 +103,8 @@ async def ask(url: str) -> None:
 
 @asynccontextmanager
 async def serve(app: web.Application) -> AsyncIterator[str]:
-    """Serve on a free port of this machine, and give its URL."""
-    # With handler_cancellation a client that hangs up cancels its request; aiohttp's default is to go on.
+    """Serve on a free port of this machine and yield its URL."""
+    # With handler_cancellation a client that disconnects cancels its request; by default aiohttp continues.
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     try:
@@ -120,7 +122,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, help="serve here until told to stop")
+    parser.add_argument("--port", type=int, help="serve on this port until stopped")
     port = parser.parse_args().port
     if port is None:
         aioais.run(main)

@@ -1,7 +1,7 @@
 """Dynamic batching: calls for one item each, run together on a model with gears.
 
-A batch is sent when it is full, or ``wait_s`` after its first item came, and runs in the smallest gear that it fits.
-As a script this reads digits with a model of gears 1, 2, 4, 8 and 16, made on the spot for the CPU device::
+A batch runs when it is full, or ``wait_s`` after its first item arrived, in the smallest gear that is large enough.
+As a script this reads digits with a model of gears 1, 2, 4, 8 and 16, converted for the CPU device::
 
     python examples/serving/batching.py
 """
@@ -33,8 +33,8 @@ class Call:
     result: asyncio.Future[list[Array]]
 
 
-def settle(calls: list[Call], error: Exception | None) -> None:
-    """End the calls that have no result; emptied, the list keeps no error that keeps the list."""
+def end_calls(calls: list[Call], error: Exception | None) -> None:
+    """End the calls that have no result, and empty the list: an error must not keep it alive."""
     while calls:
         result = calls.pop().result
         if error is None:
@@ -63,19 +63,19 @@ class Batcher:
         self._wait_s = wait_s
         self._inputs = session.get_inputs()
         self._calls: list[Call] = []
-        """The batch that is being filled."""
+        """The next batch."""
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def infer(self, item: Sequence[Array]) -> list[Array]:
-        """Run one item, an array per input without the dim of the batch; give an array per output.
+        """Run one item, an array per input without the batch dim; return an array per output.
 
-        The arrays are rows of those of the batch, so copy what is to be kept for long.
+        The arrays are rows of the batch and keep all of it in memory: copy them to keep them for long.
         """
         if self._is_closed:
-            raise ClosedError("the batcher is closed")
-        self._check(item)  # here, so that a wrong item fails its own call and not its batch
+            raise ClosedError("the batcher is closed; make a new one")
+        self._check(item)  # checked here, so that a wrong item fails its own call and not its batch
         loop = asyncio.get_running_loop()
         call = Call(list(item), loop.create_future())
         self._calls.append(call)
@@ -83,39 +83,39 @@ class Batcher:
             self._send()
         elif self._timer is None:
             self._timer = loop.call_later(self._wait_s, self._send)
-        # Each caller has a future of its own: to cancel it cancels nothing else.
+        # Each caller has a future of its own, so cancelling one affects no other.
         return await call.result
 
     def _check(self, item: Sequence[Array]) -> None:
         if len(item) != len(self._inputs):
-            raise FeedError(f"came {len(item)} arrays, wanted {len(self._inputs)}")
+            raise FeedError(f"got {len(item)} arrays; expected {len(self._inputs)}")
         for array, desc in zip(item, self._inputs, strict=True):
-            wanted = desc.datatype.numpy, tuple(desc.shape[1:])
-            if (array.dtype, array.shape) != wanted:
-                raise FeedError(f"{desc.name}: came {array.dtype} {array.shape}, wanted {wanted[0]} {wanted[1]}")
+            dtype, shape = desc.datatype.numpy, tuple(desc.shape[1:])
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise FeedError(f"{desc.name}: got {array.dtype} {array.shape}; expected {dtype} {shape}")
 
     def _send(self) -> None:
-        """Run what has come, in a task of its own."""
+        """Run the calls so far, in a task of its own."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         calls, self._calls = self._calls, []
         if calls:
             task = asyncio.create_task(self._run(calls))
-            self._running.add(task)  # the loop keeps no task alive
+            self._running.add(task)  # the event loop does not keep tasks alive
             task.add_done_callback(self._running.discard)
 
     async def _run(self, calls: list[Call]) -> None:
-        calls = [call for call in calls if not call.result.done()]  # without those cancelled meanwhile
+        calls = [call for call in calls if not call.result.done()]  # without cancelled ones
         if not calls:
             return
         self.batches += 1
         try:
             outputs = await self._session.infer(self._stack(calls), mode="dymbatch")
-        except Exception as error:  # noqa: BLE001 - every caller is told
-            settle(calls, error)
-        except asyncio.CancelledError:  # the loop is being stopped
-            settle(calls, None)
+        except Exception as error:  # noqa: BLE001 - every caller gets the error
+            end_calls(calls, error)
+        except asyncio.CancelledError:  # the event loop is stopping
+            end_calls(calls, None)
             raise
         else:
             for row, call in enumerate(calls):
@@ -125,7 +125,7 @@ class Batcher:
     def _stack(self, calls: list[Call]) -> list[Array]:
         """Copy the items into the rows of one array per input, the rest of the gear being 0.
 
-        This runs on the event loop: 4 KiB here. Where a batch has megabytes, await it with ``asyncio.to_thread``.
+        This copies 4 KiB on the event loop. For batches of megabytes use ``asyncio.to_thread``.
         """
         gear = next(gear for gear in self._gears if gear >= len(calls))
         feeds = [np.zeros((gear, *desc.shape[1:]), desc.datatype.numpy) for desc in self._inputs]
@@ -135,11 +135,11 @@ class Batcher:
         return feeds
 
     async def aclose(self) -> None:
-        """Refuse new calls, run those that wait, and return when all have their results."""
+        """Refuse new calls, run the pending ones, and return when all have their results."""
         self._is_closed = True
         self._send()
         if self._running:
-            await asyncio.wait(self._running)  # to cancel this leaves the batches alone
+            await asyncio.wait(self._running)  # cancelling this wait does not cancel the batches
 
 
 async def read_digits(session: InferSession) -> None:
@@ -157,15 +157,15 @@ async def read_digits(session: InferSession) -> None:
 
 
 async def check_neighbours(session: InferSession) -> None:
-    """One caller is cancelled, one is wrong: the other two have their results, of one batch in the gear of 2."""
+    """One call is cancelled, one is wrong: the other two get their results, from one batch in gear 2."""
     images, labels = load_digits()
     batcher = Batcher(session, GEARS, wait_s=3600)
     cancelled, wrong, *good = [
         asyncio.create_task(batcher.infer([item])) for item in (images[0, 0], images[1], images[2, 0], images[3, 0])
     ]
-    await asyncio.sleep(0)  # each has joined the batch by now, or was refused
+    await asyncio.sleep(0)  # now each call is in the batch or was refused
     cancelled.cancel()
-    await batcher.aclose()  # sends what has come
+    await batcher.aclose()  # runs the batch
     results = await asyncio.gather(cancelled, wrong, *good, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
     assert isinstance(results[1], FeedError)

@@ -1,4 +1,4 @@
-"""Serve a model with FastAPI: one session, a limit of requests that wait, a deadline for each.
+"""Serve a model with FastAPI: one session, a limit of pending requests, a deadline for each.
 
 As a service, with the session opened and closed by the application's lifespan::
 
@@ -8,8 +8,8 @@ As a service, with the session opened and closed by the application's lifespan::
     curl --data-binary @digit http://127.0.0.1:8000/infer    # 8 x 8 bytes, pixels of 0 (paper) to 16 (ink)
     curl --json '{"pixels": [[0, 0, 5, ...], ...]}' http://127.0.0.1:8000/infer
 
-The environment says which ``MODEL`` and which ``DEVICE``. As a script it asks itself 256 digits at once, without a
-server, and ends. That needs ``pip install httpx`` too.
+The environment variables ``MODEL`` and ``DEVICE`` select model and device. As a script it sends itself 256 digits at
+once, without a server, and ends. That needs ``pip install httpx`` too.
 """
 
 from __future__ import annotations
@@ -62,24 +62,24 @@ class Answer(BaseModel):
 
 
 class Service:
-    """A session, and what its clients may ask of it; all on one event loop, so no lock is needed.
+    """A session with limits for its clients. All runs on one event loop, so no lock is needed.
 
     Parameters
     ----------
     session
         An open session.
     max_pending
-        Most requests that are not answered yet; one more is refused at once. A counter is enough for that:
-        ``session.statistics().queued`` looks at each request that waits.
+        Most requests that are not answered yet; one more is refused at once. This class counts them itself, as the
+        time of ``session.statistics()`` grows with the queue.
     deadline_s
-        Most seconds from a request's head to its answer.
+        Most seconds from the head of a request to its answer.
     """
 
     def __init__(self, session: InferSession, max_pending: int, deadline_s: float) -> None:
         self.session = session
         self.pending = 0
         self.failure: str | None = None
-        """What the device failed with: the process is to be replaced."""
+        """The failure of the device, after which the process must be replaced."""
         self._max_pending = max_pending
         self._deadline_s = deadline_s
 
@@ -87,7 +87,7 @@ class Service:
     def admit(self) -> Iterator[None]:
         """Count a request until it is answered, or refuse it."""
         if self.pending >= self._max_pending:
-            raise HTTPException(503, "too many requests wait, try again later", {"Retry-After": "1"})
+            raise HTTPException(503, "too many pending requests; try again later", {"Retry-After": "1"})
         self.pending += 1
         try:
             yield
@@ -98,8 +98,8 @@ class Service:
         """Read a request and answer it in time."""
         with self.admit(), anyio.fail_after(self._deadline_s):
             image = await read_image(request)
-            with anyio.CancelScope() as wanted:
-                watcher = asyncio.create_task(cancel_when_gone(request, wanted))
+            with anyio.CancelScope() as scope:
+                watcher = asyncio.create_task(cancel_when_gone(request, scope))
                 try:
                     (logits,) = await self.session.infer([image])
                 except (AclError, BrokenSessionError) as error:
@@ -111,25 +111,25 @@ class Service:
         raise ClientDisconnect
 
     def note(self, error: AclError | BrokenSessionError) -> None:
-        """Remember an error that blames the device, as those of 507xxx do; others concern their request alone."""
+        """Remember an error that blames the device, as 507xxx do; others concern only their request."""
         if isinstance(error, BrokenSessionError) or error.code // 1000 == 507:
             self.failure = str(error)
 
 
 async def cancel_when_gone(request: Request, scope: anyio.CancelScope) -> None:
-    """Cancel the scope when the client hangs up; the body has been read, so nothing else can come."""
+    """Cancel the scope when the client disconnects; the body is read already, so no other message can follow."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
 async def read_image(request: Request) -> Image:
-    """Give what the client sent as a feed; the session checks its shape."""
+    """Return the feed that the client sent; the session checks its shape."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"wanted at most {MAX_BODY_BYTES} bytes")
+            raise HTTPException(413, f"expected at most {MAX_BODY_BYTES} bytes")
     if request.headers.get("content-type", "").startswith("application/json"):
         try:
             pixels = np.array(Digit.model_validate_json(bytes(body)).pixels, np.float32)
@@ -138,11 +138,11 @@ async def read_image(request: Request) -> Image:
                 400, error.errors(include_url=False, include_context=False, include_input=False)
             ) from None
         except ValueError:
-            raise HTTPException(400, "wanted rows of the same length") from None
+            raise HTTPException(400, "expected rows of the same length") from None
         return pixels[None, None]
     raw = np.frombuffer(body, np.uint8)
     if len(raw) % 8 or raw.max(initial=0) > 16:
-        raise HTTPException(400, "wanted rows of 8 bytes, each of 0 to 16")
+        raise HTTPException(400, f"got {len(raw)} bytes; expected rows of 8 bytes, each of 0 to 16")
     return raw.reshape(1, 1, -1, 8).astype(np.float32)
 
 
@@ -162,7 +162,7 @@ async def infer(request: Request, service: TheService) -> Answer:
 
 @router.get("/healthz")
 async def healthz(service: TheService) -> Response:
-    """Say whether to send requests here, and whether to keep this process."""
+    """Report whether requests can be sent here, or the process must be replaced."""
     body = {"ready": service.failure is None, "failure": service.failure}
     return JSONResponse(body, 503 if service.failure else 200)
 
@@ -173,7 +173,7 @@ async def metrics(service: TheService) -> dict[str, Any]:
 
 
 async def refuse(request: Request, error: Exception) -> Response:
-    """Turn an error that has a status of its own into a response; all others are 500, and logged."""
+    """Turn an error of ``STATUS`` into a response; all others become 500 and are logged."""
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     if status >= 500:
         log.warning("%s: %r", request.url.path, error)
@@ -182,7 +182,7 @@ async def refuse(request: Request, error: Exception) -> Response:
 
 STATUS: dict[type[Exception], int] = {
     FeedError: 400,
-    ClientDisconnect: 499,  # nobody reads it
+    ClientDisconnect: 499,  # the client is gone
     AclMemoryError: 503,
     BrokenSessionError: 503,
     ClosedError: 503,
@@ -199,7 +199,7 @@ def make_app(
 ) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Here, not at import: this runs in the worker, after any fork, on the loop that serves.
+        # Not at import: this runs in the worker, after any fork, on the loop that serves.
         async with InferSession(DEVICE, MODEL, hang_timeout=hang_timeout) as session:
             app.state.service = Service(session, max_pending, deadline_s)
             yield
@@ -219,7 +219,7 @@ async def main() -> None:
 
     images, labels = load_digits()
     transport = httpx.ASGITransport(app)
-    # A server runs the lifespan; here nobody else does.
+    # A server would run the lifespan.
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://app") as client,

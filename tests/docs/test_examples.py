@@ -11,14 +11,6 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HELPERS = {
-    "infer/add_model.py",
-    "pipeline/add_pipeline.py",
-    "iteration/add_iteration.py",
-    "multi_device/add_devices.py",
-}
-"""Imported by the examples beside them."""
-
 SCRIPTS = {path.relative_to(EXAMPLES).as_posix(): path for path in sorted(EXAMPLES.rglob("*.py"))}
 
 
@@ -49,7 +41,6 @@ def test_the_examples_were_found() -> None:
     folders = {"infer": "infer", "pipeline": "infer_pipeline", "iteration": "infer_iteration"}
     assert "quickstart.py" in SCRIPTS
     assert {f"{folder}/{start}_{mode}.py" for folder, start in folders.items() for mode in modes} <= set(SCRIPTS)
-    assert set(SCRIPTS) >= HELPERS
 
 
 @pytest.mark.parametrize(
@@ -82,11 +73,11 @@ def test_example_as_a_program(script: str, tmp_path: Path) -> None:
 @pytest.mark.full
 def test_an_example_takes_a_model_and_a_device(tmp_path: Path) -> None:
     import aioais
+    from aioais.demo_data import ADD_MODEL
 
-    run("infer/add_model.py", "add.onnx", cwd=tmp_path)
     shapes = "input1:-1,3,32,32;input2:-1,3,32,32"
     converted = aioais.convert(
-        str(tmp_path / "add.onnx"),
+        ADD_MODEL,
         str(tmp_path / "add_dymbatch.onnx"),
         input_shape=shapes,
         dynamic_batch_size="1,2,4,8",

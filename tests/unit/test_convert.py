@@ -439,7 +439,11 @@ def test_what_no_device_takes(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("output", "platform", "words"),
     [
-        ("m.bin", None, ["expected a name that ends in .onnx", 'pass platform="cpu" or platform="ascend"']),
+        (
+            "m.bin",
+            None,
+            ["expected a name that ends in .onnx", 'pass platform="cpu", platform="ascend" or a soc_version'],
+        ),
         ("m.onnx", "npu", ["platform='npu'", 'expected "cpu" or "ascend"', "leave it out"]),
         (
             "m.om",

@@ -32,7 +32,7 @@ def test_types_and_formats_are_still_numbers(value: DataType | Format) -> None:
 
 def test_statistics_are_one_short_line() -> None:
     third = StageTime(3, 1.0, 0.5)
-    stages = dict.fromkeys(("queue", "h2d", "execute", "d2h"), third)
+    stages: dict[str, StageTime] = dict.fromkeys(("queue", "h2d", "execute", "d2h"), third)
     statistics = SessionStatistics(1, 2, 3, 4, 5, stages, 6, 7, 8, 9, 10, 11)
     assert repr(third) == "<3 times, mean 0.333 ms, max 0.500 ms>"
     assert repr(statistics) == (

@@ -298,7 +298,7 @@ CODES: dict[int, CodeInfo] = {
     100002: CodeInfo(
         "ACL_ERROR_REPEAT_INITIALIZE",
         "ACL is already initialised",
-        "Harmless: go on.",
+        "Harmless: continue.",
     ),
     100003: CodeInfo(
         "ACL_ERROR_INVALID_FILE",
@@ -473,7 +473,7 @@ CODES: dict[int, CodeInfo] = {
     100037: CodeInfo(
         "ACL_ERROR_REPEAT_FINALIZE",
         "ACL is already finalised",
-        "Harmless: go on.",
+        "Harmless: continue.",
     ),
     100038: CodeInfo(
         "ACL_ERROR_NOT_STATIC_AIPP",
@@ -1162,7 +1162,7 @@ CODES: dict[int, CodeInfo] = {
     ),
     507012: CodeInfo(
         "ACL_ERROR_RT_REPORT_TIMEOUT",
-        "no callback report came in time",
+        "no callback report arrived in time",
         "Normal in a callback loop: wait again.",
     ),
     507013: CodeInfo(

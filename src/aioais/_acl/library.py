@@ -142,7 +142,8 @@ def _import_acl() -> Acl:
         raise AclNotFoundError(
             f"a .om model needs the module 'acl' of the CANN toolkit, which cannot be imported ({exc}): "
             "install CANN and run 'source /usr/local/Ascend/ascend-toolkit/set_env.sh' (from CANN 8.5: "
-            "'source /usr/local/Ascend/cann/set_env.sh'); to run a model on the CPU device pass an .onnx file",
+            "'source /usr/local/Ascend/cann/set_env.sh'); to run a model on the CPU device pass an .onnx file; "
+            "'aioais doctor' says what is missing",
             name="acl",
         ) from exc
     if not hasattr(module, "rt") or not hasattr(module, "mdl"):

@@ -195,14 +195,21 @@ def _read_config(path: str) -> Any:
     """Parse ``acl.json``: the errors raised here are clearer than those of ACL."""
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_CONFIG:
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else f"a file of {status.st_size} bytes"
-            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                kind = "a special file"
+        if stat.S_ISDIR(status.st_mode):
+            kind = "a folder"
+        elif not stat.S_ISREG(status.st_mode):
+            kind = "a special file"
+        elif status.st_size > _LARGEST_CONFIG:
+            kind = f"a file of {status.st_size} bytes"
+        else:
+            kind = ""
+        if kind:
             raise ArgumentError(
                 f"acl_json_path={path!r}: got {kind}; expected a regular file of at most {_LARGEST_CONFIG} bytes"
             )
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ArgumentError:
+        raise
     except OSError as exc:
         raise ArgumentError(f"acl_json_path={path!r} cannot be read: {exc.strerror}; expected a JSON file") from exc
     except (ValueError, RecursionError) as exc:  # a RecursionError means that it is nested too deep for the parser

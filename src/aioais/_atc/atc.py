@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import AclNotFoundError, ConvertError, ModelError
-from .options import Options
 
 __all__ = ["run_atc"]
 
@@ -20,7 +20,7 @@ _ONNX = "5"
 _SHOWN = 8000  # last characters of atc's output that an error shows: the message is at the end
 
 
-def run_atc(model: Path, output: Path, soc_version: str | None, options: Options) -> Path:
+def run_atc(model: Path, output: Path, soc_version: str | None, flags: Sequence[str]) -> Path:
     """Compile an ONNX model with ``atc``.
 
     Parameters
@@ -31,8 +31,8 @@ def run_atc(model: Path, output: Path, soc_version: str | None, options: Options
         The ``.om`` file to write, with or without its ending.
     soc_version
         The chip, the value of ``--soc_version``.
-    options
-        Checked shape options.
+    flags
+        The checked options, as arguments of ``atc``.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def run_atc(model: Path, output: Path, soc_version: str | None, options: Options
         f"--model={model}",
         f"--output={base}",
         f"--soc_version={soc_version}",
-        *options.atc_flags(),
+        *flags,
     ]
     before = _candidates(base)
     try:

@@ -24,6 +24,7 @@ def convert(
     dynamic_image_size: str | None = None,
     dynamic_dims: str | None = None,
     input_shape_range: str | None = None,
+    **atc_options: str,
 ) -> str:
     """Convert an ONNX model with ATC's shape options: to an ONNX file for the CPU device, or to a ``.om`` with ``atc``.
 
@@ -38,7 +39,8 @@ def convert(
         The file to write. An existing one is replaced once the new one is complete. Tensors that the model keeps in
         other files are copied to ``<output>.data`` beside it.
     platform : {"cpu", "ascend"}, optional
-        By default ``cpu`` for an output that ends in ``.onnx``, ``ascend`` for ``.om``.
+        By default ``cpu`` for an output that ends in ``.onnx``, ``ascend`` for ``.om``, and ``ascend`` for a name
+        with another ending if there is a ``soc_version``, as in a command line of ``atc``.
     soc_version : str, optional
         The chip, such as ``"Ascend310P3"``. Required for ``ascend``, ignored for ``cpu``.
     input_format : {"NCHW", "NHWC", "ND"}, optional
@@ -55,6 +57,10 @@ def convert(
         ``"1,224;8,448"``: one value for each -1.
     input_shape_range : str, optional
         ``"input1:[1~4,3,32~64,-1]"``: bounds of a dynamic-shape model, instead of ``input_shape``.
+    **atc_options : str
+        Other options of ATC, such as ``precision_mode="force_fp16"`` or ``insert_op_conf="aipp.cfg"``. For ``ascend``
+        they are passed on to ``atc``. For ``cpu`` those that affect only the compilation are ignored, with a warning
+        in the log, and those that change inputs or outputs are refused.
 
     Returns
     -------
@@ -83,9 +89,10 @@ def convert(
     """
     # Imported here, as the parser and the writer take longer to import than the rest of the library.
     from .options import parse_options
+    from .other_options import check_for_atc, check_for_cpu
 
     source, target = Path(os.fsdecode(model)), Path(os.fsdecode(output))
-    chosen = _platform(target, platform)
+    chosen = _platform(target, platform, soc_version)
     options = parse_options(
         input_format=input_format,
         input_shape=input_shape,
@@ -103,20 +110,24 @@ def convert(
     if chosen == "ascend":
         from .atc import run_atc
 
-        return str(run_atc(source, target, soc_version, options))
+        flags = [*options.atc_flags(), *check_for_atc(atc_options)]
+        return str(run_atc(source, target, soc_version, flags))
+    check_for_cpu(atc_options)
     from .onnx_convert import convert_onnx
 
     convert_onnx(source, target, options)
     return str(target)
 
 
-def _platform(target: Path, platform: str | None) -> str:
+def _platform(target: Path, platform: str | None, soc_version: str | None) -> str:
     by_name = _PLATFORM_OF.get(target.suffix)
     if platform is None:
+        if by_name is None and soc_version:
+            return "ascend"
         if by_name is None:
             raise ConvertError(
                 f"got output={str(target)!r}; expected a name that ends in .onnx (CPU device) or .om (Ascend): "
-                'use one of these endings, or pass platform="cpu" or platform="ascend"'
+                'use one of these endings, or pass platform="cpu", platform="ascend" or a soc_version'
             )
         return by_name
     if platform not in _PLATFORM_OF.values():

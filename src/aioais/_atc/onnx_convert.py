@@ -21,7 +21,7 @@ def convert_onnx(source: Path, target: Path, options: Options) -> None:
     with staged(target) as draft:
         draft.adopt_data(model, source.parent)
         draft.write(model)
-        metadata = with_outputs(model, draft.path, plan, relaxed)
+        metadata = with_outputs(model, draft.path, source, plan, relaxed)
         apply_outputs(model, metadata, infer_dims(model))
         draft.write(model)
         check_result(draft.path)

@@ -62,7 +62,7 @@ def infer_dims(model: ModelProto, inputs: Shapes | None = None) -> dict[str, Dim
     return {value.name: read_dims(value) for value in skeleton.graph.output}
 
 
-def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bool) -> ModelMetadata:
+def with_outputs(model: ModelProto, path: Path, source: Path, plan: ModelMetadata, relaxed: bool) -> ModelMetadata:
     """Add the outputs to the plan.
 
     Parameters
@@ -71,6 +71,8 @@ def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bo
         With its inputs as planned.
     path
         The same model as a file.
+    source
+        The model without the planned shapes, as a file.
     plan
         Without outputs.
     relaxed
@@ -89,7 +91,7 @@ def with_outputs(model: ModelProto, path: Path, plan: ModelMetadata, relaxed: bo
         Inference does not find the shapes, and ONNX Runtime is not installed.
     """
     ort = _onnxruntime()
-    runtime = _open(path, ort) if ort else None
+    runtime = _open(path, source, plan, ort) if ort else None
     if plan.mode == "shape":
         if relaxed and runtime:
             for corner in (_corner(plan, 0), _corner(plan, 1)):
@@ -216,18 +218,37 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(path: Path, ort: Any) -> _Runtime:
+def _open(path: Path, source: Path, plan: ModelMetadata, ort: Any) -> _Runtime:
     """Load the model into ONNX Runtime."""
-    options = ort.SessionOptions()
-    options.log_severity_level = _SILENT  # it would write to stderr; its errors are raised as well
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return _Runtime(_session(path, ort))
     except Exception as exc:  # its exception classes have no common base but Exception
+        if _is_accepted(source, ort):
+            shown = "; ".join(f"{entry.name}: {show_shape(entry.shape)}" for entry in plan.inputs)
+            raise ModelError(
+                f"ONNX Runtime, which computes for the CPU device, refuses the model with these shapes ({shown}): "
+                f"{_one_line(exc)}; it accepts the model without them: give shapes that the graph can take, or open "
+                f"{str(source)!r} itself, without conversion, and run it with mode='dymshape'"
+            ) from exc
         raise ModelError(
             f"ONNX Runtime, which computes for the CPU device, refuses the model: {_one_line(exc)}; "
             "export it again, or update onnxruntime if the model has a newer opset"
         ) from exc
-    return _Runtime(session)
+
+
+def _session(path: Path, ort: Any) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT  # it would write to stderr; its errors are raised as well
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def _is_accepted(path: Path, ort: Any) -> bool:
+    """Return whether ONNX Runtime loads a model, some of whose inputs have open dims."""
+    try:
+        inputs = _session(path, ort).get_inputs()
+    except Exception:  # noqa: BLE001 - no common base, as above
+        return False
+    return any(not isinstance(dim, int) for value in inputs for dim in value.shape or ())
 
 
 @dataclass(frozen=True)

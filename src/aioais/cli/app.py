@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(bench)
-app.command()(convert)
+app.command(context_settings={"ignore_unknown_options": True})(convert)  # it takes all options of atc
 app.command()(devices)
 app.command()(doctor)
 app.command()(inspect)

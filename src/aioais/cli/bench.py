@@ -22,7 +22,7 @@ from .console import clear_errors, format_bytes, output_console, print_facts
 from .load import run_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .._acl.library import Platform
     from .._acl.model import ModelInfo, TensorInfo
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _RECORDED: Final = 200
+_SIZES: Final = (1, 2, 3, 4, 16, 32, 64, 128, 224, 256, 512)
+"""Sizes that are tried for open dims, after 8."""
+_MOST_ELEMENTS: Final = 1 << 24
 _STAGES: Final = ("queue", "h2d", "execute", "d2h", "delivery")
 
 
@@ -135,17 +138,71 @@ async def _measure(
         return _Result(inputs, seconds, measured, timings, lag, session.statistics())
 
 
-def _random_feeds(info: ModelInfo, text: str | None) -> list[np.ndarray]:
-    shapes = {} if text is None else _read_shapes(text)
-    unknown = set(shapes) - {tensor.name for tensor in info.inputs}
+async def _feeds(session: aioais.InferSession, text: str | None) -> list[np.ndarray]:
+    """Make the feeds; if dims are open that the caller did not give, raise with shapes that were tried and run."""
+    info = session._opened().info
+    given = {} if text is None else _read_shapes(text)
+    shapes = _shapes(info, given)
+    open_inputs = [name for name, dims in shapes.items() if any(dim < 0 for dim in dims)]
+    if not open_inputs:
+        return _random_feeds(info, shapes)
+    found = await _shapes_that_run(session, info, shapes)
+    advice = f'such as --shape "{_write_shapes(found or shapes)}"'
+    if found is None:
+        advice += " with a number in place of each -1"
+    raise aioais.ArgumentError(
+        f"got open dims for {', '.join(open_inputs)} ({_write_shapes(shapes)}); expected a size for each: say which "
+        f"shapes to measure, {advice}"
+    )
+
+
+async def _shapes_that_run(
+    session: aioais.InferSession, info: ModelInfo, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]] | None:
+    """Try sizes for the open dims; return the first shapes that the model runs with."""
+    for batch, size in ((None, 8), (1, 8), *((batch, size) for size in _SIZES for batch in (None, 1))):
+        candidate = {
+            tensor.name: tuple(_closed(tensor, k, dim, batch, size) for k, dim in enumerate(shapes[tensor.name]))
+            for tensor in info.inputs
+        }
+        if sum(map(math.prod, candidate.values())) > _MOST_ELEMENTS:
+            continue
+        try:
+            await session.infer(_random_feeds(info, candidate), "auto")
+        except aioais.AioaisError:
+            continue
+        return candidate
+    return None
+
+
+def _closed(tensor: TensorInfo, place: int, dim: int, batch: int | None, size: int) -> int:
+    """Return a size for a dim that is open, inside its range."""
+    if dim >= 0:
+        return dim
+    value = batch if batch is not None and place == 0 else size
+    if tensor.ranges is not None and place < len(tensor.ranges):
+        low, high = tensor.ranges[place]
+        value = max(low, value if high < 0 else min(value, high))
+    return value
+
+
+def _shapes(info: ModelInfo, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each input: the given one, that of the largest gear, or the model's, which may be open."""
+    unknown = set(given) - {tensor.name for tensor in info.inputs}
     if unknown:
         names = [tensor.name for tensor in info.inputs]
         raise aioais.ArgumentError(f"got --shape for {sorted(unknown)}; expected inputs of the model: {names}")
     largest = info.gears.shapes[info.gears.largest] if info.gears else [tensor.shape for tensor in info.inputs]
+    return {tensor.name: given.get(tensor.name, own) for tensor, own in zip(info.inputs, largest, strict=True)}
+
+
+def _random_feeds(info: ModelInfo, shapes: Mapping[str, Sequence[int]]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [
-        _random(rng, tensor, shapes.get(tensor.name, own)) for tensor, own in zip(info.inputs, largest, strict=True)
-    ]
+    return [_random(rng, tensor, shapes[tensor.name]) for tensor in info.inputs]
+
+
+def _write_shapes(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ";".join(f"{name}:{','.join(map(str, dims))}" for name, dims in shapes.items())
 
 
 def _read_shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -165,11 +222,6 @@ def _read_shapes(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def _random(rng: np.random.Generator, tensor: TensorInfo, shape: Sequence[int]) -> np.ndarray:
-    if any(dim < 0 for dim in shape):
-        raise aioais.ArgumentError(
-            f'input {tensor.name!r} has open dims {list(shape)}: say which to measure, such as --shape "{tensor.name}:'
-            f'{",".join(str(dim) if dim >= 0 else "8" for dim in shape)}"'
-        )
     dtype = tensor.dtype if tensor.dtype is not None else tensor.datatype.numpy
     count = math.prod(shape)
     try:

@@ -8,14 +8,20 @@ import typer
 
 import aioais
 
+from .._atc.other_options import read_arguments
 from .console import clear_errors
 
 __all__ = ["convert"]
 
 
 def convert(
-    model_file: Annotated[str | None, typer.Argument(metavar="MODEL", help="The ONNX file to convert.")] = None,
-    output_file: Annotated[str | None, typer.Argument(metavar="OUTPUT", help="The file to write.")] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [OUTPUT]",
+            help="The ONNX file and the file to write; further options of atc, such as --precision_mode=VALUE.",
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The ONNX file, as ATC has it.")] = None,
     output: Annotated[str | None, typer.Option("--output", help="The file to write, as ATC has it.")] = None,
     platform: Annotated[str | None, typer.Option("--platform", help="ascend (runs atc, writes a .om) or cpu.")] = None,
@@ -43,8 +49,17 @@ def convert(
         str | None, typer.Option("--input_shape_range", "--input-shape-range", help='Such as "image:[1~4,3,32~64,-1]".')
     ] = None,
 ) -> None:
-    """Convert an ONNX model; option names, syntax and rules are those of ATC."""
-    source, target = _one_of("MODEL", model_file, model), _one_of("OUTPUT", output_file, output)
+    """Convert an ONNX model. Names, syntax and rules of the options are those of atc.
+
+    Other options of atc, such as --insert_op_conf=aipp.cfg, are passed on to it for an NPU. On the CPU device those
+    that affect only the compilation are ignored, and those that change inputs or outputs are refused.
+    """
+    with clear_errors("convert"):
+        files, atc_options = read_arguments(arguments or [])
+    source = _one_of("MODEL", files[0] if files else None, model)
+    target = _one_of("OUTPUT", files[1] if len(files) > 1 else None, output)
+    if len(files) > 2:
+        raise typer.BadParameter(f"got {len(files)} files; expected MODEL and OUTPUT")
     with clear_errors("convert"):
         written = aioais.convert(
             source,
@@ -57,6 +72,7 @@ def convert(
             dynamic_image_size=dynamic_image_size,
             dynamic_dims=dynamic_dims,
             input_shape_range=input_shape_range,
+            **atc_options,
         )
     print(f"wrote {written}")
 

@@ -1,7 +1,7 @@
-"""Model and images of ``aioais demo``: handwritten digits and a small network that reads them.
+"""Models and images of ``aioais demo`` and the examples: handwritten digits, and an addition.
 
 The images are the UCI test digits that were not used to train the network. ``LICENSE.md`` in this folder names their
-source; ``tools/train_digits.py`` in the repository made both files.
+source. ``tools/train_digits.py`` and ``tools/make_add_model.py`` in the repository made the files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DIGITS_MODEL", "load_digits"]
+__all__ = ["ADD_MODEL", "DIGITS_MODEL", "load_digits"]
+
+ADD_MODEL: Final = Path(__file__).with_name("add.onnx")
+"""An ONNX file: ``output = input1 + input2``, float32 of shape (n, 3, h, w) with n, h and w open."""
 
 DIGITS_MODEL: Final = Path(__file__).with_name("digits.onnx")
 """An ONNX file. Input ``image``: float32 of shape (1, 1, 8, 8), pixels of 0 to 16; output ``logits``: (1, 10)."""
