@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 import aioais
-from aioais.session import core_of
 
+from ..session import core_of
 from .console import clear_errors, format_bytes, output_console, print_facts
 
 if TYPE_CHECKING:
