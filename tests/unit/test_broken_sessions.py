@@ -77,6 +77,7 @@ def live() -> dict[str, int]:
 # --- a device that hangs ------------------------------------------------------------------------
 
 
+@pytest.mark.pairs
 @STAGES
 @MODES
 @BOTH
