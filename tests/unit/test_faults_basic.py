@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("clean_slate")
 
 SMALL = (1, 8)
 LARGE = (1, 1 << 17)
-BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 CODE = 507899
 
 

@@ -28,9 +28,9 @@ Build = Callable[["Models"], str]
 Shape = tuple[int, ...]
 
 SMALL = (1, 8)
-"""Goes by the express where it is alone or light."""
+"""Submitted and awaited by one thread where it is alone or takes little time."""
 LARGE = (1, 1 << 17)
-"""Always goes by the stages, and its result leases pinned memory."""
+"""Goes through all threads, and its result leases pinned memory."""
 OPEN: list[int | str] = ["n", 3, "h", "w"]
 ITEMS = int(os.environ.get("AIOAIS_TEST_PIPELINE_ITEMS", "200"))
 

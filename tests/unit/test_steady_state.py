@@ -78,7 +78,7 @@ async def test_ten_thousand_make_no_allocation(models: Models) -> None:
         )
 
 
-async def test_staged_requests_make_no_allocation(models: Models) -> None:
+async def test_large_requests_make_no_allocation(models: Models) -> None:
     array = np.ones((1, 1 << 17), np.float32)
     async with InferSession(0, models.identity(array.shape)) as session:
         await warm(session, array)
@@ -121,7 +121,7 @@ async def test_gears_make_only_gear_calls(models: Models) -> None:
         assert extra().get("acl.mdl.set_dynamic_batch_size", 0) <= session.statistics().slots
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (1, 1 << 17)], ids=["express", "staged"])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 1 << 17)], ids=["small", "large"])
 async def test_first_come_first_served(models: Models, shape: tuple[int, ...]) -> None:
     order: list[int] = []
     async with InferSession(0, models.identity(shape), depth=2) as session:
