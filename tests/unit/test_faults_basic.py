@@ -128,6 +128,8 @@ async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple
         now = session.statistics()
         # Small requests share one set, so no other is asked for.
         assert (now.depth, now.slots, now.failed) == (4 if shape == SMALL else 1, 1, 0)
+        assert bool(emulator.pending()) == (shape == SMALL)
+        emulator.disarm()
 
 
 async def test_spare_buffers_are_kept_when_others_cannot_be_made(models: Models) -> None:

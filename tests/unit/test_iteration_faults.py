@@ -95,6 +95,8 @@ async def test_a_call_is_refused(models: Models, call: str, mode: Mode, mem_copy
             else:
                 np.testing.assert_array_equal(got, wanted(SMALL, steps=4))
                 assert nth, f"nothing calls {call}"
+                assert emulator.pending()
+                emulator.disarm()
                 break
             for steps in (4, 1):
                 (got,) = await session.infer_iteration(feeds(SMALL), [0, -1], steps, mode, mem_copy=mem_copy)

@@ -263,6 +263,7 @@ async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -
         with caplog.at_level(logging.WARNING, "aioais"):
             while not any("together from now on" in record.message for record in caplog.records):
                 await round_of(session, 64)
+        emulator.disarm()
         assert 1 < inside.batch_limit(session) < 16
         await round_of(session, 64)
         assert session.statistics().failed == 0
