@@ -58,9 +58,9 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 @nox.parametrize("loop", LOOPS, ids=LOOPS)
 def tests(session: nox.Session, loop: str) -> None:
-    """Run the suite on one Python and one event loop."""
+    """Run the full suite on one Python and one event loop."""
     session.install("-e", f".[{EXTRAS}]", *group("test"))
-    session.run("pytest", f"--loop={loop}", *session.posargs)
+    session.run("pytest", "--full", "-n", "2", f"--loop={loop}", *session.posargs)
 
 
 @nox.session(python="3.11", default=False)
@@ -69,17 +69,17 @@ def stress(session: nox.Session) -> None:
     session.install("-e", f".[{EXTRAS}]", *group("test"))
     units = ("faults_everywhere", "multi_faults_everywhere", "session_machine")
     tests = (*(f"tests/unit/test_{name}.py" for name in units), "tests/stress")
-    session.run("pytest", "--timeout=3600", "-rP", *tests, *session.posargs, env={"AIOAIS_TEST_LONG": "1"})
+    session.run("pytest", "--long", "--timeout=3600", "-rP", *tests, *session.posargs)
 
 
 @nox.session(python="3.11")
 def coverage(session: nox.Session) -> None:
-    """Run the suite and see that it goes through nearly all branches; the programs that it starts count too."""
+    """Run the full suite and see that it takes nearly all branches; the programs that it starts count too."""
     session.install("-e", f".[{EXTRAS}]", *group("test"))
     data = Path(session.create_tmp()).resolve()
     env = {"COVERAGE_FILE": str(data / ".coverage")}
     session.run("coverage", "erase", env=env)
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+    session.run("coverage", "run", "-m", "pytest", "--full", *session.posargs, env=env)
     session.run("coverage", "combine", env=env)
     session.run("coverage", "report", env=env)
 
@@ -107,13 +107,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def tests_oldest(session: nox.Session) -> None:
-    """Run the suite with the lowest versions that pyproject.toml allows."""
+    """Run the full suite with the lowest versions that pyproject.toml allows."""
     project = PYPROJECT["project"]
     wanted = [*project["dependencies"]]
     for extra in EXTRAS.split(","):
         wanted += project["optional-dependencies"][extra]
     session.install("-e", f".[{EXTRAS}]", *floors(wanted), *group("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--full", "-n", "2", *session.posargs)
 
 
 @nox.session
@@ -129,7 +129,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build wheel and sdist, look into both, and run the suite against the wheel from an empty folder."""
+    """Build wheel and sdist, look into both, and run the full suite against the wheel from an empty folder."""
     session.install("build")
     dist = Path(session.create_tmp()).resolve() / "dist"
     for old in dist.glob("*"):
@@ -142,7 +142,9 @@ def build(session: nox.Session) -> None:
     # In an environment that is used again the version is the same, the content is not.
     session.install("--force-reinstall", "--no-deps", str(wheel))
     session.chdir(session.create_tmp())
-    session.run("pytest", "-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests"), *session.posargs)
+    session.run(
+        "pytest", "-c", str(ROOT / "pyproject.toml"), "--full", "-n", "2", str(ROOT / "tests"), *session.posargs
+    )
 
 
 def one(folder: Path, pattern: str) -> Path:

@@ -65,6 +65,7 @@ __all__ = [
     "hold_opening",
     "idle_slots",
     "is_fast",
+    "is_file_closed",
     "is_known_as_brief",
     "is_leased",
     "is_small_file",
@@ -132,6 +133,15 @@ SLOW_CALLS = set(vars(SlowCalls(cpu_library().acl))) - {"releases_gil"}
 def limit_proto(patch: pytest.MonkeyPatch, nbytes: int) -> None:
     """Have ONNX files of more bytes pass for too large for one protobuf."""
     patch.setattr(onnx_file, "_PROTO_LIMIT", nbytes)
+
+
+EMULATOR_PARTS = "aioais.emulator._state, aioais.emulator.plan"
+"""Modules of the emulator, to be imported before the package itself is asked for anything."""
+
+
+def is_file_closed(profiler: Profiler) -> bool:
+    """Whether the profiler of the CPU device has closed its file."""
+    return profiler._file == -1
 
 
 # --- opening and closing --------------------------------------------------------------------------

@@ -74,7 +74,8 @@ def cpu_s() -> float:
 def too_slow(item: pytest.Item, spent_s: float) -> str | None:
     """Return what is wrong where an unmarked test takes clearly more processor time than the limit."""
     is_measured = not Tier.is_long and "COVERAGE_RUN" not in os.environ  # tracing costs several times as much
-    if not is_measured or item.get_closest_marker("slow") or spent_s <= MARGIN * LIMIT_S:
+    is_marked = any(item.get_closest_marker(name) for name in ("slow", "stress"))
+    if not is_measured or is_marked or spent_s <= MARGIN * LIMIT_S:
         return None
     return (
         f"{item.nodeid} took {spent_s:.1f} s of processor time; expected at most {LIMIT_S:g} s (fails above "

@@ -13,6 +13,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper  # noqa: E402
+from tests import inside  # noqa: E402
 
 from aioais import emulator  # noqa: E402
 from aioais.emulator.metadata import (  # noqa: E402
@@ -29,6 +30,7 @@ H2D, D2H, D2D = 1, 2, 3
 @pytest.fixture
 def acl() -> Iterator[Any]:
     """A fresh ``acl`` module; the emulator's, until real hardware takes its place."""
+    inside.finalize_all()  # sessions that other tests had: the library must not think that ACL is still started
     emulator.reset()
     yield emulator.acl
     emulator.reset()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import inside
 
 from aioais import emulator
 
@@ -27,9 +28,7 @@ def test_configure_restores(acl: Any) -> None:
 
 
 def test_settings_is_the_function_however_the_emulator_was_imported() -> None:
-    code = (
-        "import aioais.emulator._state, aioais.emulator.plan; from aioais import emulator; emulator.settings()['gil']"
-    )
+    code = f"import {inside.EMULATOR_PARTS}; from aioais import emulator; emulator.settings()['gil']"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

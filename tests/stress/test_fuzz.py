@@ -20,7 +20,7 @@ from tests.stress import fuzz
 from tests.stress.fuzz_onnx import survey
 from tests.tiers import Tier
 
-pytestmark = [pytest.mark.stress, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 LONG = Tier.is_long
 CASES = {
@@ -67,6 +67,7 @@ async def test_constructor(models: dict[str, str], tmp_path: Path) -> None:
     check(await fuzz.fuzz_constructor(models, tmp_path, 0, count("constructor")))
 
 
+@pytest.mark.stress
 async def test_config(models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "here"
     here.mkdir()
@@ -78,6 +79,7 @@ async def test_convert(models: dict[str, str], tmp_path: Path) -> None:
     check(await fuzz.fuzz_convert(models, tmp_path, 0, count("convert")))
 
 
+@pytest.mark.stress
 async def test_damaged_models(tmp_path: Path) -> None:
     found = await asyncio.to_thread(survey, 0, count("onnx"), tmp_path)
     tell(f"onnx: {dict(found.ends)}, died inside ONNX Runtime: {found.crashes}")

@@ -51,7 +51,6 @@ def test_storm(
     weather: str,
     seed: int,
     caplog: pytest.LogCaptureFixture,
-    record_property: Callable[[str, object], None],
 ) -> None:
     caplog.set_level(logging.CRITICAL + 1, "aioais")  # thousands of sessions that break say so
     pick = random.Random(f"{weather} {seed}")
@@ -70,8 +69,6 @@ def test_storm(
         watch(threads, lambda: tally.steps)
     emulator.disarm()  # of faults that nobody has met
     counts = dict(sorted(tally.disruptions.items()))
-    record_property("disruptions", tally.total)
-    record_property("checked", tally.checked)
     sys.stdout.write(f"storm {weather} {seed}: {tally.total} disruptions {counts}, {tally.checked} results right\n")
     assert tally.total >= tally.quota
     assert tally.checked > tally.total // 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,22 @@ def no_handle_left() -> Iterator[None]:
         pytest.fail(str(error), False)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test that arms a fault which never strikes: it has not seen what it is about."""
+    yield
+    armed = (*emulator.pending().items(), *emulator.pending(device_side=True).items())
+    pending = {call: len(faults) for call, faults in armed if faults}
+    if pending:
+        emulator.disarm()
+        pytest.fail(f"faults that never struck: {pending}; disarm what is meant to be left", False)
+
+
 @pytest.fixture
 def clean_slate() -> Iterator[None]:
-    """Disarm what a failed test has armed."""
+    """Begin without ACL, whatever ran before, and disarm what a failed test has armed."""
+    inside.finalize_all()
+    emulator.reset()
     yield
     emulator.disarm()
     gc.collect()

@@ -34,7 +34,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SMALL = (2, 8)
 LARGE = (2, 1 << 17)
 LIMIT = 0.2
-BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 MODES = pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
 STAGES = pytest.mark.parametrize("stage", ["h2d", "execute", "d2h"])
 LOST = [507010, 507053, 507054, 507901]
@@ -77,6 +77,7 @@ def live() -> dict[str, int]:
 # --- a device that hangs ------------------------------------------------------------------------
 
 
+@pytest.mark.pairs
 @STAGES
 @MODES
 @BOTH

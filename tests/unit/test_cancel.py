@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SMALL = (1, 8)
-"""Goes by the express when it is alone."""
+"""Submitted and awaited by one thread when it is alone."""
 LARGE = (1, 1 << 17)
-"""Always goes by the stages, and its result leases pinned memory."""
+"""Goes through all threads, and its result leases pinned memory."""
 WAYS = ["task", "wait_for", "anyio", *(["timeout"] if sys.version_info >= (3, 11) else [])]
 STAGES = ["h2d", "execute", "d2h", "malloc"]
 
@@ -88,7 +88,7 @@ async def session(models: Models, request: pytest.FixtureRequest) -> AsyncIterat
 
 @pytest.mark.pairs
 @pytest.mark.parametrize("company", [0, 2])
-@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("stage", "out_array"),
@@ -130,7 +130,7 @@ async def test_cancelled_on_the_device(
     assert session.statistics().slots <= 3
 
 
-@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("way", WAYS)
 async def test_cancelled_in_the_queue_never_runs(models: Models, way: str, shape: tuple[int, ...]) -> None:
     async with InferSession(0, models.add(shape), depth=1) as session:
@@ -158,7 +158,7 @@ async def test_cancelled_in_the_queue_never_runs(models: Models, way: str, shape
         assert counts["acl.rt.memcpy_async"] == 5 * 3
 
 
-@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 async def test_feeds_of_a_cancelled_request_are_let_go(models: Models, shape: tuple[int, ...]) -> None:
     class Feed(np.ndarray[Any, np.dtype[Any]]):
         pass

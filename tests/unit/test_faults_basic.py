@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("clean_slate")
 
 SMALL = (1, 8)
 LARGE = (1, 1 << 17)
-BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 CODE = 507899
 
 
@@ -85,16 +85,19 @@ async def test_refused_call(models: Models, call: str, shape: tuple[int, ...]) -
 @pytest.mark.pairs
 @BOTH
 @pytest.mark.parametrize(
-    "call",
+    ("call", "nth"),
     [
-        "acl.rt.malloc",
-        "acl.rt.malloc_host",
-        "acl.rt.create_stream",
-        "acl.rt.create_event_ex_with_flag",
-        "acl.mdl.create_dataset",
+        (call, nth)
+        for call, count in {
+            "acl.rt.malloc": 3,
+            "acl.rt.malloc_host": 3,
+            "acl.rt.create_stream": 2,
+            "acl.rt.create_event_ex_with_flag": 3,
+            "acl.mdl.create_dataset": 3,
+        }.items()
+        for nth in range(count)
     ],
 )
-@pytest.mark.parametrize("nth", [0, 1, 2])
 async def test_buffers_cannot_be_made(models: Models, call: str, nth: int, shape: tuple[int, ...]) -> None:
     async with InferSession(0, models.add(shape), depth=2) as session:
         held = session.statistics().device_bytes
@@ -107,6 +110,7 @@ async def test_buffers_cannot_be_made(models: Models, call: str, nth: int, shape
                 assert session.statistics().device_bytes == held
         errors = await burst(session, shape, 8)
         assert len(errors) <= 1
+        assert not emulator.pending(), f"nothing calls {call}"
         check(shape, 3, await session.infer(feeds(shape, 3)))
         now = session.statistics()
         assert (now.in_flight, now.queued) == (0, 0)
@@ -124,6 +128,8 @@ async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple
         now = session.statistics()
         # Small requests share one set, so no other is asked for.
         assert (now.depth, now.slots, now.failed) == (4 if shape == SMALL else 1, 1, 0)
+        assert bool(emulator.pending()) == (shape == SMALL)
+        emulator.disarm()
 
 
 async def test_spare_buffers_are_kept_when_others_cannot_be_made(models: Models) -> None:

@@ -47,8 +47,8 @@ class Variant:
 
 
 VARIANTS = {
-    "express": Variant("static"),
-    "staged": Variant("static", LARGE),
+    "small": Variant("static"),
+    "large": Variant("static", LARGE),
     "whole": Variant("static", is_whole=True),
     "recorded": Variant("static", LARGE, is_recorded=True),
     "bounded": Variant("static", LARGE, hang_timeout=60),

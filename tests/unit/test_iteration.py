@@ -494,7 +494,8 @@ async def test_inputs_and_outputs_of_different_capacity(models: Models, same: Sa
 
 @WAYS
 @pytest.mark.parametrize("mode", ["static", "dymbatch", "dymshape"])
-async def test_others_have_their_turn(models: Models, same: Same, mode: Mode, mem_copy: bool) -> None:
+@pytest.mark.parametrize("turns", [4, pytest.param(20, marks=pytest.mark.slow)])
+async def test_others_have_their_turn(models: Models, same: Same, turns: int, mode: Mode, mem_copy: bool) -> None:
     shapes = SHAPES[mode][1]
     async with InferSession(0, mix_of(models, mode)) as session:
         for _ in range(60):  # until it is known how light the model is
@@ -502,10 +503,10 @@ async def test_others_have_their_turn(models: Models, same: Same, mode: Mode, me
         wanted = [await session.infer(pair(shape), mode) for shape in shapes]
         task = asyncio.ensure_future(session.infer_iteration(pair(shapes[0]), [1, 0], 10**7, mode, mem_copy=mem_copy))
         await asyncio.sleep(0)
-        for k in range(20):
+        for k in range(turns):
             same(await session.infer(pair(shapes[k % len(shapes)]), mode), wanted[k % len(shapes)])
         k = 0
-        async for outputs in session.infer_pipeline([pair(shape) for shape in shapes] * 10, mode):
+        async for outputs in session.infer_pipeline([pair(shape) for shape in shapes] * (turns // 2), mode):
             same(outputs, wanted[k % len(shapes)])
             k += 1
         short = session.infer_iteration(pair(shapes[-1]), [1, 0], 9, mode, mem_copy=mem_copy)

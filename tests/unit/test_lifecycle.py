@@ -574,6 +574,7 @@ def test_what_was_measured_outlives_the_session(models: Models) -> None:
         never_opened.summary()
 
 
+@pytest.mark.engine
 async def test_a_session_may_be_collected_where_its_locks_are_held(models: Models) -> None:
     """The collector runs in any thread, and in any allocation."""
     session = await InferSession(0, models.add(SMALL))

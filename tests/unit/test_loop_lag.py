@@ -29,7 +29,6 @@ async def idle_p99_ms() -> float:
     return ticker.p99_ms
 
 
-@pytest.mark.slow
 async def test_under_load(models: Models) -> None:
     array = np.zeros((1, 3, 64, 64), np.float32)
     best = float("inf")

@@ -99,7 +99,7 @@ async def live_through(path: str, shape: tuple[int, ...], is_whole: bool) -> lis
     return errors
 
 
-SHAPES = {"express": SMALL, "staged": LARGE, "whole": SMALL}
+SHAPES = {"small": SMALL, "large": LARGE, "whole": SMALL}
 
 
 @pytest.mark.slow

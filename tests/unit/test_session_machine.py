@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Request = tuple[list[Any], Array]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 LONG = Tier.is_long
 LOST = 507010
@@ -423,7 +423,10 @@ async def _next(pipe: Any) -> Any:
     return await anext(pipe, None)
 
 
-def test_the_life_of_a_session(models: Models, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+@pytest.mark.parametrize("lives", [15, pytest.param(400 if LONG else 40, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_the_life_of_a_session(
+    models: Models, loop_factory: Callable[[], asyncio.AbstractEventLoop], lives: int
+) -> None:
     path = models.subtract(["n", "m"], ["n", "m"], ["n", "m"])
     dims = ";".join(f"{rows},{columns},{rows},{columns}" for rows in (1, 2, 4) for columns in COLUMNS)
     paths = {
@@ -434,7 +437,7 @@ def test_the_life_of_a_session(models: Models, loop_factory: Callable[[], asynci
     run_state_machine_as_test(
         life,
         settings=settings(
-            max_examples=400 if LONG else 40,
+            max_examples=lives,
             stateful_step_count=60 if LONG else 30,
             derandomize=not LONG,
             deadline=None,

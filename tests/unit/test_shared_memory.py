@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LARGE = (1, 1 << 17)
-"""512 KiB: past the express, and results of it are leased."""
+"""512 KiB: results of it are leased."""
 
 
 @pytest_asyncio.fixture(autouse=True)

@@ -373,6 +373,7 @@ async def test_who_looks_sees_every_request_that_has_ended(models: Models) -> No
     assert len(MemorySummary.get_h2d_time_list()) == 31, "those of closed sessions too"
 
 
+@pytest.mark.engine
 async def test_a_closed_session_leaves_no_times_behind(models: Models) -> None:
     async with InferSession(0, models.identity([1, 4])) as session:
         for _ in range(3):
@@ -409,6 +410,7 @@ async def test_sessions_note_at_the_same_time(models: Models) -> None:
 # --- booking ------------------------------------------------------------------------------------
 
 
+@pytest.mark.engine
 async def test_what_cannot_be_booked_fails_nobody(
     models: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -428,6 +430,7 @@ async def test_what_cannot_be_booked_fails_nobody(
     assert {record.getMessage() for record in caplog.records} == {"times of requests could not be booked"}
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("place", ["extend", "_judge"])
 async def test_a_handler_of_signals_may_look_while_times_are_booked(models: Models, place: str) -> None:
     async with InferSession(0, models.identity([1, 4])) as session:

@@ -246,6 +246,7 @@ async def test_to_device_of_a_session_that_is_closed_meanwhile(models: Models, h
             await copying
 
 
+@pytest.mark.engine
 def test_a_worker_that_was_stopped_refuses(caplog: pytest.LogCaptureFixture) -> None:
     """Also what was submitted before, but had no turn: the device is gone."""
     worker = inside.Worker("aioais-test")

@@ -88,6 +88,8 @@ def test_pending_tells_what_is_left(devices: EmulatedDevices) -> None:
     for _ in range(2):
         emulator.acl.rt.get_run_mode()
     assert devices.pending() == [Fault("acl.rt.get_run_mode", 500000, times=1), rows[1]]
+    emulator.disarm()
+    assert devices.pending() == []
 
 
 def test_wrong_faults_are_refused(devices: EmulatedDevices) -> None:

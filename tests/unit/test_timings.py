@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Models
 
 SMALL = (1, 8)
-"""Goes by the express when it is alone."""
+"""Submitted and awaited by one thread when it is alone."""
 LARGE = (1, 1 << 17)
 """Always goes by the stages."""
-BOTH_WAYS = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+BOTH_WAYS = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 
 
 def ones(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -179,7 +179,7 @@ async def test_dynamic_shape_loops_and_device_tensors(models: Models, dialled: N
     assert trace.slices["H2D"][third][0] == trace.slices["H2D"][third][1]
 
 
-@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["express", "staged"])
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 async def test_failed_and_cancelled_requests(models: Models, tmp_path: Path, shape: tuple[int, ...]) -> None:
     async with InferSession(0, models.identity(shape), depth=1) as session:
         await session.infer([ones(shape)])

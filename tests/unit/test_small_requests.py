@@ -90,6 +90,7 @@ async def executions(session: InferSession, tasks: list[Task]) -> int:
     return count
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(("depth", "most"), [(1, 1), (2, 16), (4, 16), (6, 16)])
 async def test_how_many(models: Models, depth: int, most: int) -> None:
     async with InferSession(0, models.add(SMALL), depth=depth) as session:
@@ -106,6 +107,7 @@ async def test_how_many(models: Models, depth: int, most: int) -> None:
         assert (now.in_flight, now.queued) == (0, 0)
 
 
+@pytest.mark.engine
 async def test_never_more_than_the_depth_at_first(models: Models) -> None:
     async with InferSession(0, models.add(SMALL), depth=2) as session:
         for seed in range(20):
@@ -134,6 +136,7 @@ async def test_a_slower_device_has_depth_requests(models: Models, monkeypatch: p
             assert await outcomes(tasks) == []
 
 
+@pytest.mark.engine
 async def test_several_executions_are_one_request_at_a_time(models: Models) -> None:
     async with InferSession(0, models.add(SMALL), loop=3) as session:
         assert await grown(session) == 1
@@ -164,6 +167,7 @@ async def test_each_is_timed(models: Models) -> None:
             assert stage.count - before[name].count == 32
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("nth", [0, 1, 7, 14])
 @pytest.mark.parametrize(
     ("call", "each"), [("acl.rt.memcpy_async", 3), ("acl.mdl.execute_async", 1), ("acl.rt.record_event", 4)]
@@ -179,6 +183,7 @@ async def test_a_call_that_fails_concerns_one_request(models: Models, call: str,
         await round_of(session, 64)
 
 
+@pytest.mark.engine
 async def test_a_time_that_cannot_be_read_concerns_one_request(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         await grown(session)
@@ -188,6 +193,7 @@ async def test_a_time_that_cannot_be_read_concerns_one_request(models: Models) -
         assert await outcomes(tasks) == [9]
 
 
+@pytest.mark.engine
 async def test_a_failure_on_the_device_concerns_the_burst(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         most = await grown(session)
@@ -198,6 +204,7 @@ async def test_a_failure_on_the_device_concerns_the_burst(models: Models) -> Non
         await round_of(session, 64)
 
 
+@pytest.mark.engine
 async def test_cancelled_before_and_after(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         most = await grown(session)
@@ -226,6 +233,7 @@ async def test_cancelled_before_and_after(models: Models) -> None:
         assert session.statistics().cancelled - before == 5
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("times", [2, 1000])
 @pytest.mark.parametrize("call", ["acl.rt.create_event_ex_with_flag", "acl.rt.malloc_host"])
 async def test_no_room_for_a_burst(models: Models, call: str, times: int, caplog: pytest.LogCaptureFixture) -> None:
@@ -246,6 +254,7 @@ async def test_no_room_for_a_burst(models: Models, call: str, times: int, caplog
         )
 
 
+@pytest.mark.engine
 async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -> None:
     async with InferSession(0, models.add(SMALL), depth=2) as session:
         while not inside.is_fast(session):
@@ -254,6 +263,7 @@ async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -
         with caplog.at_level(logging.WARNING, "aioais"):
             while not any("together from now on" in record.message for record in caplog.records):
                 await round_of(session, 64)
+        emulator.disarm()
         assert 1 < inside.batch_limit(session) < 16
         await round_of(session, 64)
         assert session.statistics().failed == 0
@@ -330,6 +340,7 @@ async def test_memory_comes_back(models: Models) -> None:
         assert now.pinned_leased == 0
 
 
+@pytest.mark.engine
 async def test_sessions_leave_events_for_each_other(
     models: Models, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +374,7 @@ async def test_a_coroutine_that_is_closed_while_it_waits(models: Models) -> None
         assert (now.done, now.cancelled, session.summary().count) == (4, 1, 4)
 
 
+@pytest.mark.engine
 async def test_a_log_that_is_kept_keeps_no_request(models: Models, caplog: pytest.LogCaptureFixture) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         results = [weakref.ref((await session.infer(feeds(SMALL, seed)))[0]) for seed in range(3)]
