@@ -56,7 +56,7 @@ _DEFINING = (
     transfer,
     util,
 )
-"""The modules that define entry points, which importing them does."""
+"""The modules whose import defines the entry points."""
 
 MODULES = {
     name: ModuleType(name, "Part of pyACL, emulated on the CPU.")

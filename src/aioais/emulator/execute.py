@@ -33,7 +33,7 @@ __all__ = ["execute", "execute_async"]
 def _prepare(
     call: str, model: Model, in_handle: int, out_handle: int, context: Context
 ) -> tuple[Dataset, Dataset] | int:
-    """Make the checks that come before those of the buffers."""
+    """Check everything but the buffers."""
     inputs = datasets.get(in_handle) or find_dataset(in_handle)
     outputs = datasets.get(out_handle) or find_dataset(out_handle)
     if inputs is None or outputs is None:
@@ -45,13 +45,13 @@ def _prepare(
     if model.manner is None:
         model.manner = call
     elif model.manner != call:
-        text = f"{call} after {model.manner} on one static model: the first call decides until it is unloaded"
+        text = f"{call} after {model.manner} on one static model: the first call decides until the model is unloaded"
         return report(AclCode.GE_FAILURE, text)
     return inputs, outputs
 
 
 def _plan(model: Model, pair: tuple[Dataset, Dataset], context: Context, allocate: bool) -> Plan | int:
-    """Give the plan of an execution, the last one where nothing changed."""
+    """Return the plan of an execution, the previous one if nothing changed."""
     inputs, outputs = pair
     plan: Plan | None = model.plans.get((inputs.handle, outputs.handle))
     if plan is not None and plan.stamp == (inputs.version, outputs.version, device_memory.epoch):
@@ -118,7 +118,7 @@ def execute_v2(model_id: int, inputs: int, outputs: int, stream: int, config: in
     if config == 0:
         return report(AclCode.INVALID_PARAM, "execute_v2: configuration 0")
     if config not in exec_configs:
-        raise EmulatorError(f"{config:#x} is no execution configuration: destroyed, or never created")
+        raise EmulatorError(f"{config:#x} is not an execution configuration: destroyed, or never created")
     return _execute(model_id, inputs, outputs)
 
 
@@ -200,7 +200,7 @@ def _not_finished(model: Model, last: tuple[Ordered, int] | None, what: str) -> 
 
 
 def _not_ordered(model: Model, stream: Stream, last: tuple[Ordered, int] | None, what: str) -> str:
-    """Say what orders two executions too little, and what would."""
+    """Say why two executions are not ordered, and what would order them."""
     assert last is not None
     first = last[0]
     problem = f"execute_async of model {model.handle} on {stream} may overlap the last execution of {what}"
@@ -221,7 +221,7 @@ def _not_ordered(model: Model, stream: Stream, last: tuple[Ordered, int] | None,
 
 @atexit.register
 def _leave() -> None:
-    """Stop what runs and drop what is queued: nobody is left to wait for it, and it would hold up the exit."""
+    """Stop what runs and drop what is queued: no thread waits for it any more, and it would delay the exit."""
     if state.is_forked:
         return
     state.is_leaving = True
@@ -230,7 +230,7 @@ def _leave() -> None:
 
 
 class ExecConfig:
-    """Limits of one execution; the emulator keeps them and needs none."""
+    """Limits of one execution; the emulator stores and ignores them."""
 
     __slots__ = ("values",)
 
@@ -244,13 +244,13 @@ exec_configs: dict[int, ExecConfig] = table("others")
 def _find_config(handle: int) -> ExecConfig | None:
     config = exec_configs.get(handle)
     if handle and config is None:
-        raise EmulatorError(f"{handle:#x} is no execution configuration: destroyed, or never created")
+        raise EmulatorError(f"{handle:#x} is not an execution configuration: destroyed, or never created")
     return config
 
 
 @entry("acl.mdl.create_exec_config_handle", answer=SINGLE)
 def create_exec_config_handle() -> int:
-    """Make an execution configuration."""
+    """Create an execution configuration."""
     handle = next(handles)
     exec_configs[handle] = ExecConfig()
     return handle

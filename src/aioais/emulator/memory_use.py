@@ -1,7 +1,7 @@
 """Executions of different models that use the same device memory: one that writes it must not overlap another.
 
-Executions of one model are ordered among themselves, so a model that has its memory to itself, as nearly all do,
-costs nothing here: only ways to execute that conflict with one of another model know each other as rivals.
+Executions of one model are ordered among themselves, so a model with memory of its own, the usual case, costs
+nothing here: only uses that conflict with another model's are checked, its rivals.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Use:
         self.last: tuple[Ordered, int] | None = None
         """The last execution."""
         self.is_retired = False
-        """The model is executed in this way no more."""
+        """The model will not execute in this way again."""
         self.rivals: list[Use] = []
         # Addresses only: blocks know their uses, and a circle would keep their memory.
         self.parts = [(part.start, part.stop, part.is_written) for part in ranges]

@@ -6,9 +6,9 @@ stream, by letting the second stream wait for an event recorded behind the first
 host in between. The emulator refuses what is not ordered in one of these ways, whatever order the work happens
 to run in here.
 
-One clock numbers everything that is submitted. A stream knows for each other stream up to which number it waits
-for it (``behind``), and what of its own work the host knows to be finished (``known``). Recording an event takes
-both along, waiting for it merges them into the waiting stream.
+One clock numbers everything that is submitted. A stream keeps for each other stream the number up to which it waits
+for it (``behind``), and the number up to which the host knows its own work to be finished (``known``). A record of
+an event takes a copy; a wait for the event merges it into the waiting stream.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from threading import Lock
 __all__ = ["Mark", "Ordered", "has_finished", "is_ordered", "note_finished", "note_wait", "tick"]
 
 tick = itertools.count(1).__next__
-"""The next number of the clock; a C function, so that threads never get one number twice."""
+"""Return the next number of the clock; a C function, so two threads never get the same number."""
 
 _lock = Lock()
-"""Guards the merging of what streams know: lost updates would refuse correct programs."""
+"""Guards merges: a lost update would refuse a correct program."""
 
 
 class Ordered:

@@ -1,7 +1,7 @@
 """ONNX Runtime: loading a model and running it in place on device memory.
 
 ``onnxruntime`` is imported when the first model is loaded. Its import blocks the interpreter while
-its shared library is opened, so :func:`preload` opens that beforehand without the GIL.
+its shared library is loaded, so :func:`preload` loads that first without the GIL.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class OrtTensor(NamedTuple):
     """ONNX element type."""
     itemsize: int
     shape: tuple[int, ...]
-    """-1 where the graph leaves a dim open; ``(-2,)``, as in GE, where it leaves even their number open."""
+    """-1 where the graph leaves a dim open; ``(-2,)``, as in GE, where even their number is open."""
 
 
 class Bound(NamedTuple):
@@ -82,7 +82,7 @@ _preloaded = False
 
 
 def preload() -> bool:
-    """Open ONNX Runtime's shared library without holding the GIL.
+    """Load ONNX Runtime's shared library without holding the GIL.
 
     May be called in any thread before the first load; the import that follows is then short.
 
@@ -102,7 +102,7 @@ def preload() -> bool:
             return True
         libraries = sorted((Path(spec.origin).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
         try:
-            dlopen = ctypes.CDLL(None).dlopen  # a foreign call, which gives the GIL up
+            dlopen = ctypes.CDLL(None).dlopen  # a foreign call releases the GIL
         except (AttributeError, OSError, TypeError):
             return True
         dlopen.argtypes = [ctypes.c_char_p, ctypes.c_int]
@@ -140,21 +140,21 @@ def check_magic(head: bytes, what: str) -> None:
 def start_session(
     source: str | bytes, what: str, threads: int, spin: bool, plain: bool = False, folder: str = ""
 ) -> Any:
-    """Make a session of ONNX Runtime.
+    """Create a session of ONNX Runtime.
 
     Parameters
     ----------
-    source : str or bytes
-        Path (loading gives the GIL up) or content (it does not).
-    what : str
+    source
+        Path (loading releases the GIL) or content (it does not).
+    what
         What is loaded, for messages.
-    threads : int
+    threads
         Intra-op threads; 0 = as many as there are cores.
-    spin : bool
-        Let them spin between operators.
-    plain : bool
+    spin
+        Whether they spin between operators.
+    plain
         Run the graph node by node as it is written, without optimising it.
-    folder : str
+    folder
         Where the weights outside of the content are.
 
     Returns
@@ -165,7 +165,7 @@ def start_session(
     Raises
     ------
     LoadError
-        It is no ONNX model, or not one that can run here.
+        It is not an ONNX model, or not one that can run here.
     """
     onnxruntime = _import()
     options = onnxruntime.SessionOptions()
@@ -177,7 +177,7 @@ def start_session(
     if folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        # The fallback tries the same provider again, and says so on stdout.
+        # The fallback would try the same provider again and print a message to stdout.
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as exc:  # the classes of its errors are made at run time
         kind = type(exc).__name__
@@ -191,21 +191,21 @@ class Binding:
 
     Parameters
     ----------
-    model : OrtModel
+    model
         The model.
-    inputs, outputs : sequence of Bound
+    inputs, outputs
         Memory of every input, and of every output in graph order; an output with a pointer of 0
-        is left to ONNX Runtime.
+        is allocated by ONNX Runtime.
     """
 
-    __slots__ = ("_checked", "_elsewhere", "_io", "_model", "_outputs", "_run")
+    __slots__ = ("_elsewhere", "_io", "_is_checked", "_model", "_outputs", "_run")
 
     def __init__(self, model: OrtModel, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> None:
         self._io = io = model.session.io_binding()
         self._model = model
         self._run = model.session.run_with_iobinding
         self._outputs = outputs
-        self._checked = False
+        self._is_checked = False
         self._elsewhere: list[int] = []
         for tensor in inputs:
             io.bind_input(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
@@ -233,9 +233,9 @@ class Binding:
                 raise DeviceError(AclCode.RT_STREAM_ABORT, "the running model was stopped") from exc
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
         finally:
-            with model.lock:  # a late stop must not reach the next run
+            with model.lock:  # a late stop must not end the next run
                 model.is_running = options.terminate = False
-        if not self._checked:
+        if not self._is_checked:
             # an output that is also an input of the graph comes back as that input, unbound
             values = self._io.get_outputs()
             self._elsewhere = [
@@ -243,7 +243,7 @@ class Binding:
                 for index, (value, bound) in enumerate(zip(values, self._outputs, strict=True))
                 if bound.pointer and value.data_ptr() != bound.pointer
             ]
-            self._checked = True
+            self._is_checked = True
         if self._elsewhere:
             values = self._io.get_outputs()
             for index in self._elsewhere:
@@ -251,7 +251,7 @@ class Binding:
                 ctypes.memmove(bound.pointer, values[index].data_ptr(), bound.nbytes)
 
     def results(self) -> list[tuple[tuple[int, ...], int]]:
-        """Give shape and address of every output of the last run."""
+        """Return shape and address of every output of the last run."""
         return [(tuple(value.shape()), int(value.data_ptr())) for value in self._io.get_outputs()]
 
 
@@ -260,26 +260,26 @@ class OrtModel:
 
     Parameters
     ----------
-    source : str or bytes
-        Path (loading gives the GIL up) or content (it does not).
-    threads : int
+    source
+        Path (loading releases the GIL) or content (it does not).
+    threads
         Intra-op threads; 0 = as many as there are cores, but one for a model that is small and of fixed shapes.
-    spin : bool
-        Let them spin between operators.
+    spin
+        Whether they spin between operators.
 
     Attributes
     ----------
-    options : onnxruntime.RunOptions
-        Of all its runs, one at a time.
-    lock : threading.Lock
+    options
+        Options of its runs, which run one at a time.
+    lock
         Guards the end of a run against :meth:`stop`.
-    is_running : bool
-        Whether it computes now.
+    is_running
+        Whether it is computing.
 
     Raises
     ------
     LoadError
-        It is no ONNX model, or not one that can run here.
+        It is not an ONNX model, or not one that can run here.
     """
 
     def __init__(self, source: str | bytes, threads: int, spin: bool) -> None:
@@ -310,19 +310,19 @@ class OrtModel:
             self.metadata: dict[str, str] = dict(about.custom_metadata_map)
             self.title = str(about.graph_name)
         except UnicodeDecodeError as exc:
-            text = f"{what} is damaged: a name in it is no UTF-8 text ({exc})"
+            text = f"{what} is damaged: a name in it is not UTF-8 ({exc})"
             raise LoadError(AclCode.GE_LOAD_MODEL, text) from exc
         if one and cores() > 1 and not self._has_small_tensors():
             self.session = start_session(source, what, 0, spin)
         self.options: Any = _import().RunOptions()
         self.options.log_severity_level = 4
-        # Looked up before every run; where it is missing that throws and catches an exception, for 40 µs.
+        # Looked up before every run; a missing entry costs 40 µs for an exception inside.
         self.options.add_run_config_entry("gpu_graph_id", "-1")
         self.lock = threading.Lock()
         self.is_running = False
 
     def stop(self) -> None:
-        """End the run under way at the next operator; without one, do nothing."""
+        """End the current run at the next operator, if there is one."""
         with self.lock:
             if self.is_running:
                 self.options.terminate = True

@@ -1,7 +1,7 @@
-"""Plans: everything about an execution that is decided when it is submitted.
+"""Plans: everything about an execution that is known at submission.
 
 Sizes, gears, shapes and addresses are taken at submission; the data are read and written when the
-plan runs. A plan is reused for as long as neither dataset nor device memory changed.
+plan runs. A plan is reused as long as neither dataset nor device memory changes.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Plan:
 
     Parameters
     ----------
-    model : Model
+    model
         The model.
-    inputs, outputs : list of Region
+    inputs, outputs
         Memory; the hidden input last.
-    shapes : list of shape, optional
+    shapes
         Shapes of the real inputs, ``None`` when only the device knows the gear.
-    gear : int, optional
-        The gear chosen, for gear models.
-    dataset : Dataset
+    gear
+        Index of the gear, for gear models.
+    dataset
         The output dataset, which gets tensor descriptions of dynamic runs.
-    stamp : tuple
-        What must not have changed for the plan to be good again.
+    stamp
+        Versions for which the plan is valid.
     """
 
     __slots__ = (
@@ -99,7 +99,7 @@ class Plan:
             self._bind(shapes, gear or 0)
 
     def _bind(self, shapes: tuple[tuple[int, ...], ...], gear: int) -> None:
-        """Bind inputs and outputs in place; outputs that overlap anything get memory of their own."""
+        """Bind inputs and outputs in place; outputs that overlap other memory get memory of their own."""
         model, info = self.model, self.model.info
         into = [
             Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
@@ -128,9 +128,9 @@ class Plan:
 
         Parameters
         ----------
-        allocate : Context, optional
+        allocate
             Where output memory is allocated for empty data buffers (synchronous calls only).
-        stream : int
+        stream
             Number of the stream, for dumps.
 
         Raises
@@ -188,7 +188,7 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, text)
 
     def _fed(self) -> list[Bound]:
-        """Give the memory of the real inputs."""
+        """Return the memory of the real inputs."""
         assert self.shapes is not None
         return [
             Bound(spec.name, spec.element, shape, region.pointer or nothing(), math.prod(shape) * spec.itemsize)
@@ -236,13 +236,13 @@ class Plan:
 
 
 def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | int:
-    """Give the shapes of a dynamic run, from the dataset's tensor descriptions."""
+    """Return the shapes of a dynamic run, from the dataset's tensor descriptions."""
     shapes = []
     for index, spec in enumerate(model.info.inputs):
         desc = dataset.descs.get(index)
         shape = spec.dims if desc is None else desc.dims
         if any(dim < 0 for dim in shape):
-            text = f"input {spec.name!r} has no shape: set_dataset_tensor_desc comes first"
+            text = f"input {spec.name!r} has no shape: set_dataset_tensor_desc must come first"
             return report(AclCode.INVALID_PARAM, text)
         bounds = spec.range or ()
         fits = len(shape) == len(spec.dims) and all(
@@ -267,13 +267,13 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
 
     Parameters
     ----------
-    model : Model
+    model
         The model.
-    inputs, outputs : Dataset
+    inputs, outputs
         Its datasets.
-    context : Context
+    context
         The current context.
-    allocate : bool
+    allocate
         Whether empty output buffers get memory (synchronous calls).
 
     Returns
@@ -299,7 +299,7 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
     elif info.gears:
         if inputs.gear is not None and inputs.gear not in info.gears:
             text = f"the input dataset carries gear {list(inputs.gear)}, which model {model.handle} does not have"
-            raise EmulatorError(f"{text}: a dataset that served another model needs a gear of this one first")
+            raise EmulatorError(f"{text}: set a gear of this model first")
         gear = None if inputs.gear is None else info.gears.index(inputs.gear)
         shapes = None if gear is None else info.input_shapes[gear]
         hidden, needed = into[info.hidden], info.inputs[info.hidden].size

@@ -11,7 +11,7 @@ __all__ = ["SMALL", "cores", "is_small_file"]
 SMALL = 256 << 10
 """Bytes of a model file, or of its inputs and outputs together, up to which one thread is enough.
 
-Waking a second one takes longer than such a model runs."""
+Waking a second one takes longer than such a model."""
 
 
 @cache
@@ -36,15 +36,15 @@ def cores() -> int:
 
 
 def is_small_file(source: str | bytes) -> bool:
-    """Whether an ONNX model, with its weights, is of few bytes.
+    """Whether an ONNX model, with its weights, is small.
 
     Parameters
     ----------
-    source : str or bytes
+    source
         Path or content.
     """
     if isinstance(source, str):
         if os.path.getsize(source) > SMALL:
             return False
         source = Path(source).read_bytes()
-    return len(source) <= SMALL and b"location" not in source  # the key of weights in files of their own
+    return len(source) <= SMALL and b"location" not in source  # the key of external weights

@@ -26,7 +26,7 @@ from .timeline import FOREVER, Engine, sleep_until
 __all__ = ["move"]
 
 _HELD_BELOW = 32 << 10
-"""Smaller copies keep the GIL: giving it up costs more than the copy."""
+"""Smaller copies keep the GIL: releasing it costs more than the copy."""
 
 _memmove_held = ctypes.PyDLL(None).memmove
 _memmove_held.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -45,14 +45,14 @@ _KINDS = {
 
 
 class Place(NamedTuple):
-    """One end of a copy: the block around it, if it is tracked, and where it really is."""
+    """One end of a copy: the block around it, if it is tracked, and its real address."""
 
     block: Block | None
     pointer: int
 
 
 def move(destination: int, source: int, count: int) -> None:
-    """Copy bytes between real addresses, without the GIL when they are many."""
+    """Copy bytes between real addresses, without the GIL for large copies."""
     if count < _HELD_BELOW:
         _memmove_held(destination, source, count)
     else:
@@ -82,7 +82,7 @@ def device_place(address: int, count: int, role: str, context: Context) -> Place
         past = device_memory.explain(address)
         if past is not None or is_device_address(address):
             raise EmulatorError(f"{role}: {address:#x} is {past or 'not inside any live device memory'}")
-        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is a host address, device memory is wanted")
+        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is a host address; expected device memory")
         return None
     device = block.device
     if device is not context.device and device is not None and device.index not in context.device.peers:
@@ -105,7 +105,7 @@ def host_place(address: int, count: int, role: str) -> Place | None:
     if block is not None:
         return _in_block(host_memory, block, address, count, role)
     if is_device_address(address):
-        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is device memory, a host address is wanted")
+        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is device memory; expected a host address")
         return None
     past = host_memory.explain(address)
     if past is not None:
@@ -119,7 +119,7 @@ class Copy(NamedTuple):
     kind: str
     destination: Place
     source: Place
-    pageable: bool
+    is_pageable: bool
 
 
 def _shared_place(address: int, count: int, role: str, context: Context) -> Place | None:
@@ -162,13 +162,13 @@ def _check(
 
 
 def engine_of(context: Context, kind: str) -> Engine | None:
-    """Give the engine that does a kind of copy; the host copies its own memory itself."""
+    """Return the engine that does a kind of copy; the host copies its own memory itself."""
     engine: Engine | None = None if kind == "h2h" else getattr(context.device, kind)
     return engine
 
 
 def _copy_now(copied: Copy, count: int, context: Context) -> None:
-    """Copy while the caller waits, holding the GIL as pyACL does."""
+    """Copy at once, holding the GIL as pyACL does."""
     if state.gates:
         faults.pass_gates(copied.kind, context.device.index)
     began, cpu = perf_counter(), thread_time()
@@ -239,7 +239,7 @@ def memcpy_async(destination: int, maximum: int, source: int, count: int, kind: 
     stream = streams.get(handle) or resolve(handle, context)
     if stream.context is not context:
         return foreign("memcpy_async")
-    # The usual case first: whole blocks or parts of them, pinned on the host side.
+    # The usual case first: parts of blocks, pinned on the host side.
     if 0 < count <= maximum and (kind == 1 or kind == 2):
         if kind == 1:
             name = "h2d"
@@ -282,7 +282,7 @@ def _memcpy_async_checked(
         return copied
     if copied.kind == "h2h" and state.settings.run_mode == RunMode.HOST:
         return report(AclCode.RT_FEATURE_NOT_SUPPORT, "memcpy_async from host to host is not supported")
-    if copied.pageable:
+    if copied.is_pageable:
         # Only pinned memory is copied in the background: the call waits for the stream, then copies.
         refuse_deadlock(stream, "memcpy_async with pageable host memory")
         synchronize(stream, FOREVER, state.settings.gil != "release")
@@ -291,7 +291,7 @@ def _memcpy_async_checked(
         return 0
     fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
     (to, to_pointer), (origin, pointer) = copied.destination, copied.source
-    kind_name = "d2d" if copied.kind == "h2h" else copied.kind  # one memory: any engine does it
+    kind_name = "d2d" if copied.kind == "h2h" else copied.kind  # shared memory: any engine will do
     submitted = perf_counter() if stream.device.is_virtual else 0.0
     stream.queue.append((_run_copy, submitted, fault, kind_name, count, to, to_pointer, origin, pointer))
     return 0
