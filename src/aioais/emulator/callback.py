@@ -17,7 +17,7 @@ from ._args import entry
 from ._registry import table
 from ._state import report
 from .context import current
-from .ordering import Mark, note_finished
+from .ordering import note_finished
 from .stream import Operation, Stream, foreign, resolve, run
 from .timeline import FOREVER, sleep_until
 
@@ -30,10 +30,11 @@ _POLL = 0.001
 class Call:
     """One queued callback."""
 
-    __slots__ = ("argument", "function", "is_blocking", "is_done", "is_posted", "mark", "time")
+    __slots__ = ("argument", "behind", "function", "is_blocking", "is_done", "is_posted", "stream", "time")
 
-    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, mark: Mark) -> None:
-        self.mark = mark
+    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, stream: Stream) -> None:
+        self.stream = stream
+        self.behind = stream.behind
         """Its position in the stream: everything before it has finished once the host runs the function."""
         self.function = function
         self.argument = argument
@@ -119,7 +120,7 @@ def launch_callback(function: Any, argument: Any, block_type: int, handle: int) 
     if stream.reporter is None:
         return report(AclCode.RT_STREAM_NO_CB_REG, "launch_callback: subscribe_report must come first")
     stream.blocking += block_type
-    call = Call(function, argument, block_type == 1, Mark(stream))
+    call = Call(function, argument, block_type == 1, stream)
     stream.queue.append((_run_call, call, stream.reporter))
     stream.reporter.notify()
     return 0
@@ -182,7 +183,7 @@ def _deliver(reporter: Reporter) -> None:
     while reporter.calls:
         call = reporter.calls.popleft()
         sleep_until(call.time)
-        note_finished(call.mark)
+        note_finished(call.stream, call.behind)
         try:
             call.function(call.argument)
         except BaseException as exc:  # the C extension does not handle it either

@@ -15,7 +15,7 @@ from ._state import report, state
 from .device import Device
 from .device import find as find_device
 from .errors import EmulatorError
-from .ordering import Ordered
+from .ordering import Queue
 
 __all__ = ["Context", "Local", "contexts", "current", "local", "primaries"]
 
@@ -38,7 +38,7 @@ class Context:
         self.is_primary = is_primary
         self.is_alive = True
         self.handle = next(handles)
-        self.default_stream: Ordered | None = None
+        self.default_stream: Queue | None = None
         """Made on first use, see ``stream.default_of``."""
         contexts[self.handle] = self
 

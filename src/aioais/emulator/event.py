@@ -25,7 +25,6 @@ from .stream import (
     resolve,
     run,
     streams,
-    wake,
 )
 from .synchronize import deadline_of
 from .timeline import FOREVER, sleep_until
@@ -88,20 +87,6 @@ def find(handle: int) -> Event | None:
             raise EmulatorError(f"{handle:#x} is not an event: destroyed, lost by a device reset, or never created")
         report(AclCode.INVALID_PARAM, "event 0")
     return event
-
-
-def _run_record(stream: Stream, operation: Operation, deadline: float) -> bool:
-    record: Record = operation[1]
-    if stream.device.is_virtual:
-        if record.submitted > stream.tail:
-            stream.tail = record.submitted
-        record.time = stream.tail
-    else:
-        record.time = stream.tail = perf_counter()
-    record.is_done = True
-    if stream.sleepers:
-        wake(stream)
-    return True
 
 
 def _run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
@@ -173,7 +158,7 @@ def record_event(handle: int, stream_handle: int) -> int:
     if event.is_sticky and event.record is not None:
         event.is_recorded_again = True
     event.record = record
-    stream.queue.append((_run_record, record))
+    stream.queue.append(record)
     return 0
 
 
@@ -218,7 +203,7 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
     record = event.record
     if record is not None:
         stream.queue.append((_run_wait, record))
-        note_wait(stream, record)
+        note_wait(stream, record.behind)
         event.waited = (stream, record)
     return 0
 
@@ -241,7 +226,7 @@ def _synchronize(handle: int, timeout: int) -> int:
             sleep_until(deadline, state.settings.gil == "hold")
             return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
         sleep_until(record.time, state.settings.gil == "hold")
-    note_finished(record)
+    note_finished(record.stream, record.behind)
     # A failure belongs to the stream: the published runtime reports it when the stream or the device is
     # synchronised, never when an event behind it is.
     return 0
@@ -267,7 +252,7 @@ def _reached(event: Event) -> bool:
         return False
     if record.stream.device.is_virtual and record.time > perf_counter():
         return False
-    note_finished(record)
+    note_finished(record.stream, record.behind)
     return True
 
 
@@ -301,7 +286,7 @@ def query_event_wait_status(handle: int) -> tuple[int, int]:
         return 0, 0
     stream, record = event.waited
     run(stream, None, 0.0)
-    waiting = any(op[0] is _run_wait and op[1] is record for op in list(stream.queue))
+    waiting = any(op.__class__ is tuple and op[0] is _run_wait and op[1] is record for op in list(stream.queue))
     return int(waiting or (stream.device.is_virtual and record.time > perf_counter())), 0
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "find", "load", "models", "open_model", "unload"]
 
 
-class Model:
+class Model(Ordered):
     """A loaded model.
 
     Parameters
@@ -62,18 +62,16 @@ class Model:
         "guard",
         "handle",
         "info",
-        "last",
         "manner",
         "name",
-        "own",
         "plans",
         "probe",
-        "submitted",
     )
 
     def __init__(
         self, info: ModelInfo, engine: OrtModel, context: Context, name: str = "", probe: Probe | None = None
     ) -> None:
+        super().__init__()
         self.info = info
         self.name = name
         self.probe = probe
@@ -84,11 +82,6 @@ class Model:
         """``execute`` or ``execute_async``: the first call decides for static models."""
         self.gear: int | None = None
         """The gear last set on this model, which ``get_cur_output_dims`` reports."""
-        self.last: tuple[Ordered, int] | None = None
-        """The last execution: its stream, and when it was submitted."""
-        self.own = Ordered()
-        """Stands for the stream inside AscendCL that synchronous executions run on."""
-        self.submitted = 0
         self.finished = 0
         self.guard = Lock()
         """Held while the model computes: it has one set of work memory."""
@@ -96,6 +89,9 @@ class Model:
         self.bindings: OrderedDict[Any, Any] = OrderedDict()
         self.handle = next(model_ids)
         models[self.handle] = self
+
+    def __str__(self) -> str:
+        return f"model {self.handle}"
 
 
 models: dict[int, Model] = table("models")

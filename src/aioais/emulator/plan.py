@@ -85,7 +85,7 @@ class Plan:
         self.stamp = stamp
         self.blocks = [region.block for region in (*inputs, *outputs) if region.block is not None]
         self.use = Use(
-            model.handle,
+            model,
             [
                 Range(region.block, region.pointer, region.pointer + region.size, is_output)
                 for is_output, regions in ((False, inputs), (True, outputs))

@@ -20,13 +20,14 @@ from ._state import report, state
 from .context import Context, contexts, current
 from .device import Device
 from .errors import EmulatorError
-from .ordering import Mark, Ordered, note_finished
+from .ordering import Queue, note_finished
 from .timeline import FOREVER, sleep_until
 
 __all__ = ["Failure", "Operation", "Record", "Stream", "default_of", "resolve", "run", "streams", "streams_of"]
 
 Operation = tuple[Any, ...]
-"""First item: ``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
+"""What a stream queues, if not a :class:`Record`. First item:
+``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
 
 _LIMIT = 1984
 """Streams of one device (A2/A3); more give 207008."""
@@ -43,21 +44,20 @@ class Failure:
         self.is_reported = False
 
 
-class Record(Mark):
-    """One recording of an event."""
+class Record:
+    """One record of an event: a position in a stream, queued as it is."""
 
-    __slots__ = ("is_done", "submitted", "time")
-
-    stream: Stream
+    __slots__ = ("behind", "is_done", "stream", "submitted", "time")
 
     def __init__(self, stream: Stream, submitted: float) -> None:
-        super().__init__(stream)
+        self.stream = stream
+        self.behind = stream.behind
         self.submitted = submitted
         self.is_done = False
         self.time = 0.0
 
 
-class Stream(Ordered):
+class Stream(Queue):
     """A stream of a context.
 
     Parameters
@@ -94,7 +94,7 @@ class Stream(Ordered):
         self.context = context
         self.device = context.device
         self.priority = priority
-        self.queue: deque[Operation] = deque()
+        self.queue: deque[Operation | Record] = deque()
         self.lock = Lock()
         """Held by the thread that runs this stream's work."""
         self.sleepers: deque[Any] = deque()
@@ -176,23 +176,35 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
             return True
     try:
         queue = stream.queue
-        left = len(queue)
-        while queue:
-            if record is None:
-                if left == 0:
-                    break
-                left -= 1
-            elif record.is_done:
+        left = len(queue) if record is None else -1
+        while left and queue:
+            if record is not None and record.is_done:
                 break
             operation = queue[0]
-            if not operation[0](stream, operation, deadline):
+            if operation.__class__ is Record:
+                reach(stream, operation)
+            elif not operation[0](stream, operation, deadline):  # type: ignore[index]
                 return False
             queue.popleft()
+            left -= 1
         return True
     finally:
         lock.release()
         if stream.sleepers:
             wake(stream)
+
+
+def reach(stream: Stream, record: Record) -> None:
+    """Note that a stream is at a record."""
+    if not stream.device.is_virtual:
+        record.time = stream.tail = perf_counter()
+    else:
+        if record.submitted > stream.tail:
+            stream.tail = record.submitted
+        record.time = stream.tail
+    record.is_done = True
+    if stream.sleepers:
+        wake(stream)
 
 
 def wake(stream: Stream) -> None:
@@ -247,7 +259,7 @@ def take_failure(stream: Stream) -> int:
 
 def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
     """Run everything queued and let its time pass; return False if the deadline comes first."""
-    end = Mark(stream)
+    behind = stream.behind
     if not run(stream, None, deadline):
         return False
     if stream.device.is_virtual:
@@ -255,7 +267,7 @@ def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
             sleep_until(deadline, held)
             return False
         sleep_until(stream.tail, held)
-    note_finished(end)
+    note_finished(stream, behind)
     return True
 
 
@@ -340,16 +352,17 @@ def drop(stream: Stream) -> None:
     stop = stream.stop
     if stop is not None:
         stop()
-    end = Mark(stream)
     with stream.lock:
         halt, stream.is_halted = stream.is_halted, True
         queue = stream.queue
         while queue:
             operation = queue.popleft()
-            operation[0](stream, operation, 0.0)
+            if isinstance(operation, Record):
+                reach(stream, operation)
+            else:
+                operation[0](stream, operation, 0.0)
         stream.is_halted = halt
-    stream.behind = end.behind = {}  # dropped waits order nothing
-    note_finished(end)
+        stream.behind = {}  # dropped waits order nothing
     wake(stream)
 
 

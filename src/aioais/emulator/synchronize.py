@@ -11,7 +11,7 @@ from .._acl.codes import AclCode
 from ._args import entry
 from ._state import report, state
 from .context import current
-from .ordering import Mark, note_finished
+from .ordering import note_finished
 from .stream import refuse_deadlock, resolve, run, streams_of, synchronize, take_failure
 from .timeline import FOREVER
 
@@ -84,8 +84,8 @@ def stream_query(handle: int) -> tuple[int, int]:
     if context is None:
         return 65535, AclCode.RT_CONTEXT_NULL
     stream = resolve(handle, context)
-    end = Mark(stream)
+    behind = stream.behind
     done = run(stream, None, 0.0) and not (stream.device.is_virtual and stream.tail > perf_counter())
     if done:
-        note_finished(end)
+        note_finished(stream, behind)
     return (0 if done else 1), 0
