@@ -30,6 +30,8 @@ from . import (
     transfer,
     util,
 )
+
+from . import shortcuts  # isort: skip - behind the entry points that it stands in front of
 from ._args import ENTRIES
 from .device import build_devices
 
@@ -55,6 +57,7 @@ _DEFINING = (
     tensor_desc,
     transfer,
     util,
+    shortcuts,
 )
 """The modules whose import defines the entry points."""
 

@@ -193,6 +193,7 @@ def destroy_dataset(handle: int) -> int:
     for buffer in dataset.buffers:
         if dataset in buffer.datasets:
             buffer.datasets.remove(dataset)
+    dataset.version += 1  # plans must not find it valid any more
     del datasets[handle]
     return 0
 

@@ -29,7 +29,7 @@ from .stream import (
 from .synchronize import deadline_of
 from .timeline import FOREVER, sleep_until
 
-__all__ = ["Event", "events"]
+__all__ = ["Event", "events", "run_wait"]
 
 _LIMIT = 65536
 
@@ -54,11 +54,24 @@ class Event:
         Made by ``create_event_with_flag``: set until it is reset, however often it is recorded.
     """
 
-    __slots__ = ("device", "flags", "handle", "is_extended", "is_recorded_again", "is_sticky", "record", "waited")
+    __slots__ = (
+        "device",
+        "flags",
+        "handle",
+        "has_time",
+        "is_extended",
+        "is_recorded_again",
+        "is_sticky",
+        "is_waitable",
+        "record",
+        "waited",
+    )
 
     def __init__(self, device: Device, flags: int, extended: bool, sticky: bool) -> None:
         self.device = device
         self.flags = flags
+        self.is_waitable = bool(flags & _SYNC)
+        self.has_time = bool(flags & _TIME_LINE)
         self.is_extended = extended
         self.is_sticky = sticky
         self.is_recorded_again = False
@@ -89,7 +102,8 @@ def find(handle: int) -> Event | None:
     return event
 
 
-def _run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
+def run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
+    """Bring the stream of a record up to it; False when it is blocked."""
     record: Record = operation[1]
     if stream.is_halted:
         return True
@@ -171,7 +185,7 @@ def reset_event(handle: int, stream_handle: int) -> int:
     event = find(handle)
     if event is None:
         return AclCode.INVALID_PARAM
-    if event.is_extended or not event.flags & _SYNC:
+    if event.is_extended or not event.is_waitable:
         return report(AclCode.RT_PARAM_INVALID, "reset_event needs an event of create_event with the flag SYNC")
     stream = resolve(stream_handle, context)
     if stream.context is not context:
@@ -193,7 +207,7 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
     stream = streams.get(stream_handle) or resolve(stream_handle, context)
     if stream.context is not context:
         return foreign("stream_wait_event")
-    if not event.flags & _SYNC:
+    if not event.is_waitable:
         return report(AclCode.RT_PARAM_INVALID, "stream_wait_event needs an event with the flag SYNC")
     if event.is_recorded_again:
         raise EmulatorError(
@@ -202,7 +216,7 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
         )
     record = event.record
     if record is not None:
-        stream.queue.append((_run_wait, record))
+        stream.queue.append((run_wait, record))
         note_wait(stream, record.behind)
         event.waited = (stream, record)
     return 0
@@ -280,13 +294,13 @@ def query_event_wait_status(handle: int) -> tuple[int, int]:
     event = find(handle)
     if event is None:
         return 0, AclCode.INVALID_PARAM
-    if not event.flags & _SYNC:
+    if not event.is_waitable:
         return 0, report(AclCode.RT_PARAM_INVALID, "query_event_wait_status needs an event with the flag SYNC")
     if event.waited is None:
         return 0, 0
     stream, record = event.waited
     run(stream, None, 0.0)
-    waiting = any(op.__class__ is tuple and op[0] is _run_wait and op[1] is record for op in list(stream.queue))
+    waiting = any(op.__class__ is tuple and op[0] is run_wait and op[1] is record for op in list(stream.queue))
     return int(waiting or (stream.device.is_virtual and record.time > perf_counter())), 0
 
 
@@ -298,13 +312,7 @@ def event_elapsed_time(start_handle: int, end_handle: int) -> tuple[float, int]:
     if start is None or end is None:
         return 0.0, AclCode.INVALID_PARAM
     first, last = start.record, end.record
-    if (
-        first is None
-        or last is None
-        or not first.is_done
-        or not last.is_done
-        or not start.flags & end.flags & _TIME_LINE
-    ):
+    if first is None or last is None or not first.is_done or not last.is_done or not (start.has_time and end.has_time):
         text = "event_elapsed_time needs two events with a time line, recorded and reached"
         return 0.0, report(AclCode.RT_EVENT_TIMESTAMP_INVALID, text)
     milliseconds = (last.time - first.time) * 1e3
@@ -319,7 +327,7 @@ def event_get_timestamp(handle: int) -> tuple[int, int]:
     event = find(handle)
     if event is None:
         return 0, AclCode.INVALID_PARAM
-    if event.record is None or not event.record.is_done or not event.flags & _TIME_LINE:
+    if event.record is None or not event.record.is_done or not event.has_time:
         return 0, report(AclCode.RT_EVENT_TIMESTAMP_INVALID, "the event has no time stamp yet")
     return int(event.record.time * 1e6), 0
 

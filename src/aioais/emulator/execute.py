@@ -19,7 +19,6 @@ from .context import Context, current, local
 from .dataset import Dataset, datasets
 from .dataset import find as find_dataset
 from .errors import DeviceError, EmulatorError
-from .memory import device_memory
 from .model import Model, models
 from .model import find as find_model
 from .ordering import Ordered, Queue, is_ordered
@@ -27,7 +26,7 @@ from .plan import Plan, make_plan
 from .stream import Operation, Stream, foreign, resolve, streams
 from .timeline import sleep_until
 
-__all__ = ["execute", "execute_async"]
+__all__ = ["execute", "execute_async", "run_execute"]
 
 
 def _prepare(
@@ -54,7 +53,7 @@ def _plan(model: Model, pair: tuple[Dataset, Dataset], context: Context, allocat
     """Return the plan of an execution, the previous one if nothing changed."""
     inputs, outputs = pair
     plan: Plan | None = model.plans.get((inputs.handle, outputs.handle))
-    if plan is not None and plan.stamp == (inputs.version, outputs.version, device_memory.epoch):
+    if plan is not None and plan.is_valid():
         return plan
     return make_plan(model, inputs, outputs, context, allocate)
 
@@ -131,7 +130,8 @@ def execute_v2(model_id: int, inputs: int, outputs: int, stream: int, config: in
     return _execute(model_id, inputs, outputs)
 
 
-def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
+def run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
+    """Run a queued execution; False when it is blocked."""
     _, submitted, fault, model, plan, number = operation
     if state.is_leaving:
         stream.fail(AclCode.RT_STREAM_ABORT, "execute_async: the interpreter exits")
@@ -147,13 +147,13 @@ def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
             virtual, profiler = device.is_virtual, observers.profiler
             worked = thread_time() if virtual else 0.0
             began = 0.0 if profiler is None else perf_counter()
-            stream.stop = model.engine.stop
+            stream.running = model.engine
             try:
-                plan.run(stream=stream.index)
+                plan.run(None, stream.index)
             except DeviceError as exc:
                 stream.fail(exc.code, f"execute_async: {exc.text}")
             finally:
-                stream.stop = None
+                stream.running = None
             if virtual:
                 ready = submitted if submitted > stream.tail else stream.tail
                 worked = thread_time() - worked
@@ -192,7 +192,7 @@ def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle:
     number = _number(model, plan, stream)
     stream.behind = {**stream.behind, model: number}
     submitted = perf_counter() if stream.device.is_virtual else 0.0
-    stream.queue.append((_run_execute, submitted, fault, model, plan, number))
+    stream.queue.append((run_execute, submitted, fault, model, plan, number))
     return 0
 
 

@@ -67,7 +67,7 @@ class Block:
         ``None`` for host memory.
     """
 
-    __slots__ = ("address", "array", "device", "is_alive", "pointer", "size", "uses")
+    __slots__ = ("address", "array", "device", "is_alive", "pointer", "size", "uses", "view")
 
     def __init__(self, size: int, device: Device | None) -> None:
         self.size = size
@@ -79,6 +79,9 @@ class Block:
         start = int(self.array.ctypes.data)
         self.pointer = (start + _ALIGN - 1) // _ALIGN * _ALIGN
         self.address = self.pointer
+        offset = self.pointer - start
+        self.view: memoryview | None = self.array.data[offset : offset + size]
+        """The bytes, for copies; ``None`` once they are freed."""
         if state.settings.poison:
             ctypes.memset(self.pointer, FRESH, size)
 
@@ -137,6 +140,7 @@ class Heap:
         with self.lock:
             for block in self.blocks.values():
                 block.is_alive = False
+                block.view = None
             self._live.clear()
             self._freed.clear()
             self.quarantined = self.bytes = 0
@@ -155,6 +159,7 @@ class Heap:
                 raise EmulatorError(f"{self.what} {block.address:#x} is freed by two threads at once")
             self._live.pop(block.address)
             block.is_alive = False
+            block.view = None
             self.epoch += 1
             self.bytes -= block.size
         if state.settings.poison:

@@ -198,12 +198,14 @@ class Binding:
         is allocated by ONNX Runtime.
     """
 
-    __slots__ = ("_elsewhere", "_io", "_is_checked", "_model", "_outputs", "_run")
+    __slots__ = ("_bound", "_elsewhere", "_io", "_is_checked", "_model", "_outputs", "_run")
 
     def __init__(self, model: OrtModel, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> None:
         self._io = io = model.session.io_binding()
         self._model = model
-        self._run = model.session.run_with_iobinding
+        # The methods around these cost more than a small model.
+        session, self._bound = getattr(model.session, "_sess", model.session), getattr(io, "_iobinding", io)
+        self._run = session.run_with_iobinding
         self._outputs = outputs
         self._is_checked = False
         self._elsewhere: list[int] = []
@@ -224,17 +226,17 @@ class Binding:
             The model failed, or its run was ended by :meth:`OrtModel.stop`.
         """
         model = self._model
-        options = model.options
         model.is_running = True
         try:
-            self._run(self._io, options)
+            self._run(self._bound, model.options)
         except Exception as exc:  # the classes of its errors are made at run time
-            if options.terminate:
+            if model.options.terminate:
                 raise DeviceError(AclCode.RT_STREAM_ABORT, "the running model was stopped") from exc
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
         finally:
-            with model.lock:  # a late stop must not end the next run
-                model.is_running = options.terminate = False
+            model.is_running = False
+            if model.is_stopping:
+                model.end_stop()
         if not self._is_checked:
             # an output that is also an input of the graph comes back as that input, unbound
             values = self._io.get_outputs()
@@ -275,6 +277,8 @@ class OrtModel:
         Guards the end of a run against :meth:`stop`.
     is_running
         Whether it is computing.
+    is_stopping
+        Whether the current run is being ended early.
 
     Raises
     ------
@@ -320,12 +324,22 @@ class OrtModel:
         self.options.add_run_config_entry("gpu_graph_id", "-1")
         self.lock = threading.Lock()
         self.is_running = False
+        self.is_stopping = False
 
     def stop(self) -> None:
         """End the current run at the next operator, if there is one."""
         with self.lock:
+            # In this order: a run that ends now either sees is_stopping, or is seen to have ended.
+            self.is_stopping = True
             if self.is_running:
                 self.options.terminate = True
+            else:
+                self.is_stopping = False
+
+    def end_stop(self) -> None:
+        """Let later runs run: the one that was stopped has ended."""
+        with self.lock:
+            self.is_stopping = self.options.terminate = False
 
     def _has_small_tensors(self) -> bool:
         tensors = (*self.inputs, *self.outputs)

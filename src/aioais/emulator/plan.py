@@ -46,24 +46,26 @@ class Plan:
         Shapes of the real inputs, ``None`` when only the device knows the gear.
     gear
         Index of the gear, for gear models.
-    dataset
-        The output dataset, which gets tensor descriptions of dynamic runs.
-    stamp
-        Versions for which the plan is valid.
+    datasets
+        The input dataset, and the output dataset, which gets tensor descriptions of dynamic runs.
     """
 
     __slots__ = (
         "binding",
         "blocks",
         "dataset",
+        "epoch",
+        "fed",
+        "fed_version",
         "gear",
         "has_scratch",
         "inputs",
+        "is_plain",
         "model",
         "outputs",
         "shapes",
-        "stamp",
         "use",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -73,16 +75,15 @@ class Plan:
         outputs: list[Region],
         shapes: tuple[tuple[int, ...], ...] | None,
         gear: int | None,
-        dataset: Dataset,
-        stamp: tuple[int, int, int],
+        datasets: tuple[Dataset, Dataset],
     ) -> None:
         self.model = model
         self.inputs = inputs
         self.outputs = outputs
         self.shapes = shapes
         self.gear = gear
-        self.dataset = dataset
-        self.stamp = stamp
+        self.fed, self.dataset = datasets
+        self.fed_version, self.version, self.epoch = self.fed.version, self.dataset.version, device_memory.epoch
         self.blocks = [region.block for region in (*inputs, *outputs) if region.block is not None]
         self.use = Use(
             model,
@@ -97,6 +98,16 @@ class Plan:
         self.binding: Binding | None = None
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)
+        self.is_plain = bool(self.binding) and not self.has_scratch and not model.info.gears and model.probe is None
+        """Nothing to do at execution but to run the binding."""
+
+    def is_valid(self) -> bool:
+        """Return whether neither datasets nor device memory have changed since it was made."""
+        return (
+            self.fed_version == self.fed.version
+            and self.version == self.dataset.version
+            and self.epoch == device_memory.epoch
+        )
 
     def _bind(self, shapes: tuple[tuple[int, ...], ...], gear: int) -> None:
         """Bind inputs and outputs in place; outputs that overlap other memory get memory of their own."""
@@ -142,12 +153,15 @@ class Plan:
         """
         model = self.model
         for block in self.blocks:
-            if not block.is_alive:
+            if block.view is None:
                 text = f"device memory {block.address:#x} was freed before the model ran"
                 raise DeviceError(AclCode.RT_MODEL_EXECUTE, text)
         if not model.guard.acquire(False):
             raise EmulatorError(f"model {model.handle} runs in two threads at once: it has one set of work memory")
         try:
+            if self.is_plain:
+                self.binding.run()  # type: ignore[union-attr]
+                return
             if model.info.gears:
                 self._check_gear()
             if model.probe is not None:
@@ -312,8 +326,7 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
             if region.size + TOLERANCE < spec.size:
                 text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
                 return report(AclCode.GE_FAILURE, text)
-    stamp = (inputs.version, outputs.version, device_memory.epoch)
-    plan = Plan(model, into, out, shapes, gear, outputs, stamp)
+    plan = Plan(model, into, out, shapes, gear, (inputs, outputs))
     old = [model.plans.pop((inputs.handle, outputs.handle), None)]
     if len(model.plans) >= _KEPT:
         old += model.plans.values()

@@ -8,10 +8,9 @@ synchronise always shows, and threads that wait for different streams work in pa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from .._acl.codes import AclCode
 from ._args import VALUE, entry
@@ -57,6 +56,13 @@ class Record:
         self.time = 0.0
 
 
+class Stoppable(Protocol):
+    """A model that runs, as far as streams know it."""
+
+    def stop(self) -> None:
+        """End the run early."""
+
+
 class Stream(Queue):
     """A stream of a context.
 
@@ -84,8 +90,8 @@ class Stream(Queue):
         "priority",
         "queue",
         "reporter",
+        "running",
         "sleepers",
-        "stop",
         "tail",
     )
 
@@ -107,8 +113,8 @@ class Stream(Queue):
         """Queued callbacks that the stream waits for."""
         self.is_halted_by_failure = False
         self.is_halted = False
-        self.stop: Callable[[], None] | None = None
-        """Ends the running model early, if one runs."""
+        self.running: Stoppable | None = None
+        """The model that it runs, if any."""
         self.is_alive = True
         self.index = next(context.device.stream_ids)
         self.handle = next(handles) if registered else 0
@@ -349,9 +355,9 @@ def drop(stream: Stream) -> None:
 
     A model that runs ends at its next operator, and its stream fails with 107023: its outputs are not complete.
     """
-    stop = stream.stop
-    if stop is not None:
-        stop()
+    running = stream.running
+    if running is not None:
+        running.stop()
     with stream.lock:
         halt, stream.is_halted = stream.is_halted, True
         queue = stream.queue

@@ -23,7 +23,7 @@ from .memory import Block, Heap, device_memory, host_memory, is_device_address
 from .stream import Operation, Stream, foreign, refuse_deadlock, resolve, streams, synchronize
 from .timeline import FOREVER, Engine, sleep_until
 
-__all__ = ["move"]
+__all__ = ["device_place", "move", "run_copy"]
 
 _HELD_BELOW = 32 << 10
 """Smaller copies keep the GIL: releasing it costs more than the copy."""
@@ -199,27 +199,29 @@ def memcpy(destination: int, maximum: int, source: int, count: int, kind: int) -
     return 0
 
 
-def _run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
+def run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
+    """Do a queued copy; False when it is blocked."""
     _, submitted, fault, kind, count, to_block, to, from_block, origin = operation
     if stream.is_halted:
         return True
     device = stream.device
     if state.gates and not faults.pass_gates(kind, device.index, deadline):
         return False
+    target, source = to_block.view, from_block.view  # they keep the memory, even if it is freed now
     if fault:
         stream.fail(fault, "memcpy_async: injected fault on the device")
-    elif not (to_block.is_alive and from_block.is_alive):
-        which = to_block if not to_block.is_alive else from_block
+    elif target is None or source is None:
+        which = to_block if target is None else from_block
         text = f"memcpy_async ({kind}): memory {which.address:#x} was freed before the stream ran the copy"
         stream.fail(AclCode.RT_SYS_DMA, text)
     else:
         profiler, worked = observers.profiler, 0.0
         began = 0.0 if profiler is None else perf_counter()
         if count < _HELD_BELOW:
-            _memmove_held(to, origin, count)
+            target[to : to + count] = source[origin : origin + count]
         else:
             cpu = thread_time()
-            ctypes.memmove(to, origin, count)
+            ctypes.memmove(to_block.pointer + to, from_block.pointer + origin, count)
             worked = thread_time() - cpu
         state.copied[kind] += count
         if device.is_virtual:
@@ -239,42 +241,6 @@ def memcpy_async(destination: int, maximum: int, source: int, count: int, kind: 
     stream = streams.get(handle) or resolve(handle, context)
     if stream.context is not context:
         return foreign("memcpy_async")
-    # The usual case first: parts of blocks, pinned on the host side.
-    if 0 < count <= maximum and (kind == 1 or kind == 2):
-        if kind == 1:
-            name = "h2d"
-            to, origin = device_memory.find(destination), host_memory.find(source)
-        else:
-            name = "d2h"
-            to, origin = host_memory.find(destination), device_memory.find(source)
-        if to is not None and origin is not None:
-            to_offset, from_offset = destination - to.address, source - origin.address
-            if (
-                to_offset + count <= to.size
-                and from_offset + count <= origin.size
-                and (to.device or origin.device) is context.device
-            ):
-                fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
-                stream.queue.append(
-                    (
-                        _run_copy,
-                        perf_counter() if stream.device.is_virtual else 0.0,
-                        fault,
-                        name,
-                        count,
-                        to,
-                        to.pointer + to_offset,
-                        origin,
-                        origin.pointer + from_offset,
-                    )
-                )
-                return 0
-    return _memcpy_async_checked(destination, maximum, source, count, kind, stream, context)
-
-
-def _memcpy_async_checked(
-    destination: int, maximum: int, source: int, count: int, kind: int, stream: Stream, context: Context
-) -> int:
     if count == 0:
         return 0
     copied = _check("memcpy_async", destination, maximum, count, source, count, kind, context)
@@ -291,9 +257,12 @@ def _memcpy_async_checked(
         return 0
     fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
     (to, to_pointer), (origin, pointer) = copied.destination, copied.source
+    assert to is not None
+    assert origin is not None
     kind_name = "d2d" if copied.kind == "h2h" else copied.kind  # shared memory: any engine will do
     submitted = perf_counter() if stream.device.is_virtual else 0.0
-    stream.queue.append((_run_copy, submitted, fault, kind_name, count, to, to_pointer, origin, pointer))
+    places = (to, to_pointer - to.pointer, origin, pointer - origin.pointer)
+    stream.queue.append((run_copy, submitted, fault, kind_name, count, *places))
     return 0
 
 
