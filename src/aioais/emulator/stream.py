@@ -182,16 +182,21 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
             return True
     try:
         queue = stream.queue
+        pop, is_virtual = queue.popleft, stream.device.is_virtual
         left = len(queue) if record is None else -1
-        while left and queue:
-            if record is not None and record.is_done:
-                break
+        while left and queue and (record is None or not record.is_done):
             operation = queue[0]
-            if operation.__class__ is Record:
+            if operation.__class__ is not Record:
+                if not operation[0](stream, operation, deadline):  # type: ignore[index]
+                    return False
+            elif is_virtual:
                 reach(stream, operation)
-            elif not operation[0](stream, operation, deadline):  # type: ignore[index]
-                return False
-            queue.popleft()
+            else:  # as reach does it
+                operation.time = stream.tail = perf_counter()
+                operation.is_done = True
+                if stream.sleepers:
+                    wake(stream)
+            pop()
             left -= 1
         return True
     finally:
