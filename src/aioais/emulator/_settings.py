@@ -63,8 +63,9 @@ class Settings:
     threads: int = field(default_factory=lambda: _from_environment("AIOAIS_CPU_THREADS", 0, 0))
     """Intra-op threads of each loaded model (``AIOAIS_CPU_THREADS``); 0 = all cores, but one for small models."""
     spin: bool = False
-    """Whether ONNX Runtime's threads spin between operators: up to 2 % faster for one model alone on an idle machine,
-    much slower for several models that share the cores."""
+    """Whether ONNX Runtime's threads spin between operators for as long as it likes: slightly faster for one model
+    alone on an idle machine, much slower for several that share the cores. Otherwise they spin for 60 µs
+    (ONNX Runtime 1.32 or newer) or not at all."""
     memory_mb: int = 65536
     """Memory of a device; ``malloc`` beyond it gives 207001."""
     run_mode: int = 1

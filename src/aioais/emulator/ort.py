@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from .._acl.codes import AclCode
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
-from .threads import SMALL, cores, is_small_file
+from .threads import SMALL, convolves_much, cores, is_small_file
 
 __all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 
@@ -137,6 +137,16 @@ def check_magic(head: bytes, what: str) -> None:
         raise LoadError(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, f"{what} is empty")
 
 
+_SPIN_US = 60
+"""Microseconds that a thread spins before it sleeps: about what it takes to wake it up for the next operator."""
+
+
+def _can_limit_spinning(version: str) -> bool:
+    """Whether a release can; others ignore the option, and would spin for milliseconds."""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    return numbers >= [1, 32]
+
+
 def start_session(
     source: str | bytes, what: str, threads: int, spin: bool, plain: bool = False, folder: str = ""
 ) -> Any:
@@ -151,7 +161,7 @@ def start_session(
     threads
         Intra-op threads; 0 = as many as there are cores.
     spin
-        Whether they spin between operators.
+        Whether they spin between operators for as long as ONNX Runtime likes, instead of briefly.
     plain
         Run the graph node by node as it is written, without optimising it.
     folder
@@ -171,7 +181,10 @@ def start_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 4  # failures are reported by return codes, not on stderr
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    pause = _SPIN_US if not spin and _can_limit_spinning(onnxruntime.__version__) else 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin or pause > 0)))
+    if pause:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(pause))
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder:
@@ -267,7 +280,7 @@ class OrtModel:
     threads
         Intra-op threads; 0 = as many as there are cores, but one for a model that is small and of fixed shapes.
     spin
-        Whether they spin between operators.
+        Whether they spin between operators for as long as ONNX Runtime likes, instead of briefly.
 
     Attributes
     ----------
@@ -316,7 +329,7 @@ class OrtModel:
         except UnicodeDecodeError as exc:
             text = f"{what} is damaged: a name in it is not UTF-8 ({exc})"
             raise LoadError(AclCode.GE_LOAD_MODEL, text) from exc
-        if one and cores() > 1 and not self._has_small_tensors():
+        if one and cores() > 1 and not self._suits_one_thread(source):
             self.session = start_session(source, what, 0, spin)
         self.options: Any = _import().RunOptions()
         self.options.log_severity_level = 4
@@ -341,10 +354,11 @@ class OrtModel:
         with self.lock:
             self.is_stopping = self.options.terminate = False
 
-    def _has_small_tensors(self) -> bool:
+    def _suits_one_thread(self, source: str | bytes) -> bool:
         tensors = (*self.inputs, *self.outputs)
         fixed = all(dim >= 0 for tensor in tensors for dim in tensor.shape)
-        return fixed and sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors) <= SMALL
+        small = fixed and sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors) <= SMALL
+        return small and not convolves_much(source, [tensor.shape for tensor in self.inputs])
 
     @staticmethod
     def _tensor(node: Any, role: str) -> OrtTensor:
