@@ -276,7 +276,7 @@ def test_unknown_gates(acl: Any) -> None:
     for device in (4, -1):
         with pytest.raises(ValueError, match=f"no device {device}: there are 4"):
             emulator.gate("execute", device)
-    with pytest.raises(ValueError, match="leave the device out"):
+    with pytest.raises(ValueError, match="omit the device"):
         emulator.gate("init", 0)
 
 

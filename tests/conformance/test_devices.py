@@ -151,7 +151,7 @@ def test_set_device_replaces_an_explicit_context(ready: Any) -> None:
 def test_stale_context_is_refused_loudly(ready: Any) -> None:
     context, _ = ready.rt.create_context(0)
     ready.rt.destroy_context(context)
-    with pytest.raises(emulator.EmulatorError, match="is no context"):
+    with pytest.raises(emulator.EmulatorError, match="is not a context"):
         ready.rt.set_context(context)
 
 

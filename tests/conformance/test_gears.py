@@ -227,7 +227,7 @@ def test_shapes(ready: Any, net: Make, models: Any, asynchronous: bool) -> None:
         assert (one.get(0, (size, 3)) == 2 * array).all()
         assert ready.get_data_buffer_size_v2(one.out_bufs[0]) == 48
         if previous:
-            with pytest.raises(emulator.EmulatorError, match="is no tensor description"):
+            with pytest.raises(emulator.EmulatorError, match="is not a tensor description"):
                 ready.get_tensor_desc_num_dims(previous)
         previous = desc
 
@@ -328,7 +328,7 @@ def test_datasets_and_data_buffers(ready: Any) -> None:
     assert ready.destroy_data_buffer(0) == 100000
     assert ready.mdl.destroy_dataset(dataset) == 0
     assert ready.mdl.destroy_dataset(0) == 100000
-    with pytest.raises(emulator.EmulatorError, match="is no dataset"):
+    with pytest.raises(emulator.EmulatorError, match="is not a dataset"):
         ready.mdl.get_dataset_num_buffers(dataset)
-    with pytest.raises(emulator.EmulatorError, match="is no data buffer"):
+    with pytest.raises(emulator.EmulatorError, match="is not a data buffer"):
         ready.get_data_buffer_addr(buffer)

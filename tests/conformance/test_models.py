@@ -167,7 +167,7 @@ def test_bad_indexes_and_null_descriptions(ready: Any, net: Callable[..., Any], 
 def test_stale_description(ready: Any) -> None:
     desc = ready.mdl.create_desc()
     assert ready.mdl.destroy_desc(desc) == 0
-    with pytest.raises(emulator.EmulatorError, match="is no model description"):
+    with pytest.raises(emulator.EmulatorError, match="is not a model description"):
         ready.mdl.get_num_inputs(desc)
 
 

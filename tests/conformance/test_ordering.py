@@ -14,7 +14,8 @@ from onnx import helper
 from aioais import emulator
 from aioais.emulator.event import events
 from aioais.emulator.memory import device_memory
-from aioais.emulator.ordering import Mark, Ordered, is_ordered, note_wait, tick
+from aioais.emulator.ordering import Ordered, Queue, is_ordered, note_wait
+from aioais.emulator.stream import streams
 
 Make = Callable[..., Any]
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -43,7 +44,7 @@ class Chain:
     def wait(self, k: int, event: int) -> None:
         assert self.acl.rt.stream_wait_event(self.streams[k], event) == 0
 
-    def refused(self, k: int, match: str = "waits for no event of") -> None:
+    def refused(self, k: int, match: str = "waits for no event recorded behind it") -> None:
         with pytest.raises(emulator.EmulatorError, match=match):
             self.one.execute_async(self.streams[k])
         assert self.acl.rt.synchronize_device() == 0
@@ -157,15 +158,18 @@ def test_the_host_was_called_back_behind_it(chain: Chain) -> None:
 
 
 def test_threads_submit_to_one_stream() -> None:
-    """None of their waits is lost."""
-    target, lost = Ordered(), []
+    """Neither waits nor executions are lost."""
+    target = Queue()
+    lost: list[int] = []
 
     def work() -> None:
         mine = Ordered()
-        for _ in range(20_000):
-            number = tick()
-            note_wait(target, Mark(mine))
-            if not is_ordered((mine, number), target):
+        for number in range(1, 20_000):
+            if number % 2:
+                note_wait(target, {mine: number})
+            else:  # an execution of its own there
+                target.behind = {**target.behind, mine: number}
+            if not is_ordered(mine, number, target):
                 lost.append(number)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -207,7 +211,7 @@ def test_the_event_was_recorded_before_the_execution(chain: Chain) -> None:
     event = chain.record(0)
     chain.execute(0)
     chain.wait(1, event)
-    chain.refused(1, "recorded before that execution")
+    chain.refused(1, "waits only for an event behind an earlier")
 
 
 def test_the_event_is_recorded_but_not_waited_for(chain: Chain) -> None:
@@ -235,7 +239,7 @@ def test_the_wait_is_for_an_older_recording_of_the_event(chain: Chain) -> None:
     chain.wait(1, event)
     chain.execute(0)
     chain.record(0, event)
-    chain.refused(1, "recorded before that execution")
+    chain.refused(1)
 
 
 def test_the_event_was_reset_before_the_wait(chain: Chain) -> None:
@@ -263,7 +267,7 @@ def test_only_the_last_but_one_execution_is_waited_for(chain: Chain) -> None:
     chain.wait(1, event)
     chain.execute(1)
     chain.wait(2, event)
-    chain.refused(2, "waits for no event of")
+    chain.refused(2, "waits only for an event behind an earlier")
 
 
 def test_the_wait_was_dropped(chain: Chain) -> None:
@@ -430,6 +434,14 @@ def test_nothing_piles_up(ready: Any, net: Make, models: Any) -> None:
         assert ready.rt.destroy_stream(stream) == 0
         assert len(events[event].record.behind) <= 1  # type: ignore[union-attr]
     assert max(len(block.uses) for block in device_memory.blocks.values()) <= 2
+
+
+def test_a_stream_that_was_waited_for_keeps_no_models(chain: Chain) -> None:
+    chain.execute(0)
+    chain.wait(1, chain.record(0))
+    for handle in chain.streams:
+        assert chain.acl.rt.synchronize_stream(handle) == 0
+    assert [streams[handle].behind for handle in chain.streams] == [{}, {}, {}]
 
 
 def test_memory_of_a_model_is_freed_at_once(ready: Any, net: Make, models: Any) -> None:

@@ -260,7 +260,7 @@ if code == 0:
     if room == 10:
         assert done.stdout == "code 100004\n"
         return
-    assert done.stderr.count("the trace cannot be written, later events are left out: File too large") == 1
+    assert done.stderr.count("the trace cannot be written, later events are dropped: File too large") == 1
     (path,) = traces(tmp_path)
     assert path.stat().st_size <= room
     assert 50 < len(events(path)) < 1000, "what was written before is a whole trace"

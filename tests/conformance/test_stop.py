@@ -19,6 +19,7 @@ from tests.inside import cores, is_small_file
 from tests.inside import find_model as find
 
 from aioais import emulator
+from aioais.emulator.ort import start_session
 
 Make = Callable[..., Any]
 
@@ -171,6 +172,49 @@ def test_small_models_get_one_thread(ready: Any, net: Make, models: Any, tmp_pat
     assert threads(models.add((1, 1 << 16))) == cores()  # 3 x 256 KiB
     emulator.configure(threads=3)
     assert threads(small) == 3
+
+
+def conv(models: Any, side: int, channels_last: bool) -> str:
+    """A few weights, used at every position of an image."""
+    image = [1, side, side, 3] if channels_last else [1, 3, side, side]
+    nodes = [helper.make_node("Transpose", ["x"], ["y0"], perm=[0, 3, 1, 2] if channels_last else [0, 1, 2, 3])]
+    weights = []
+    for k, (channels, kernels) in enumerate(((3, 16), (16, 16), (16, 32))):
+        weights.append(numpy_helper.from_array(np.zeros((kernels, channels, 3, 3), np.float32), f"w{k}"))
+        step = 4 if k == 2 else 1
+        nodes.append(helper.make_node("Conv", [f"y{k}", f"w{k}"], [f"y{k + 1}"], pads=[1] * 4, strides=[step] * 2))
+    out = [1, 32, side // 4, side // 4]
+    path: str = models.write(f"conv{side}", nodes, [("x", 1, image)], [("y3", 1, out)], None, weights)
+    return path
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_small_models_with_much_work_get_all_threads(ready: Any, net: Make, models: Any, channels_last: bool) -> None:
+    def threads(path: str) -> int:
+        loaded = find(net(path).id)
+        assert loaded is not None
+        number: int = loaded.engine.session.get_session_options().intra_op_num_threads
+        return number
+
+    assert threads(conv(models, 28, channels_last)) == 1
+    assert threads(conv(models, 112, channels_last)) == cores()
+
+
+@pytest.mark.parametrize(
+    ("version", "spins"), [("1.20.1", False), ("1.31.0", False), ("1.32.0", True), ("2.0.0rc1", True)]
+)
+def test_threads_spin_briefly_where_the_release_can(
+    monkeypatch: pytest.MonkeyPatch, models: Any, version: str, spins: bool
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    for always in (False, True):
+        options = start_session(models.add(), "add", 2, always).get_session_options()
+        key = "session.intra_op."
+        assert options.get_session_config_entry(f"{key}allow_spinning") == str(int(spins or always))
+        if spins and not always:
+            assert options.get_session_config_entry(f"{key}spin_duration_us") == "60"
 
 
 def test_weights_in_files_of_their_own_are_not_small(tmp_path: Path) -> None:

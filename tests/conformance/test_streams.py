@@ -138,9 +138,9 @@ def test_null_and_stale_handles(ready: Any) -> None:
     assert ready.rt.destroy_event(0) == 100000
     assert ready.rt.destroy_stream(stream) == 0
     assert ready.rt.destroy_event(event) == 0
-    with pytest.raises(emulator.EmulatorError, match="is no stream"):
+    with pytest.raises(emulator.EmulatorError, match="is not a stream"):
         ready.rt.synchronize_stream(stream)
-    with pytest.raises(emulator.EmulatorError, match="is no event"):
+    with pytest.raises(emulator.EmulatorError, match="is not an event"):
         ready.rt.record_event(event, 0)
 
 

@@ -59,7 +59,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Build the emulator when something of it is first used: the gear tables live in this package too."""
+    """Import the emulator on first use: importing only the gear tables of this package must stay cheap."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import _tree, control, errors, faults, ort

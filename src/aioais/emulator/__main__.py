@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
 
     Parameters
     ----------
-    argv : list of str
+    argv
         Path of the script and its arguments.
 
     Returns
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     script = argv[0]
     if not Path(script).exists():
-        print(f"python -m aioais.emulator: there is no script {script}", file=sys.stderr)
+        print(f"python -m aioais.emulator: no such script: {script}", file=sys.stderr)
         return 2
     install()
     sys.argv[:] = argv

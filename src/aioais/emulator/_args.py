@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from . import faults
 from ._state import state
 
-__all__ = ["DIMS", "ENTRIES", "NONE", "RET", "SINGLE", "VALUE", "entry"]
+__all__ = ["DIMS", "ENTRIES", "NONE", "RET", "SINGLE", "VALUE", "entry", "shortcut"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,27 +24,27 @@ ENTRIES: dict[str, Callable[..., Any]] = {}
 
 
 def RET(code: int) -> Any:
-    """Answer of a call that only acts."""
+    """Result of a call that returns only its code."""
     return code
 
 
 def VALUE(code: int) -> Any:
-    """Answer of a call that gives one number."""
+    """Result of a call that returns one number."""
     return 0, code
 
 
 def DIMS(code: int) -> Any:
-    """Answer of a call that gives a dictionary."""
+    """Result of a call that returns a dictionary."""
     return {}, code
 
 
 def NONE(code: int) -> Any:
-    """Answer of a call whose value is preset to ``None``."""
+    """Result of a call whose value is ``None`` on failure."""
     return None, code
 
 
 def SINGLE(code: int) -> Any:
-    """Answer of a creator or accessor without a return code."""
+    """Result of a creator or accessor without a return code."""
     return 0
 
 
@@ -64,7 +64,7 @@ def _integer(kind: str, value: Any) -> int:
     if kind in "kK":
         if not isinstance(value, int):
             raise TypeError
-        return value & (2**64 - 1)  # wraps silently, and bool is an int
+        return value & (2**64 - 1)  # wraps silently; bool is an int
     number = operator.index(value)
     low, high = _RANGES[kind]
     if kind in "IBH":
@@ -86,14 +86,14 @@ def parse(text: str, formats: str, optional: int, args: tuple[Any, ...]) -> tupl
 
     Parameters
     ----------
-    text : str
+    text
         Message of the ``TypeError``.
-    formats : str
+    formats
         One character for each argument; ``O`` takes any object, ``f`` a float.
-    optional : int
+    optional
         How many arguments at the end may be missing.
-    args : tuple
-        What the caller passed.
+    args
+        The arguments of the caller.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def parse(text: str, formats: str, optional: int, args: tuple[Any, ...]) -> tupl
     Raises
     ------
     TypeError
-        The arguments do not fit.
+        The arguments do not match the formats.
     """
     if not len(formats) - optional <= len(args) <= len(formats):
         raise TypeError(text)
@@ -139,8 +139,8 @@ def {function}(*args):
 def _compile(name: str, formats: str, text: str, namespace: dict[str, Any]) -> Callable[..., Any]:
     """Write the checker of one entry point, as ``namedtuple`` writes its constructor.
 
-    The usual arguments are plain ints in range: that is one inline test each, which keeps
-    a call at about a microsecond; anything else goes through :func:`parse`.
+    Plain ints in range are the usual arguments and cost one inline test each; anything else goes
+    through :func:`parse`.
     """
     names = [f"a{i}" for i in range(len(formats))]
     tests = []
@@ -180,16 +180,16 @@ def entry(
 
     Parameters
     ----------
-    name : str
+    name
         Full name, such as ``acl.rt.malloc``.
-    formats : str
+    formats
         Format characters of the arguments.
-    answer : callable
+    answer
         Builds the result of an injected failure from its code.
-    optional : int
+    optional
         How many arguments at the end may be missing.
-    hot : bool
-        Called for every request: write a checker of its own, which takes longer once and less each time.
+    hot
+        Called for every request: generate a checker for it, slower to define and faster to call.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def entry(
                 stop, result = faults.intercept(name, answer)
                 if stop:
                     return result
-            # a function that takes nothing ignores surplus arguments
+            # a function without parameters ignores surplus arguments
             return body(*parse(message, formats, optional, args)) if formats else body()
 
         call = _compile(name, formats, message, namespace) if hot else plain
@@ -224,5 +224,22 @@ def entry(
         call.__doc__ = inspect.getdoc(body)
         ENTRIES[name] = call
         return body
+
+    return decorate
+
+
+def shortcut(name: str) -> Callable[[F], F]:
+    """Put a function for the usual case in front of an entry point that is called several times a request.
+
+    The function takes the arguments as they come, checks and counts by itself, and calls the entry point of before
+    for anything unusual.
+    """
+
+    def decorate(function: F) -> F:
+        checked = ENTRIES[name]
+        function.__name__ = function.__qualname__ = checked.__name__
+        function.__module__, function.__doc__ = checked.__module__, checked.__doc__
+        ENTRIES[name] = function
+        return function
 
     return decorate

@@ -1,4 +1,4 @@
-"""What the configuration file asks to write about the work: a trace and a dump."""
+"""Trace and dump: the files that the configuration of ``acl.init`` asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Observers", "observers"]
 
 
 class Observers:
-    """The trace and the dump of the running initialisation, where it has them."""
+    """The trace and the dump of the current initialisation, if any."""
 
     __slots__ = ("dump", "profiler")
 
@@ -23,13 +23,13 @@ class Observers:
         self.dump: Dump | None = None
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is pending and close the files."""
         if self.profiler is not None:
             self.profiler.close()
         self.profiler = self.dump = None
 
     def abandon(self) -> None:
-        """Let go in a forked child: the files are the parent's."""
+        """Forget the files in a forked child: they belong to the parent."""
         if self.profiler is not None:
             self.profiler.abandon()
             self.profiler = None

@@ -1,6 +1,6 @@
 """The tables of live objects: each module owns its own and registers it here, where it is counted and emptied.
 
-Tables are emptied in place, never replaced, so that the hot paths may hold on to them.
+Tables are emptied in place, never replaced, so hot paths may keep references to them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 __all__ = ["clear", "handles", "leaks", "live", "lost", "register", "table"]
 
 handles = itertools.count(0x5A00_0000_0010, 16)
-"""Handles are never used twice, so a stale one is always noticed."""
+"""Handles are never reused, so a stale one is always detected."""
 
 lost: dict[str, int] = {}
-"""What a device reset took away from the program, by kind."""
+"""Objects that a device reset removed before the program released them, by kind."""
 
 _counts: dict[str, list[Callable[[], int]]] = {}
 _clears: list[Callable[[], object]] = [lost.clear]
 
 
 def register(clear: Callable[[], object], **counts: Callable[[], int]) -> None:
-    """Register something that ``clear`` empties.
+    """Register something that :func:`clear` empties.
 
     Parameters
     ----------
@@ -37,12 +37,12 @@ def register(clear: Callable[[], object], **counts: Callable[[], int]) -> None:
 
 
 def table(kind: str = "", counts: Callable[[Any], bool] | None = None) -> dict[Any, Any]:
-    """Make a table of live objects by handle.
+    """Create a table of live objects by handle.
 
     Parameters
     ----------
     kind
-        What they are counted as; by default they are not.
+        The kind to count them as; by default they are not counted.
     counts
         Which of them to count; by default all.
     """
@@ -62,12 +62,26 @@ def clear() -> None:
 
 
 def live() -> dict[str, int]:
-    """Count what is alive, by kind."""
+    """Count what is alive.
+
+    Returns
+    -------
+    dict
+        ``devices`` (set ones), ``contexts`` (explicit ones), ``streams``, ``events``, ``models``, ``descs``,
+        ``datasets``, ``data_buffers``, ``tensor_descs`` (the program's own), ``others`` (bundles, AIPP and
+        configuration handles), ``device_blocks``, ``device_bytes``, ``host_blocks``, ``host_bytes``.
+    """
     return {kind: sum(count() for count in counts) for kind, counts in _counts.items()}
 
 
 def leaks() -> dict[str, int]:
-    """Count what the program has not released: what is alive, and what a device reset took away."""
+    """Count what the program has not released: what is alive, and what a device reset removed.
+
+    Returns
+    -------
+    dict
+        As :func:`live`, without zeros.
+    """
     left = live()
     for kind, number in lost.items():
         left[kind] += number

@@ -1,4 +1,4 @@
-"""What can be dialled: number of devices, timings, memory, GIL behaviour."""
+"""Settings: number of devices, timings, memory, GIL behaviour."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def visible_devices(default: int) -> int:
 
     Parameters
     ----------
-    default : int
+    default
         Number of devices of the machine.
 
     Returns
@@ -63,8 +63,9 @@ class Settings:
     threads: int = field(default_factory=lambda: _from_environment("AIOAIS_CPU_THREADS", 0, 0))
     """Intra-op threads of each loaded model (``AIOAIS_CPU_THREADS``); 0 = all cores, but one for small models."""
     spin: bool = False
-    """Let ONNX Runtime's threads spin between operators: up to 2 % faster for one model alone on an idle machine,
-    much slower for several that share the cores."""
+    """Whether ONNX Runtime's threads spin between operators for as long as it likes: slightly faster for one model
+    alone on an idle machine, much slower for several that share the cores. Otherwise they spin for 60 µs
+    (ONNX Runtime 1.32 or newer) or not at all."""
     memory_mb: int = 65536
     """Memory of a device; ``malloc`` beyond it gives 207001."""
     run_mode: int = 1
@@ -88,14 +89,14 @@ class Settings:
     """Each allocation and free of device or pinned memory."""
 
     def checked(self, name: str, value: Any) -> Any:
-        """Give the value of one setting in its own type.
+        """Return the value of one setting in its own type.
 
         Parameters
         ----------
-        name : str
+        name
             Name of a setting.
-        value : object
-            What the caller wants.
+        value
+            The requested value.
 
         Returns
         -------
@@ -107,7 +108,7 @@ class Settings:
         TypeError
             There is no such setting.
         ValueError
-            The value makes no sense.
+            The value is out of range.
         """
         kinds = {f.name: type(getattr(self, f.name)) for f in fields(self)}
         if name not in kinds:

@@ -17,7 +17,7 @@ class Messages(threading.local):
 
 
 class State:
-    """What is not an object with a handle."""
+    """Everything that is not an object with a handle."""
 
     def __init__(self) -> None:
         self.settings = Settings()
@@ -26,7 +26,7 @@ class State:
         self.counts: dict[str, int] = {}
         """Calls by name; filled with zeros as the entry points are defined."""
         self.armed: dict[str, list[Any]] = {}
-        """Faults by call name; anything here sends every call through the slow check."""
+        """Faults by call name; any entry sends every call through the slow check."""
         self.device_faults: dict[str, list[Any]] = {}
         self.dead: dict[int, int] = {}
         """Codes of the devices that have died."""
@@ -51,10 +51,10 @@ class State:
         self.first_config: str | None = None
         self.default_device: int | None = None
         self.has_process_message = False
-        """Failures are told to the whole process, not to the thread that they happened in."""
+        """Messages of failures are per process, not per thread."""
         self.process_message: str | None = None
         self.is_leaving = False
-        """The interpreter exits: no model is run any more."""
+        """The interpreter is exiting: no further model runs."""
         self.is_forked = False
         """This is a child of a process that used the library: every call fails."""
         messages.message = None
@@ -72,7 +72,7 @@ def report(code: int, text: str) -> int:
     code
         Return code of the call.
     text
-        What went wrong, for humans.
+        The reason, for people.
 
     Returns
     -------

@@ -30,6 +30,8 @@ from . import (
     transfer,
     util,
 )
+
+from . import shortcuts  # isort: skip - behind the entry points that it stands in front of
 from ._args import ENTRIES
 from .device import build_devices
 
@@ -55,8 +57,9 @@ _DEFINING = (
     tensor_desc,
     transfer,
     util,
+    shortcuts,
 )
-"""The modules that define entry points, which importing them does."""
+"""The modules whose import defines the entry points."""
 
 MODULES = {
     name: ModuleType(name, "Part of pyACL, emulated on the CPU.")

@@ -18,7 +18,7 @@ from .model import find as find_model
 __all__ = ["Aipp"]
 
 _HEADER, _PER_BATCH = 96, 96
-"""Bytes of the parameters, as far as ``get_aipp_data_size`` tells them."""
+"""Bytes of the parameters, as ``get_aipp_data_size`` reports them."""
 
 
 class Aipp:
@@ -26,7 +26,7 @@ class Aipp:
 
     Parameters
     ----------
-    batch : int
+    batch
         Number of images.
     """
 
@@ -68,7 +68,7 @@ def destroy_aipp(handle: int) -> int:
 
 
 def _define(name: str, formats: str, per_batch: bool) -> None:
-    """Define a setter; those of one image end with its index."""
+    """Define a setter; setters of one image take its index last."""
 
     @entry(f"acl.mdl.set_aipp_{name}", "k" + formats)
     def setter(handle: int, *values: Any) -> int:
@@ -119,7 +119,7 @@ def set_aipp_by_input_index(model_id: int, dataset: int, index: int, handle: int
 
 @entry("acl.mdl.get_aipp_type", "Ik", answer=lambda code: (0, 0, code))
 def get_aipp_type(model_id: int, index: int) -> tuple[int, int, int]:
-    """Tell what AIPP an input has: none."""
+    """Return the kind of AIPP of an input: none."""
     model = find_model(model_id)
     if model is None:
         return 0, 0, AclCode.GE_EXEC_MODEL_ID_INVALID
@@ -130,7 +130,7 @@ def get_aipp_type(model_id: int, index: int) -> tuple[int, int, int]:
 
 @entry("acl.mdl.get_first_aipp_info", "Ik", answer=NONE)
 def get_first_aipp_info(model_id: int, index: int) -> tuple[None, int]:
-    """Give the static AIPP of an input: there is none."""
+    """Return the static AIPP of an input: there is none."""
     if find_model(model_id) is None:
         return None, AclCode.GE_EXEC_MODEL_ID_INVALID
     return None, report(AclCode.GE_AIPP_NOT_EXIST, f"input {index} has no AIPP")
@@ -138,7 +138,7 @@ def get_first_aipp_info(model_id: int, index: int) -> tuple[None, int]:
 
 @entry("acl.mdl.get_aipp_data_size", "K", answer=VALUE)
 def get_aipp_data_size(batch: int) -> tuple[int, int]:
-    """Give the bytes that AIPP parameters take."""
+    """Return the bytes that AIPP parameters take."""
     if batch == 0:
         return 0, report(AclCode.INVALID_PARAM, "get_aipp_data_size: batch 0")
     return _HEADER + _PER_BATCH * batch, 0

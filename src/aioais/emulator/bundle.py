@@ -58,7 +58,7 @@ def bundle_get_model_num(handle: int) -> tuple[int, int]:
 
 @entry("acl.mdl.bundle_get_model_id", "Ik", answer=VALUE)
 def bundle_get_model_id(handle: int, index: int) -> tuple[int, int]:
-    """Give the id of a model of a bundle."""
+    """Return the id of a model of a bundle."""
     members = bundles.get(handle)
     if members is None:
         return 0, report(AclCode.INVALID_BUNDLE_MODEL_ID, f"there is no bundle {handle}")

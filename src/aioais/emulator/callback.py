@@ -1,7 +1,7 @@
 """Host callbacks: functions that a stream calls in a thread that sits in ``process_report``.
 
 Facts: pyACL reference, Huawei's callback pages: 107011 and 107012 for subscriptions, 107015 for a
-stream without one, 507012 when nothing came in time.
+stream without one, 507012 when no callback arrives in time.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from ._args import entry
 from ._registry import table
 from ._state import report
 from .context import current
-from .ordering import Mark, note_finished
+from .ordering import note_finished
 from .stream import Operation, Stream, foreign, resolve, run
 from .timeline import FOREVER, sleep_until
 
 __all__ = ["Reporter"]
 
 _POLL = 0.001
-"""Seconds between two looks at streams whose work another thread has to bring forward."""
+"""Seconds between two polls of streams whose work another thread has to run."""
 
 
 class Call:
-    """One callback on its way."""
+    """One queued callback."""
 
-    __slots__ = ("argument", "block", "done", "function", "is_posted", "mark", "time")
+    __slots__ = ("argument", "behind", "function", "is_blocking", "is_done", "is_posted", "stream", "time")
 
-    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, mark: Mark) -> None:
-        self.mark = mark
-        """Its place in the stream: what comes before is finished once the host runs the function."""
+    def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, stream: Stream) -> None:
+        self.stream = stream
+        self.behind = stream.behind
+        """Its position in the stream: everything before it has finished once the host runs the function."""
         self.function = function
         self.argument = argument
-        self.block = block
+        self.is_blocking = block
         self.is_posted = False
-        self.done = False
+        self.is_done = False
         self.time = 0.0
 
 
 class Reporter:
-    """A thread that runs callbacks, and the streams it serves."""
+    """A thread that runs callbacks, with the streams it serves."""
 
     __slots__ = ("calls", "changed", "streams", "thread_id")
 
@@ -55,7 +56,7 @@ class Reporter:
         self.changed = threading.Condition()
 
     def notify(self) -> None:
-        """Wake the thread, and whoever waits for a callback of it."""
+        """Wake the thread, and threads that wait for one of its callbacks."""
         with self.changed:
             self.changed.notify_all()
 
@@ -66,7 +67,7 @@ reporters: dict[int, Reporter] = table()
 
 @entry("acl.rt.subscribe_report", "Kk")
 def subscribe_report(thread_id: int, handle: int) -> int:
-    """Let a thread run the callbacks of a stream."""
+    """Subscribe a thread to the callbacks of a stream."""
     context = current()
     if context is None:
         return AclCode.RT_CONTEXT_NULL
@@ -117,9 +118,9 @@ def launch_callback(function: Any, argument: Any, block_type: int, handle: int) 
     if stream.context is not context:
         return foreign("launch_callback")
     if stream.reporter is None:
-        return report(AclCode.RT_STREAM_NO_CB_REG, "launch_callback: subscribe_report comes first")
+        return report(AclCode.RT_STREAM_NO_CB_REG, "launch_callback: subscribe_report must come first")
     stream.blocking += block_type
-    call = Call(function, argument, block_type == 1, Mark(stream))
+    call = Call(function, argument, block_type == 1, stream)
     stream.queue.append((_run_call, call, stream.reporter))
     stream.reporter.notify()
     return 0
@@ -129,20 +130,20 @@ def _run_call(stream: Stream, operation: Operation, deadline: float) -> bool:
     call: Call = operation[1]
     reporter: Reporter = operation[2]
     if stream.is_halted:
-        stream.blocking -= call.block
+        stream.blocking -= call.is_blocking
         return True
     if not call.is_posted:
         call.is_posted = True
         call.time = stream.tail
         reporter.calls.append(call)
         reporter.notify()
-    if not call.block:
+    if not call.is_blocking:
         return True
     with reporter.changed:
-        if not call.done and (deadline == 0.0 or threading.get_ident() == reporter.thread_id):
+        if not call.is_done and (deadline == 0.0 or threading.get_ident() == reporter.thread_id):
             return False
         timeout = None if deadline == FOREVER else max(0.0, deadline - perf_counter())
-        if not reporter.changed.wait_for(lambda: call.done, timeout):
+        if not reporter.changed.wait_for(lambda: call.is_done, timeout):
             return False
     stream.blocking -= 1
     stream.tail = max(stream.tail, perf_counter())
@@ -165,7 +166,7 @@ def process_report(timeout: int) -> int:
             break
         left = deadline - perf_counter()
         if left <= 0:
-            return report(AclCode.RT_REPORT_TIMEOUT, f"no callback came in {timeout} ms")
+            return report(AclCode.RT_REPORT_TIMEOUT, f"no callback within {timeout} ms")
         if not reporter.streams:
             return report(AclCode.RT_THREAD_SUBSCRIBE, "process_report: the last subscription ended")
         with reporter.changed:
@@ -178,15 +179,15 @@ def process_report(timeout: int) -> int:
 
 
 def _deliver(reporter: Reporter) -> None:
-    """Run what is due; an exception leaves through a SystemError, as from the C extension."""
+    """Run what is due; an exception leaves as a SystemError, as from the C extension."""
     while reporter.calls:
         call = reporter.calls.popleft()
         sleep_until(call.time)
-        note_finished(call.mark)
+        note_finished(call.stream, call.behind)
         try:
             call.function(call.argument)
-        except BaseException as exc:  # the C extension does not look at it either
+        except BaseException as exc:  # the C extension does not handle it either
             raise SystemError("acl.rt.process_report returned a result with an exception set") from exc
         finally:
-            call.done = True
+            call.is_done = True
             reporter.notify()

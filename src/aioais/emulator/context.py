@@ -15,7 +15,7 @@ from ._state import report, state
 from .device import Device
 from .device import find as find_device
 from .errors import EmulatorError
-from .ordering import Ordered
+from .ordering import Queue
 
 __all__ = ["Context", "Local", "contexts", "current", "local", "primaries"]
 
@@ -25,9 +25,9 @@ class Context:
 
     Parameters
     ----------
-    device : Device
+    device
         The device.
-    is_primary : bool
+    is_primary
         Whether it is the device's default context.
     """
 
@@ -38,7 +38,7 @@ class Context:
         self.is_primary = is_primary
         self.is_alive = True
         self.handle = next(handles)
-        self.default_stream: Ordered | None = None
+        self.default_stream: Queue | None = None
         """Made on first use, see ``stream.default_of``."""
         contexts[self.handle] = self
 
@@ -65,12 +65,12 @@ primaries: dict[int, Context] = table()
 
 
 def current() -> Context | None:
-    """Give this thread's current context; ``None`` and a message when there is none."""
+    """Return this thread's current context; ``None`` and a message when there is none."""
     context = local.context
     if context is not None and context.is_alive:
         return context
     if state.default_device is not None:
-        # acl.json may name a device whose default context threads without one get implicitly
+        # acl.json may name a device whose default context serves threads without one
         primary = primaries.get(state.default_device)
         if primary is not None:
             return primary
@@ -79,22 +79,22 @@ def current() -> Context | None:
 
 
 def find(handle: int) -> Context:
-    """Give a context by handle.
+    """Return a context by handle.
 
     Raises
     ------
     EmulatorError
-        The handle is stale or invented.
+        The handle is stale or was never valid.
     """
     context = contexts.get(handle)
     if context is None:
-        raise EmulatorError(f"{handle:#x} is no context: destroyed, lost by a device reset, or never created")
+        raise EmulatorError(f"{handle:#x} is not a context: destroyed, lost by a device reset, or never created")
     return context
 
 
 @entry("acl.rt.create_context", "i", answer=VALUE)
 def create_context(index: int) -> tuple[int, int]:
-    """Make a context on a device and make it current in this thread."""
+    """Create a context on a device and make it current in this thread."""
     if not state.is_initialised:
         return 0, report(AclCode.UNINITIALIZE, "create_context before acl.init")
     device = find_device(index)
@@ -115,7 +115,7 @@ def destroy_context(handle: int) -> int:
         return report(AclCode.INVALID_PARAM, "destroy_context of 0")
     context = find(handle)
     if context.is_primary:
-        return report(AclCode.INVALID_PARAM, "the default context goes with reset_device, not destroy_context")
+        return report(AclCode.INVALID_PARAM, "the default context is destroyed by reset_device, not by destroy_context")
     with state.lock:
         context.is_alive = False
         del contexts[handle]
@@ -138,13 +138,13 @@ def set_context(handle: int) -> int:
 
 @entry("acl.rt.get_context", answer=VALUE)
 def get_context() -> tuple[int, int]:
-    """Give this thread's current context."""
+    """Return this thread's current context."""
     context = current()
     return (0, AclCode.RT_CONTEXT_NULL) if context is None else (context.handle, 0)
 
 
 def drop_all(device: Device) -> int:
-    """Take the contexts of a device away; count those that the program made."""
+    """Remove the contexts of a device; return how many the program had made."""
     gone = [context for context in list(contexts.values()) if context.device is device]
     for context in gone:
         context.is_alive = False

@@ -1,4 +1,4 @@
-"""Steering and watching the emulator: timings, counters, leaks, a clean slate.
+"""Controlling and observing the emulator: settings, counters, leaks, reset.
 
 >>> from aioais import emulator
 >>> with emulator.configure(execute_ms=2, h2d_ms=1):
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class _Restore(AbstractContextManager[None]):
-    """Puts settings back at the end of a ``with`` block."""
+    """Restores settings at the end of a ``with`` block."""
 
     def __init__(self, device: int | None, before: dict[str, Any]) -> None:
         self._device = device
@@ -70,30 +70,30 @@ def _apply(device: int | None, values: dict[str, Any]) -> None:
 
 
 def configure(*, device: int | None = None, **settings: Any) -> AbstractContextManager[None]:
-    """Change settings, for good or for the length of a ``with`` block.
+    """Change settings, permanently or for a ``with`` block.
 
     Parameters
     ----------
-    device : int, optional
+    device
         Change the timings of this device only.
     **settings
         ``devices``, ``threads``, ``spin``, ``memory_mb``, ``run_mode``, ``soc_name``, ``gil`` ("real", "release",
         "hold"), ``poison``, ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``, ``init_ms``,
         ``set_device_ms``, ``load_ms``, ``malloc_us``. ``run_mode`` only before ``set_device`` and without live
-        memory. What is open on a device goes on when ``devices`` becomes too small for it; nobody can open it
-        anew. With ``device``: ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``.
+        memory. What is open on a device keeps working when ``devices`` becomes too small for it; the device cannot
+        be set again. With ``device``: ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``.
 
     Returns
     -------
     context manager
-        Restores what was before; may be ignored.
+        Restores the previous settings; may be ignored.
 
     Raises
     ------
     TypeError
         There is no such setting.
     ValueError
-        The value makes no sense, or cannot be changed now; or there is no such device.
+        The value is out of range or cannot change now, or there is no such device.
     """
     checked = {name: state.settings.checked(name, value) for name, value in settings.items()}
     if device is not None:
@@ -115,12 +115,12 @@ def configure(*, device: int | None = None, **settings: Any) -> AbstractContextM
 
 
 def settings() -> dict[str, Any]:
-    """Give the present settings by name."""
+    """Return the current settings by name."""
     return dict(vars(state.settings))
 
 
 def reset() -> None:
-    """Forget everything: handles, memory, counters, faults, gates, settings; read the environment anew.
+    """Forget everything: handles, memory, counters, faults, gates, settings; read the environment again.
 
     Handles and addresses from before are stale afterwards. Threads must not be inside a call.
     """
@@ -134,7 +134,7 @@ def reset() -> None:
 
 
 def forget_config() -> None:
-    """Let the next ``acl.init`` after ``acl.finalize`` give another configuration, as a new process could.
+    """Let the next ``acl.init`` after ``acl.finalize`` use another configuration, as a new process could.
 
     Without it the first one stays for the life of the process, as with CANN.
     """
@@ -144,7 +144,7 @@ def forget_config() -> None:
 
 
 def counts() -> dict[str, int]:
-    """Give how often each function was called, by full name; functions never called are left out."""
+    """Return how often each function was called, by full name; functions never called are left out."""
     return {name: number for name, number in state.counts.items() if number}
 
 
@@ -157,7 +157,7 @@ def reset_counts() -> None:
 
 
 def copied() -> dict[str, int]:
-    """Give the bytes copied: ``h2d``, ``d2h``, ``d2d``, ``h2h``.
+    """Return the bytes copied: ``h2d``, ``d2h``, ``d2d``, ``h2h``.
 
     ``pageable`` are the bytes among them that ``memcpy_async`` had to copy at once.
     """

@@ -22,8 +22,8 @@ class DataBuffer:
 
     Parameters
     ----------
-    address, size : int
-        What it stands for; both may be 0.
+    address, size
+        The memory; both may be 0.
     """
 
     __slots__ = ("address", "datasets", "handle", "is_alive", "size")
@@ -37,7 +37,7 @@ class DataBuffer:
         data_buffers[self.handle] = self
 
     def point(self, address: int, size: int) -> None:
-        """Stand for other memory from now on."""
+        """Point to other memory."""
         self.address = address
         self.size = size
         for dataset in self.datasets:
@@ -54,7 +54,7 @@ class Dataset:
         self.descs: dict[int, TensorDesc] = {}
         self.gear: tuple[int, ...] | None = None
         self.version = 0
-        """Changes with everything that matters to an execution."""
+        """Changes with everything that affects an execution."""
         self.handle = next(handles)
         datasets[self.handle] = self
 
@@ -72,63 +72,63 @@ datasets: dict[int, Dataset] = table("datasets")
 
 
 def find_buffer(handle: int) -> DataBuffer | None:
-    """Give a data buffer by handle; ``None`` for 0.
+    """Return a data buffer by handle; ``None`` for 0.
 
     Raises
     ------
     EmulatorError
-        The handle is stale or invented.
+        The handle is stale or was never valid.
     """
     buffer = data_buffers.get(handle)
     if buffer is None and handle != 0:
-        raise EmulatorError(f"{handle:#x} is no data buffer: destroyed, or never created")
+        raise EmulatorError(f"{handle:#x} is not a data buffer: destroyed, or never created")
     return buffer
 
 
 def find(handle: int) -> Dataset | None:
-    """Give a dataset by handle; ``None`` for 0.
+    """Return a dataset by handle; ``None`` for 0.
 
     Raises
     ------
     EmulatorError
-        The handle is stale or invented.
+        The handle is stale or was never valid.
     """
     dataset = datasets.get(handle)
     if dataset is None and handle != 0:
-        raise EmulatorError(f"{handle:#x} is no dataset: destroyed, or never created")
+        raise EmulatorError(f"{handle:#x} is not a dataset: destroyed, or never created")
     return dataset
 
 
 @entry("acl.create_data_buffer", "kk", answer=SINGLE)
 def create_data_buffer(address: int, size: int) -> int:
-    """Make a data buffer; it only records the pair."""
+    """Create a data buffer; it only records the pair."""
     return DataBuffer(address, size).handle
 
 
 @entry("acl.get_data_buffer_addr", "k", answer=SINGLE, hot=True)
 def get_data_buffer_addr(handle: int) -> int:
-    """Give the address."""
+    """Return the address."""
     buffer = data_buffers.get(handle) or find_buffer(handle)
     return 0 if buffer is None else buffer.address
 
 
 @entry("acl.get_data_buffer_size_v2", "k", answer=SINGLE, hot=True)
 def get_data_buffer_size_v2(handle: int) -> int:
-    """Give the size."""
+    """Return the size."""
     buffer = data_buffers.get(handle) or find_buffer(handle)
     return 0 if buffer is None else buffer.size
 
 
 @entry("acl.get_data_buffer_size", "k", answer=SINGLE)
 def get_data_buffer_size(handle: int) -> int:
-    """Give the size in 32 bits."""
+    """Return the size in 32 bits."""
     buffer = find_buffer(handle)
     return 0 if buffer is None else buffer.size & 0xFFFFFFFF
 
 
 @entry("acl.update_data_buffer", "kkk", hot=True)
 def update_data_buffer(handle: int, address: int, size: int) -> int:
-    """Let a data buffer stand for other memory."""
+    """Point a data buffer to other memory."""
     buffer = find_buffer(handle)
     if buffer is None:
         return report(AclCode.INVALID_PARAM, "update_data_buffer of 0")
@@ -151,13 +151,13 @@ def destroy_data_buffer(handle: int) -> int:
 
 @entry("acl.mdl.create_dataset", answer=SINGLE)
 def create_dataset() -> int:
-    """Make an empty dataset."""
+    """Create an empty dataset."""
     return Dataset().handle
 
 
 @entry("acl.mdl.add_dataset_buffer", "kk", answer=VALUE)
 def add_dataset_buffer(handle: int, buffer_handle: int) -> tuple[int, int]:
-    """Append a data buffer; the dataset comes back before the code."""
+    """Append a data buffer; the dataset is returned before the code."""
     dataset = find(handle)
     buffer = find_buffer(buffer_handle)
     if dataset is None or buffer is None:
@@ -177,7 +177,7 @@ def get_dataset_num_buffers(handle: int) -> int:
 
 @entry("acl.mdl.get_dataset_buffer", "kk", answer=SINGLE)
 def get_dataset_buffer(handle: int, index: int) -> int:
-    """Give a data buffer by index."""
+    """Return a data buffer by index."""
     dataset = find(handle)
     return 0 if dataset is None or index >= len(dataset.buffers) else dataset.buffers[index].handle
 
@@ -193,6 +193,7 @@ def destroy_dataset(handle: int) -> int:
     for buffer in dataset.buffers:
         if dataset in buffer.datasets:
             buffer.datasets.remove(dataset)
+    dataset.version += 1  # plans must not find it valid any more
     del datasets[handle]
     return 0
 
@@ -215,7 +216,7 @@ def set_dataset_tensor_desc(handle: int, desc_handle: int, index: int) -> tuple[
 
 @entry("acl.mdl.get_dataset_tensor_desc", "kk", answer=SINGLE, hot=True)
 def get_dataset_tensor_desc(handle: int, index: int) -> int:
-    """Give the dataset's own description of one buffer; the dataset keeps it."""
+    """Return the dataset's own description of one buffer; the dataset keeps it."""
     dataset = find(handle)
     desc = None if dataset is None else dataset.descs.get(index)
     return 0 if desc is None else desc.handle

@@ -1,4 +1,4 @@
-"""Devices that die: from one moment on whatever needs the device answers one code."""
+"""Devices that die: every call that needs the device returns one code from then on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .stream import streams_of
 __all__ = ["kill"]
 
 _MARK = "acl: a device is dead"
-"""No call has this name; in the table of faults it sends every call through the slow check."""
+"""Not the name of a call: as a key of the armed faults it sends every call through the slow check."""
 
 
 _NEEDS_THE_DEVICE = frozenset(
@@ -40,11 +40,11 @@ _NEEDS_THE_DEVICE = frozenset(
         "acl.rt.memset_async",
     }
 )
-"""Calls that a dead device refuses in its contexts; those that name it or wait for it see to it themselves."""
+"""Calls that a dead device refuses in its contexts; calls that name it or wait for it check for themselves."""
 
 
 def _refuse(name: str) -> int:
-    """Give the code of a dead device to the calls that need it."""
+    """Return the code of a dead device to the calls that need it."""
     if not state.dead or name not in _NEEDS_THE_DEVICE or local.context is None:
         return 0
     device = local.context.device.index
@@ -74,18 +74,17 @@ class _Revive(AbstractContextManager[None]):
 
 
 def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextManager[None]:
-    """Let a device die, for good or for the length of a ``with`` block.
+    """Let a device die, permanently or for a ``with`` block.
 
     What is queued on it never runs. Every synchronise call in one of its contexts reports the code, each
-    time; so do the calls that give it work or take something from it (``set_device``, contexts, streams,
-    device memory, loads, copies, executions). What only releases still succeeds, as it is the host's own
-    bookkeeping.
+    time; so do the calls that give it work or allocate on it (``set_device``, contexts, streams,
+    device memory, loads, copies, executions). Calls that only release still succeed: they are bookkeeping of the host.
 
     Parameters
     ----------
-    device : int
+    device
         Its id.
-    code : int
+    code
         What the calls return; 507010 (lost heartbeat) by default.
 
     Returns
@@ -104,7 +103,7 @@ def kill(device: int, code: int = AclCode.RT_LOST_HEARTBEAT) -> AbstractContextM
     state.dead[device] = int(code)
     for stream in streams_of(devices[device]):
         stream.is_halted = True
-        if stream.queue:  # for a synchronise that comes when it is back
+        if stream.queue:  # for a synchronise call after the device is back
             stream.fail(int(code), f"device {device} died")
     state.armed[_MARK] = []
     return _Revive(devices[device])

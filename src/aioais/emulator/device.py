@@ -1,6 +1,6 @@
-"""Devices: the engines and the capacity of each.
+"""Devices: engines and capacity.
 
-What a program does with them is in ``device_calls``.
+The calls are in ``device_calls``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Device:
 
     Parameters
     ----------
-    index : int
+    index
         Its id.
     """
 
@@ -42,13 +42,13 @@ class Device:
         self.count = 0
         self.used = 0
         self.peers: set[int] = set()
-        self.stream_ids = itertools.count(1)  # 0 stands for none
+        self.stream_ids = itertools.count(1)  # 0 means no stream
         self.h2d = Engine("h2d")
         self.execute = Engine("execute")
         self.d2h = Engine("d2h")
         self.d2d = Engine("d2d")
         self.is_virtual = False
-        """Whether any timing is dialled: if so, time is that of the engines' timelines."""
+        """Whether any timing is set: if so, the engines' timelines give the time."""
 
 
 devices: list[Device] = []
@@ -56,13 +56,13 @@ register(devices.clear, devices=lambda: sum(device.count > 0 for device in devic
 
 
 def build_devices() -> None:
-    """Make the devices that are missing; those beyond the settings' number stay for what is open on them."""
+    """Create missing devices; those beyond the configured number stay for what is open on them."""
     devices.extend(map(Device, range(len(devices), state.settings.devices)))
     redial()
 
 
 def redial() -> None:
-    """Bring the dialled timings to the engines."""
+    """Apply the configured timings to the engines."""
     for device in devices:
         own = state.overrides.get(device.index, {})
 
@@ -78,12 +78,12 @@ def redial() -> None:
 
 
 def find(index: int) -> Device | None:
-    """Give a device by id; ``None`` and a message when there is none."""
+    """Return a device by id; ``None`` and a message when there is none."""
     return find_among(index, state.settings.devices)
 
 
 def find_among(index: int, count: int) -> Device | None:
-    """Give a device by id, one of this many; ``None`` and a message when there is none."""
+    """Return a device by id, of the first ``count``; ``None`` and a message when there is none."""
     if 0 <= index < count:
         return devices[index]
     report(AclCode.RT_INVALID_DEVICEID, f"there is no device {index}: there are {count}")

@@ -1,4 +1,4 @@
-"""What a program does with devices: counting ``set_device``, resetting, capacity, utilisation.
+"""The calls of devices: counting ``set_device``, resetting, capacity, utilisation.
 
 Facts: pyACL reference, Huawei's device pages and the open runtime source (reference counts per
 process and device, 507007 for a reset without a set, the default context of a device).
@@ -59,7 +59,7 @@ def reset_device(index: int) -> int:
 
 @entry("acl.rt.reset_device_force", "i")
 def reset_device_force(index: int) -> int:
-    """Free what lives on the device whatever the count."""
+    """Free what lives on the device, whatever the count."""
     device = find_among(index, len(devices))
     if device is None:
         return AclCode.RT_INVALID_DEVICEID
@@ -72,7 +72,7 @@ def reset_device_force(index: int) -> int:
 
 
 def release(device: Device) -> None:
-    """Take everything of a device away, noting what the program had not freed itself."""
+    """Free everything on a device, and note what the program had not freed itself."""
     for name, number in (
         ("models", model.drop_all(device)),
         ("streams", stream.drop_all(device)),
@@ -88,7 +88,7 @@ def release(device: Device) -> None:
 
 @entry("acl.rt.get_device", answer=VALUE)
 def get_device() -> tuple[int, int]:
-    """Give the device of the current context."""
+    """Return the device of the current context."""
     context = current()
     if context is None:
         return 0, AclCode.RT_CONTEXT_NULL
@@ -103,7 +103,7 @@ def get_device_count() -> tuple[int, int]:
 
 @entry("acl.rt.get_run_mode", answer=VALUE)
 def get_run_mode() -> tuple[int, int]:
-    """Tell whether the program runs on the SoC (0) or on a host with a card (1)."""
+    """Return whether the program runs on the SoC (0) or on a host with a card (1)."""
     return int(RunMode(state.settings.run_mode)), 0
 
 
@@ -114,7 +114,7 @@ def _utilization(cube: int = 0) -> dict[str, int]:
 
 @entry("acl.rt.get_device_utilization_rate", "i", answer=lambda code: (_utilization(), code))
 def get_device_utilization_rate(index: int) -> tuple[dict[str, int], int]:
-    """Give the utilisation of a device; the emulator knows only that of its memory."""
+    """Return the utilisation of a device; the emulator knows only that of its memory."""
     rates = _utilization()
     device = find(index)
     if device is None:
@@ -125,19 +125,19 @@ def get_device_utilization_rate(index: int) -> tuple[dict[str, int], int]:
 
 @entry("acl.rt.query_device_status", "i", answer=lambda code: (65535, code))
 def query_device_status(index: int) -> tuple[int, int]:
-    """Tell whether a device is normal (0)."""
+    """Return whether a device is normal (0)."""
     return (0, 0) if find(index) else (65535, AclCode.RT_INVALID_DEVICEID)
 
 
 @entry("acl.rt.device_get_stream_priority_range", answer=lambda code: (0, 0, code))
 def device_get_stream_priority_range() -> tuple[int, int, int]:
-    """Give the least and the greatest priority of streams."""
+    """Return the least and the greatest priority of streams."""
     return 7, 0, 0
 
 
 @entry("acl.rt.device_can_access_peer", "ii", answer=VALUE)
 def device_can_access_peer(device: int, peer: int) -> tuple[int, int]:
-    """Tell whether two devices can reach each other's memory."""
+    """Return whether two devices can reach each other's memory."""
     if find(device) is None or find(peer) is None:
         return 0, AclCode.RT_INVALID_DEVICEID
     return int(device != peer), 0
@@ -145,7 +145,7 @@ def device_can_access_peer(device: int, peer: int) -> tuple[int, int]:
 
 @entry("acl.rt.device_enable_peer_access", "iI")
 def device_enable_peer_access(peer: int, flags: int) -> int:
-    """Let the current device reach the memory of another one."""
+    """Give the current device access to the memory of another one."""
     context = current()
     if context is None:
         return AclCode.RT_CONTEXT_NULL

@@ -1,6 +1,6 @@
 """The ``dump`` part of acl.json: the tensors of every layer of every execution, as files.
 
-A model that is to be dumped gets a second ONNX Runtime session, in which the wanted tensors are
+A model that is to be dumped gets a second ONNX Runtime session, in which the selected tensors are
 outputs of the graph and no node is fused with another. It computes from the same inputs just
 before the execution itself, which may write its outputs on top of them.
 
@@ -35,7 +35,7 @@ __all__ = ["Dump", "Probe", "open_dump"]
 
 _log = logging.getLogger("aioais.emulator")
 
-# ONNX element type -> numpy; what is missing here and below has no array of its own
+# ONNX element type -> numpy; types missing here and below have no array
 _DTYPES = {
     1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2",
     11: "f8", 12: "u4", 13: "u8", 14: "c8", 15: "c16",
@@ -45,7 +45,7 @@ _FLOAT8 = {17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "f
 _LONGEST = 255
 """Bytes of a file name."""
 _TAIL = 80
-"""Bytes of it that are left for the numbers, however many they need, so that a layer has one name."""
+"""Bytes of it reserved for the numbers, so that a layer keeps one name."""
 
 
 class Layer(NamedTuple):
@@ -59,7 +59,7 @@ class Layer(NamedTuple):
     """``input`` or ``output``, index, and the name of the tensor."""
 
     def file_name(self, stream: int, stamp: int, role: str, index: int) -> str:
-        """Give the name of the file of a tensor, short enough for a file system."""
+        """Return the name of the file of a tensor, short enough for a file system."""
         head, tail = f"{_clean(self.op_type)}.", f".{self.task}.{stream}.{stamp}.{role}.{index}.npy"
         name = _clean(self.name)
         room = max(_LONGEST - len(head.encode()) - _TAIL, _TAIL)
@@ -70,7 +70,7 @@ class Layer(NamedTuple):
 
 
 def _clean(name: str) -> str:
-    """Make a name fit for a path, as CANN does."""
+    """Make a name valid in a path, as CANN does."""
     return re.sub(r"[\s./\\\x00-\x1f]", "_", name) or "_"
 
 
@@ -79,15 +79,15 @@ class Probe:
 
     Parameters
     ----------
-    dump : Dump
+    dump
         Where the files go.
-    name : str
+    name
         The model's name.
-    session : onnxruntime.InferenceSession
-        Has every wanted tensor as an output.
-    layers : sequence of Layer
+    session
+        Has every selected tensor as an output.
+    layers
         What to write.
-    fed : collection of str
+    fed
         The inputs of the graph, which are read where they are.
     """
 
@@ -105,9 +105,9 @@ class Probe:
 
         Parameters
         ----------
-        fed : sequence of Bound
+        fed
             Memory of every input of the graph.
-        device, model, stream : int
+        device, model, stream
             Their numbers.
 
         Raises
@@ -144,7 +144,7 @@ class Probe:
 
 
 def _array(pointer: int, shape: tuple[int, ...], element: int) -> npt.NDArray[Any] | None:
-    """See memory as an array; floats that numpy does not know become float32, texts are left out."""
+    """View memory as an array; floats that NumPy lacks become float32, strings are skipped."""
     if element in _DTYPES:
         dtype: np.dtype[Any] = np.dtype(_DTYPES[element])
     elif element == _BFLOAT16:
@@ -172,11 +172,11 @@ class Dump:
 
     Parameters
     ----------
-    path : str
+    path
         The folder to write below.
-    mode : str
+    mode
         ``input``, ``output`` or ``all``.
-    entries : list of dict
+    entries
         Models and their layers; empty = every layer of every model.
     """
 
@@ -188,7 +188,7 @@ class Dump:
         self._folder = ""
 
     def folder(self) -> str:
-        """Give the folder of this run, made when it is first needed and shared with no other run."""
+        """Return the folder of this run, made when it is first needed and shared with no other run."""
         with self._lock:
             moment = datetime.now()
             while not self._folder:
@@ -198,13 +198,13 @@ class Dump:
                 except FileExistsError:
                     if not os.path.isdir(self._path):
                         raise
-                    moment += timedelta(seconds=1)  # another run began in this second
+                    moment += timedelta(seconds=1)  # another run started in this second
                 else:
                     self._folder = folder
             return self._folder
 
-    def _wanted(self, names: set[str]) -> set[str] | None:
-        """Give the layers wanted of a model: all when empty, ``None`` when it is not dumped."""
+    def _selected(self, names: set[str]) -> set[str] | None:
+        """Return the selected layers of a model: empty for all, ``None`` when it is not dumped."""
         if not self._entries:
             return set()
         chosen = [entry for entry in self._entries if entry.get("model_name", "") in ("", *names)]
@@ -219,15 +219,15 @@ class Dump:
 
         Parameters
         ----------
-        source : str or bytes
+        source
             Path or content of the ONNX model.
-        name : str
+        name
             The model's name.
-        title : str
-            The name of its graph, another name that it is found by.
-        fed : list of str
+        title
+            The name of its graph; matches too.
+        fed
             The inputs of the graph.
-        threads : int
+        threads
             Intra-op threads of the session.
 
         Returns
@@ -240,8 +240,8 @@ class Dump:
         LoadError
             ``onnx`` is missing, or the model cannot be prepared.
         """
-        wanted = self._wanted({name, title})
-        if wanted is None:
+        selected = self._selected({name, title})
+        if selected is None:
             return None
         try:
             import onnx
@@ -254,7 +254,7 @@ class Dump:
                 proto = onnx.load_model_from_string(source)
         except Exception as exc:  # protobuf's own classes
             raise LoadError(AclCode.GE_LOAD_MODEL, f"dump: {name!r} cannot be read by onnx: {exc}") from exc
-        layers = self._layers(proto.graph, wanted)
+        layers = self._layers(proto.graph, selected)
         if not layers:
             _log.warning("dump: model %r has none of the layers asked for", name)
             return None
@@ -265,13 +265,13 @@ class Dump:
         session = start_session(proto.SerializeToString(), f"dump: model {name!r}", threads, False, True, folder)
         return Probe(self, name, session, layers, fed)
 
-    def _layers(self, graph: Any, wanted: set[str]) -> list[Layer]:
+    def _layers(self, graph: Any, selected: set[str]) -> list[Layer]:
         layers = []
         # missing inputs, and weights that ONNX Runtime cannot give as outputs
         left_out = {"", *(sparse.values.name for sparse in graph.sparse_initializer)}
         for task, node in enumerate(graph.node):
             name = node.name or f"{node.op_type}_{task}"
-            if wanted and wanted.isdisjoint((name, _clean(name))):
+            if selected and selected.isdisjoint((name, _clean(name))):
                 continue
             groups = {"input": node.input, "output": node.output}
             tensors = tuple(
@@ -292,7 +292,7 @@ def open_dump(config: dict[str, Any]) -> Dump | None:
 
     Parameters
     ----------
-    config : dict
+    config
         The content of acl.json, checked.
 
     Returns
@@ -303,7 +303,7 @@ def open_dump(config: dict[str, Any]) -> Dump | None:
     Raises
     ------
     ConfigError
-        ``onnx`` is missing, the statistics instead of the tensors are wanted, or the folder
+        ``onnx`` is missing, statistics are requested instead of tensors, or the folder
         cannot be written.
     """
     part = config.get("dump")

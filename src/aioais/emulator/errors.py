@@ -14,14 +14,14 @@ class EmulatorError(RuntimeError):
 
 
 class CodedError(Exception):
-    """A failure on its way to the call that returns its code.
+    """A failure that a call returns as a code.
 
     Parameters
     ----------
-    code : int
+    code
         What the call returns.
-    text : str
-        Why, for humans.
+    text
+        The reason, for people.
     """
 
     def __init__(self, code: int, text: str) -> None:

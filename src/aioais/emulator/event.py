@@ -1,4 +1,4 @@
-"""Events: places in streams that others wait for, query and time.
+"""Events: positions in streams, to wait for, to query and to measure between.
 
 Facts: pyACL reference, Huawei's event pages: flags, reversed meanings of the two queries,
 time stamps that must have been recorded (107006) in the right order (107007).
@@ -25,12 +25,11 @@ from .stream import (
     resolve,
     run,
     streams,
-    wake,
 )
 from .synchronize import deadline_of
 from .timeline import FOREVER, sleep_until
 
-__all__ = ["Event", "events"]
+__all__ = ["Event", "events", "run_wait"]
 
 _LIMIT = 65536
 
@@ -41,32 +40,45 @@ _TIME_LINE = int(EventFlag.TIME_LINE)
 
 
 class Event:
-    """An event; ``record`` is its latest recording.
+    """An event; ``record`` is its latest record.
 
     Parameters
     ----------
-    device : Device
+    device
         Device of the context that made it.
-    flags : int
+    flags
         What it can do, see ``EventFlag``.
-    extended : bool
+    extended
         Made by ``create_event_ex_with_flag``.
-    sticky : bool
+    sticky
         Made by ``create_event_with_flag``: set until it is reset, however often it is recorded.
     """
 
-    __slots__ = ("device", "flags", "handle", "is_extended", "is_recorded_again", "is_sticky", "record", "waited")
+    __slots__ = (
+        "device",
+        "flags",
+        "handle",
+        "has_time",
+        "is_extended",
+        "is_recorded_again",
+        "is_sticky",
+        "is_waitable",
+        "record",
+        "waited",
+    )
 
     def __init__(self, device: Device, flags: int, extended: bool, sticky: bool) -> None:
         self.device = device
         self.flags = flags
+        self.is_waitable = bool(flags & _SYNC)
+        self.has_time = bool(flags & _TIME_LINE)
         self.is_extended = extended
         self.is_sticky = sticky
         self.is_recorded_again = False
-        """Sticky, and recorded again without a reset."""
+        """Sticky, and recorded again without a reset: a wait for it may pass at once on a device."""
         self.record: Record | None = None
         self.waited: tuple[Stream, Record] | None = None
-        """Last ``stream_wait_event``: the waiting stream and the mark behind the wait."""
+        """The last ``stream_wait_event``: the waiting stream and the record it waits for."""
         self.handle = next(handles)
         events[self.handle] = self
 
@@ -75,40 +87,27 @@ events: dict[int, Event] = table("events")
 
 
 def find(handle: int) -> Event | None:
-    """Give an event by handle; ``None`` and a message for 0.
+    """Return an event by handle; ``None`` and a message for 0.
 
     Raises
     ------
     EmulatorError
-        The handle is stale or invented.
+        The handle is stale or was never valid.
     """
     event = events.get(handle)
     if event is None:
         if handle != 0:
-            raise EmulatorError(f"{handle:#x} is no event: destroyed, lost by a device reset, or never created")
+            raise EmulatorError(f"{handle:#x} is not an event: destroyed, lost by a device reset, or never created")
         report(AclCode.INVALID_PARAM, "event 0")
     return event
 
 
-def _run_record(stream: Stream, operation: Operation, deadline: float) -> bool:
-    record: Record = operation[1]
-    if stream.device.is_virtual:
-        if record.submitted > stream.tail:
-            stream.tail = record.submitted
-        record.time = stream.tail
-    else:
-        record.time = stream.tail = perf_counter()
-    record.done = True
-    if stream.sleepers:
-        wake(stream)
-    return True
-
-
-def _run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
+def run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
+    """Bring the stream of a record up to it; False when it is blocked."""
     record: Record = operation[1]
     if stream.is_halted:
         return True
-    if not record.done and not run(record.stream, record, deadline):
+    if not record.is_done and not run(record.stream, record, deadline):
         return False
     if record.time > stream.tail:
         stream.tail = record.time
@@ -126,19 +125,19 @@ def _create(flags: int, extended: bool = False, sticky: bool = False) -> tuple[i
 
 @entry("acl.rt.create_event", answer=VALUE)
 def create_event() -> tuple[int, int]:
-    """Make an event that can do everything."""
+    """Create an event with all abilities."""
     return _create(_SYNC | _TIME_LINE)
 
 
 @entry("acl.rt.create_event_with_flag", "I", answer=VALUE)
 def create_event_with_flag(flag: int) -> tuple[int, int]:
-    """Make an event with chosen abilities; where streams wait for it, it must be reset between two recordings."""
+    """Create an event with chosen abilities; where streams wait for it, it must be reset between two records."""
     return _checked_create(flag, sticky=True)
 
 
 @entry("acl.rt.create_event_ex_with_flag", "I", answer=VALUE)
 def create_event_ex_with_flag(flag: int) -> tuple[int, int]:
-    """Make an event with chosen abilities that is never reset."""
+    """Create an event with chosen abilities that is never reset."""
     return _checked_create(flag, extended=True)
 
 
@@ -150,7 +149,7 @@ def _checked_create(flag: int, extended: bool = False, sticky: bool = False) -> 
 
 @entry("acl.rt.destroy_event", "k")
 def destroy_event(handle: int) -> int:
-    """Destroy an event; recordings that are queued stay valid."""
+    """Destroy an event; queued records stay valid."""
     if find(handle) is None:
         return AclCode.INVALID_PARAM
     del events[handle]
@@ -159,7 +158,7 @@ def destroy_event(handle: int) -> int:
 
 @entry("acl.rt.record_event", "kk", hot=True)
 def record_event(handle: int, stream_handle: int) -> int:
-    """Mark the present end of a stream."""
+    """Record an event at the current end of a stream."""
     context = local.context
     if (context is None or not context.is_alive) and (context := current()) is None:
         return AclCode.RT_CONTEXT_NULL
@@ -173,20 +172,20 @@ def record_event(handle: int, stream_handle: int) -> int:
     if event.is_sticky and event.record is not None:
         event.is_recorded_again = True
     event.record = record
-    stream.queue.append((_run_record, record))
+    stream.queue.append(record)
     return 0
 
 
 @entry("acl.rt.reset_event", "kk")
 def reset_event(handle: int, stream_handle: int) -> int:
-    """Make an event as if it had not been recorded."""
+    """Reset an event to not recorded."""
     context = current()
     if context is None:
         return AclCode.RT_CONTEXT_NULL
     event = find(handle)
     if event is None:
         return AclCode.INVALID_PARAM
-    if event.is_extended or not event.flags & _SYNC:
+    if event.is_extended or not event.is_waitable:
         return report(AclCode.RT_PARAM_INVALID, "reset_event needs an event of create_event with the flag SYNC")
     stream = resolve(stream_handle, context)
     if stream.context is not context:
@@ -198,7 +197,7 @@ def reset_event(handle: int, stream_handle: int) -> int:
 
 @entry("acl.rt.stream_wait_event", "kk", hot=True)
 def stream_wait_event(stream_handle: int, handle: int) -> int:
-    """Let a stream wait for the latest recording of an event; without one there is nothing to wait for."""
+    """Make a stream wait for the latest record of an event; without one it waits for nothing."""
     context = local.context
     if (context is None or not context.is_alive) and (context := current()) is None:
         return AclCode.RT_CONTEXT_NULL
@@ -208,7 +207,7 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
     stream = streams.get(stream_handle) or resolve(stream_handle, context)
     if stream.context is not context:
         return foreign("stream_wait_event")
-    if not event.flags & _SYNC:
+    if not event.is_waitable:
         return report(AclCode.RT_PARAM_INVALID, "stream_wait_event needs an event with the flag SYNC")
     if event.is_recorded_again:
         raise EmulatorError(
@@ -217,8 +216,8 @@ def stream_wait_event(stream_handle: int, handle: int) -> int:
         )
     record = event.record
     if record is not None:
-        stream.queue.append((_run_wait, record))
-        note_wait(stream, record)
+        stream.queue.append((run_wait, record))
+        note_wait(stream, record.behind)
         event.waited = (stream, record)
     return 0
 
@@ -234,22 +233,22 @@ def _synchronize(handle: int, timeout: int) -> int:
     if record is None:
         return 0
     deadline = FOREVER if timeout == -1 else deadline_of(timeout)
-    if not record.done and not run(record.stream, record, deadline):
+    if not record.is_done and not run(record.stream, record, deadline):
         return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
     if record.stream.device.is_virtual:
         if record.time > deadline:
             sleep_until(deadline, state.settings.gil == "hold")
             return report(AclCode.RT_EVENT_SYNC_TIMEOUT, f"the event is not reached after {timeout} ms")
         sleep_until(record.time, state.settings.gil == "hold")
-    note_finished(record)
-    # A failure is the stream's: the published runtime tells it to whoever synchronises the stream (or the
-    # device), never to whoever waits for an event behind it.
+    note_finished(record.stream, record.behind)
+    # A failure belongs to the stream: the published runtime reports it when the stream or the device is
+    # synchronised, never when an event behind it is.
     return 0
 
 
 @entry("acl.rt.synchronize_event", "k", hot=True)
 def synchronize_event(handle: int) -> int:
-    """Wait until the latest recording of an event is reached."""
+    """Wait until the latest record of an event is reached."""
     return _synchronize(handle, -1)
 
 
@@ -263,17 +262,17 @@ def synchronize_event_with_timeout(handle: int, timeout: int) -> int:
 
 def _reached(event: Event) -> bool:
     record = event.record
-    if record is None or not (record.done or run(record.stream, record, 0.0)):
+    if record is None or not (record.is_done or run(record.stream, record, 0.0)):
         return False
     if record.stream.device.is_virtual and record.time > perf_counter():
         return False
-    note_finished(record)
+    note_finished(record.stream, record.behind)
     return True
 
 
 @entry("acl.rt.query_event", "k", answer=VALUE)
 def query_event(handle: int) -> tuple[int, int]:
-    """Tell whether an event is reached: 0 complete, 1 not ready."""
+    """Return whether an event is reached: 0 complete, 1 not ready."""
     event = find(handle)
     if event is None:
         return 0, AclCode.INVALID_PARAM
@@ -282,7 +281,7 @@ def query_event(handle: int) -> tuple[int, int]:
 
 @entry("acl.rt.query_event_status", "k", answer=VALUE, hot=True)
 def query_event_status(handle: int) -> tuple[int, int]:
-    """Tell whether an event is reached, the other way round: 0 not ready, 1 complete."""
+    """Return whether an event is reached, the other way round: 0 not ready, 1 complete."""
     event = find(handle)
     if event is None:
         return 0, AclCode.INVALID_PARAM
@@ -291,29 +290,29 @@ def query_event_status(handle: int) -> tuple[int, int]:
 
 @entry("acl.rt.query_event_wait_status", "k", answer=VALUE)
 def query_event_wait_status(handle: int) -> tuple[int, int]:
-    """Tell whether the streams' waits for an event are over: 0 complete, 1 not ready."""
+    """Return whether the streams' waits for an event are over: 0 complete, 1 not ready."""
     event = find(handle)
     if event is None:
         return 0, AclCode.INVALID_PARAM
-    if not event.flags & _SYNC:
+    if not event.is_waitable:
         return 0, report(AclCode.RT_PARAM_INVALID, "query_event_wait_status needs an event with the flag SYNC")
     if event.waited is None:
         return 0, 0
     stream, record = event.waited
     run(stream, None, 0.0)
-    waiting = any(op[0] is _run_wait and op[1] is record for op in list(stream.queue))
+    waiting = any(op.__class__ is tuple and op[0] is run_wait and op[1] is record for op in list(stream.queue))
     return int(waiting or (stream.device.is_virtual and record.time > perf_counter())), 0
 
 
 @entry("acl.rt.event_elapsed_time", "kk", answer=lambda code: (0.0, code), hot=True)
 def event_elapsed_time(start_handle: int, end_handle: int) -> tuple[float, int]:
-    """Give the milliseconds between two recordings that are reached."""
+    """Return the milliseconds between two records that are reached."""
     start = events.get(start_handle) or find(start_handle)
     end = events.get(end_handle) or find(end_handle)
     if start is None or end is None:
         return 0.0, AclCode.INVALID_PARAM
     first, last = start.record, end.record
-    if first is None or last is None or not first.done or not last.done or not start.flags & end.flags & _TIME_LINE:
+    if first is None or last is None or not first.is_done or not last.is_done or not (start.has_time and end.has_time):
         text = "event_elapsed_time needs two events with a time line, recorded and reached"
         return 0.0, report(AclCode.RT_EVENT_TIMESTAMP_INVALID, text)
     milliseconds = (last.time - first.time) * 1e3
@@ -324,17 +323,17 @@ def event_elapsed_time(start_handle: int, end_handle: int) -> tuple[float, int]:
 
 @entry("acl.rt.event_get_timestamp", "k", answer=VALUE)
 def event_get_timestamp(handle: int) -> tuple[int, int]:
-    """Give the time stamp of a recording that is reached, in microseconds."""
+    """Return the time stamp of a record that is reached, in microseconds."""
     event = find(handle)
     if event is None:
         return 0, AclCode.INVALID_PARAM
-    if event.record is None or not event.record.done or not event.flags & _TIME_LINE:
+    if event.record is None or not event.record.is_done or not event.has_time:
         return 0, report(AclCode.RT_EVENT_TIMESTAMP_INVALID, "the event has no time stamp yet")
     return int(event.record.time * 1e6), 0
 
 
 def drop_all(device: Device) -> int:
-    """Take the events of a device away; count them."""
+    """Remove the events of a device; return how many."""
     gone = [handle for handle, event in list(events.items()) if event.device is device]
     for handle in gone:
         events.pop(handle, None)

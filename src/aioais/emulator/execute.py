@@ -19,21 +19,20 @@ from .context import Context, current, local
 from .dataset import Dataset, datasets
 from .dataset import find as find_dataset
 from .errors import DeviceError, EmulatorError
-from .memory import device_memory
 from .model import Model, models
 from .model import find as find_model
-from .ordering import Mark, Ordered, has_finished, is_ordered, note_finished, tick
+from .ordering import Ordered, Queue, is_ordered
 from .plan import Plan, make_plan
 from .stream import Operation, Stream, foreign, resolve, streams
 from .timeline import sleep_until
 
-__all__ = ["execute", "execute_async"]
+__all__ = ["execute", "execute_async", "run_execute"]
 
 
 def _prepare(
     call: str, model: Model, in_handle: int, out_handle: int, context: Context
 ) -> tuple[Dataset, Dataset] | int:
-    """Make the checks that come before those of the buffers."""
+    """Check everything but the buffers."""
     inputs = datasets.get(in_handle) or find_dataset(in_handle)
     outputs = datasets.get(out_handle) or find_dataset(out_handle)
     if inputs is None or outputs is None:
@@ -45,16 +44,16 @@ def _prepare(
     if model.manner is None:
         model.manner = call
     elif model.manner != call:
-        text = f"{call} after {model.manner} on one static model: the first call decides until it is unloaded"
+        text = f"{call} after {model.manner} on one static model: the first call decides until the model is unloaded"
         return report(AclCode.GE_FAILURE, text)
     return inputs, outputs
 
 
 def _plan(model: Model, pair: tuple[Dataset, Dataset], context: Context, allocate: bool) -> Plan | int:
-    """Give the plan of an execution, the last one where nothing changed."""
+    """Return the plan of an execution, the previous one if nothing changed."""
     inputs, outputs = pair
     plan: Plan | None = model.plans.get((inputs.handle, outputs.handle))
-    if plan is not None and plan.stamp == (inputs.version, outputs.version, device_memory.epoch):
+    if plan is not None and plan.is_valid():
         return plan
     return make_plan(model, inputs, outputs, context, allocate)
 
@@ -69,19 +68,28 @@ def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
     pair = _prepare("execute", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    if not has_finished(model.last):
-        raise EmulatorError(_not_finished(model, model.last, f"model {model_id}"))
+    if model.last > model.known:
+        raise EmulatorError(_not_finished(model, model.last_queue, f"model {model_id}"))
     plan = _plan(model, pair, context, allocate=True)
     if isinstance(plan, int):
         return plan
     for rival in plan.use.rivals:
-        if not has_finished(rival.last):
-            raise EmulatorError(_not_finished(model, rival.last, f"model {rival.owner}, with the same device memory,"))
-    model.last = plan.use.last = (model.own, tick())
+        if not rival.is_finished():
+            raise EmulatorError(_not_finished(model, rival.last_queue, f"{rival.owner}, with the same device memory,"))
+    number = _number(model, plan, None)
+    model.finished += 1
     try:
         return _execute_now(model, plan, context)
     finally:
-        note_finished(Mark(model.own))
+        model.known = number
+
+
+def _number(model: Model, plan: Plan, queue: Queue | None) -> int:
+    """Give an execution its number."""
+    model.submitted = number = model.submitted + 1
+    model.last = plan.use.last = number
+    model.last_queue = plan.use.last_queue = queue
+    return number
 
 
 def _execute_now(model: Model, plan: Plan, context: Context) -> int:
@@ -118,15 +126,18 @@ def execute_v2(model_id: int, inputs: int, outputs: int, stream: int, config: in
     if config == 0:
         return report(AclCode.INVALID_PARAM, "execute_v2: configuration 0")
     if config not in exec_configs:
-        raise EmulatorError(f"{config:#x} is no execution configuration: destroyed, or never created")
+        raise EmulatorError(f"{config:#x} is not an execution configuration: destroyed, or never created")
     return _execute(model_id, inputs, outputs)
 
 
-def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
-    _, submitted, fault, model, plan = operation
+def run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
+    """Run a queued execution; False when it is blocked."""
+    _, submitted, fault, model, plan, number = operation
     if state.is_leaving:
         stream.fail(AclCode.RT_STREAM_ABORT, "execute_async: the interpreter exits")
-    elif not stream.is_halted:
+    elif stream.is_halted:
+        model.drop(number)
+    else:
         device = stream.device
         if state.gates and not faults.pass_gates("execute", device.index, deadline):
             return False
@@ -136,13 +147,13 @@ def _run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
             virtual, profiler = device.is_virtual, observers.profiler
             worked = thread_time() if virtual else 0.0
             began = 0.0 if profiler is None else perf_counter()
-            stream.stop = model.engine.stop
+            stream.running = model.engine
             try:
-                plan.run(stream=stream.index)
+                plan.run(None, stream.index)
             except DeviceError as exc:
                 stream.fail(exc.code, f"execute_async: {exc.text}")
             finally:
-                stream.stop = None
+                stream.running = None
             if virtual:
                 ready = submitted if submitted > stream.tail else stream.tail
                 worked = thread_time() - worked
@@ -169,49 +180,44 @@ def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle:
     pair = _prepare("execute_async", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    last = model.last
-    if last is not None and last[0] is not stream and not is_ordered(last, stream):
-        raise EmulatorError(_not_ordered(model, stream, last, f"model {model_id}"))
+    if not is_ordered(model, model.last, stream):
+        raise EmulatorError(_not_ordered(model, stream, model, model.last_queue))
     plan = _plan(model, pair, context, allocate=False)
     if isinstance(plan, int):
         return plan
-    use = plan.use
-    for rival in use.rivals:
-        if not is_ordered(rival.last, stream):
-            raise EmulatorError(_not_ordered(model, stream, rival.last, f"model {rival.owner}"))
+    for rival in plan.use.rivals:
+        if not (rival.is_finished() or is_ordered(rival.owner, rival.last, stream)):
+            raise EmulatorError(_not_ordered(model, stream, rival.owner, rival.last_queue))
     fault = faults.take_device_fault("acl.mdl.execute_async") if state.device_faults else 0
-    model.last = use.last = (stream, tick())
-    model.submitted += 1
+    number = _number(model, plan, stream)
+    stream.behind = {**stream.behind, model: number}
     submitted = perf_counter() if stream.device.is_virtual else 0.0
-    stream.queue.append((_run_execute, submitted, fault, model, plan))
+    stream.queue.append((run_execute, submitted, fault, model, plan, number))
     return 0
 
 
-def _name(ordered: Ordered) -> str:
-    return str(ordered) if isinstance(ordered, Stream) else "a stream inside ACL (a synchronous execute)"
+def _name(queue: Queue | None) -> str:
+    return "a stream inside ACL (a synchronous execute)" if queue is None else str(queue)
 
 
-def _not_finished(model: Model, last: tuple[Ordered, int] | None, what: str) -> str:
-    assert last is not None
+def _not_finished(model: Model, queue: Queue | None, what: str) -> str:
     return (
-        f"execute of model {model.handle} while an execution of {what} is queued or running on {_name(last[0])}: "
+        f"execute of {model} while an execution of {what} is queued or running on {_name(queue)}: "
         f"wait for that one first (synchronize_stream, synchronize_event or synchronize_device)"
     )
 
 
-def _not_ordered(model: Model, stream: Stream, last: tuple[Ordered, int] | None, what: str) -> str:
-    """Say what orders two executions too little, and what would."""
-    assert last is not None
-    first = last[0]
-    problem = f"execute_async of model {model.handle} on {stream} may overlap the last execution of {what}"
-    if what != f"model {model.handle}":
+def _not_ordered(model: Model, stream: Stream, other: Ordered, first: Queue | None) -> str:
+    """Say why two executions are not ordered, and what would order them."""
+    problem = f"execute_async of {model} on {stream} may overlap the last execution of {other}"
+    if other is not model:
         problem += ", which uses the same device memory,"
-    if not isinstance(first, Stream):
+    if first is None:
         return f"{problem} which is inside a synchronous execute: let that return first"
     missing = (
-        f"{stream} waits only for an event recorded before that execution"
-        if first in stream.behind
-        else f"{stream} waits for no event of {first}"
+        f"{stream} waits only for an event behind an earlier execution"
+        if other in stream.behind
+        else f"{stream} waits for no event recorded behind it"
     )
     return (
         f"{problem} on {first}: {missing}. Record an event on {first} behind the execution and call stream_wait_event "
@@ -221,7 +227,7 @@ def _not_ordered(model: Model, stream: Stream, last: tuple[Ordered, int] | None,
 
 @atexit.register
 def _leave() -> None:
-    """Stop what runs and drop what is queued: nobody is left to wait for it, and it would hold up the exit."""
+    """Stop what runs and drop what is queued: no thread waits for it any more, and it would delay the exit."""
     if state.is_forked:
         return
     state.is_leaving = True
@@ -230,7 +236,7 @@ def _leave() -> None:
 
 
 class ExecConfig:
-    """Limits of one execution; the emulator keeps them and needs none."""
+    """Limits of one execution; the emulator stores and ignores them."""
 
     __slots__ = ("values",)
 
@@ -244,13 +250,13 @@ exec_configs: dict[int, ExecConfig] = table("others")
 def _find_config(handle: int) -> ExecConfig | None:
     config = exec_configs.get(handle)
     if handle and config is None:
-        raise EmulatorError(f"{handle:#x} is no execution configuration: destroyed, or never created")
+        raise EmulatorError(f"{handle:#x} is not an execution configuration: destroyed, or never created")
     return config
 
 
 @entry("acl.mdl.create_exec_config_handle", answer=SINGLE)
 def create_exec_config_handle() -> int:
-    """Make an execution configuration."""
+    """Create an execution configuration."""
     handle = next(handles)
     exec_configs[handle] = ExecConfig()
     return handle

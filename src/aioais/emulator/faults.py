@@ -32,10 +32,10 @@ DEVICE_SIDE = ("acl.mdl.execute", "acl.mdl.execute_async", "acl.rt.memcpy_async"
 
 
 checks: list[Callable[[str], int]] = []
-"""Further reasons for a call to fail: each is given its name, and answers a code or 0."""
+"""Further reasons for a call to fail: each takes the name of the call and returns a code or 0."""
 
 _lock = threading.Lock()
-"""Guards the faults. Not the lock of the devices: a call that stands at a gate may hold that one."""
+"""Guards the faults. Not the lock of the devices: a call that waits at a gate may hold that one."""
 
 
 def check_device(device: int) -> None:
@@ -44,22 +44,22 @@ def check_device(device: int) -> None:
     Raises
     ------
     ValueError
-        It is not there.
+        There is none.
     """
     if device not in range(state.settings.devices):
         raise ValueError(f"there is no device {device}: there are {state.settings.devices}")
 
 
 class Fault:
-    """Calls that are to fail.
+    """Calls that fail.
 
     Parameters
     ----------
-    code : int
+    code
         What they return.
-    after : int
+    after
         Calls that still succeed before.
-    times : int
+    times
         Calls that fail.
     """
 
@@ -71,7 +71,7 @@ class Fault:
         self.times = times
 
     def strike(self) -> bool:
-        """Count one call; tell whether it fails."""
+        """Count one call; return whether it fails."""
         if self.after:
             self.after -= 1
             return False
@@ -80,19 +80,19 @@ class Fault:
 
 
 def fail(call: str, code: int, *, after: int = 0, times: int = 1, device_side: bool = False) -> None:
-    """Let the next calls of one function fail.
+    """Make the next calls of one function fail.
 
     Parameters
     ----------
-    call : str
+    call
         Full name, such as ``"acl.rt.malloc"``.
-    code : int
+    code
         Return code of the failing calls.
-    after : int
+    after
         How many calls succeed before.
-    times : int
+    times
         How many calls fail.
-    device_side : bool
+    device_side
         The call itself succeeds; its operation fails when the stream runs it, and the next
         synchronise call that depends on it reports the code, once.
 
@@ -112,11 +112,11 @@ def fail(call: str, code: int, *, after: int = 0, times: int = 1, device_side: b
 
 
 def pending(*, device_side: bool = False) -> dict[str, list[Fault]]:
-    """Give the faults that have not struck in full, by call, as they are now.
+    """Return the faults that have not fully struck, by call, as they are now.
 
     Parameters
     ----------
-    device_side : bool
+    device_side
         Those of operations on the device, else those of calls.
     """
     with _lock:
@@ -129,7 +129,7 @@ def pending(*, device_side: bool = False) -> dict[str, list[Fault]]:
 def disarm() -> None:
     """Forget all faults that have not struck."""
     with _lock:
-        for name in [name for name in state.armed if name]:  # "" keeps the check for forks awake
+        for name in [name for name in state.armed if name]:  # "" keeps the check for forks enabled
             del state.armed[name]
         state.device_faults.clear()
 
@@ -148,19 +148,19 @@ def _take(table: dict[str, list[Any]], name: str) -> int:
 
 
 def take_device_fault(name: str) -> int:
-    """Give the code with which this operation is to fail on the device, or 0."""
+    """Return the code with which this operation is to fail on the device, or 0."""
     with _lock:
         return _take(state.device_faults, name)
 
 
 def intercept(name: str, answer: Callable[[int], Any]) -> tuple[bool, Any]:
-    """Stop a call that is to fail; used only while something is armed.
+    """Stop a call that is about to fail; used only while a fault is armed.
 
     Parameters
     ----------
-    name : str
+    name
         Name of the call.
-    answer : callable
+    answer
         Builds the call's result from a code.
 
     Returns
@@ -181,13 +181,13 @@ def intercept(name: str, answer: Callable[[int], Any]) -> tuple[bool, Any]:
 
 
 class Gate:
-    """A closed gate: operations of one kind stand before it until it opens.
+    """A closed gate: operations of one kind wait at it until it opens.
 
     Parameters
     ----------
-    stage : str
+    stage
         One of :data:`STAGES`.
-    device : int, optional
+    device
         Only this device's operations.
     """
 
@@ -195,47 +195,47 @@ class Gate:
         self.stage = stage
         self.device = device
         self.reached = 0
-        """How many operations have come to the gate so far."""
-        self._open = False
+        """How many operations have reached the gate so far."""
+        self._is_open = False
         self._changed = threading.Condition()
 
     def open(self) -> None:
         """Let everything pass, from now on."""
         with self._changed:
-            self._open = True
+            self._is_open = True
             self._changed.notify_all()
         if self in state.gates:
             state.gates.remove(self)
 
     def wait_reached(self, timeout: float | None = 10.0, count: int = 1) -> bool:
-        """Wait until operations have come to the gate.
+        """Wait until operations have reached the gate.
 
         Parameters
         ----------
-        timeout : float, optional
-            Seconds; ``None`` waits for ever.
-        count : int
+        timeout
+            Seconds; ``None`` waits forever.
+        count
             How many operations.
 
         Returns
         -------
         bool
-            Whether they came in time.
+            Whether they did in time.
         """
         with self._changed:
             return self._changed.wait_for(lambda: self.reached >= count, timeout)
 
     def stand(self, deadline: float) -> bool:
-        """Stand before the gate until it opens or the deadline passes."""
+        """Wait at the gate until it opens or the deadline passes."""
         with self._changed:
-            if self._open:
+            if self._is_open:
                 return True
             if deadline == 0.0:
                 return False
             self.reached += 1
             self._changed.notify_all()
             timeout = None if deadline == FOREVER else max(0.0, deadline - perf_counter())
-            return self._changed.wait_for(lambda: self._open, timeout)
+            return self._changed.wait_for(lambda: self._is_open, timeout)
 
     def __enter__(self) -> Gate:  # noqa: PYI034 - Self needs Python 3.11
         return self
@@ -251,10 +251,10 @@ def gate(stage: str, device: int | None = None) -> Gate:
 
     Parameters
     ----------
-    stage : str
+    stage
         ``"h2d"``, ``"d2h"``, ``"d2d"``, ``"execute"``, ``"load"``, ``"malloc"``, ``"init"`` or ``"set_device"``.
-    device : int, optional
-        Only operations of this device; pinned host memory and ``"init"`` are of none.
+    device
+        Only operations of this device; pinned host memory and ``"init"`` belong to none.
 
     Returns
     -------
@@ -264,21 +264,21 @@ def gate(stage: str, device: int | None = None) -> Gate:
     Raises
     ------
     ValueError
-        There is no such stage or device, or the stage is that of no device.
+        There is no such stage or device, or the stage belongs to no device.
     """
     if stage not in STAGES:
         raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
     if device is not None:
         check_device(device)
         if stage == "init":
-            raise ValueError("acl.init is of no device: leave the device out")
+            raise ValueError("acl.init belongs to no device: omit the device")
     closed = Gate(stage, device)
     state.gates.append(closed)
     return closed
 
 
 def pass_gates(stage: str, device: int | None, deadline: float = FOREVER) -> bool:
-    """Stand before the closed gates of a stage, without the GIL.
+    """Wait at the closed gates of a stage, without the GIL.
 
     Returns
     -------

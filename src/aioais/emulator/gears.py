@@ -28,11 +28,11 @@ def decode(pointer: int, size: int, length: int) -> tuple[int, ...]:
 
     Parameters
     ----------
-    pointer : int
-        Where the buffer really is.
-    size : int
-        Bytes of the data buffer: values have 8 bytes where they fit, else 4.
-    length : int
+    pointer
+        Real address of the buffer.
+    size
+        Bytes of the data buffer: values take 8 bytes each if they fit, else 4.
+    length
         Number of values.
     """
     if size >= 8 * length:
@@ -59,7 +59,7 @@ def _set(call: str, mode: str, model_id: int, dataset_handle: int, index: int, v
     if info.mode != mode:
         return report(AclCode.GE_DYNAMIC_BATCH_SIZE_INVALID, f"{call}: the model has no such gears ({info.mode})")
     if index != info.hidden:
-        text = f"{call}: index {index} is not that of {DYNAMIC_INPUT_NAME} ({info.hidden})"
+        text = f"{call}: index {index} is not the index of {DYNAMIC_INPUT_NAME} ({info.hidden})"
         return report(AclCode.INVALID_PARAM, text)
     if mode == "dims":
         if len(values) != len(info.pattern):
@@ -69,7 +69,7 @@ def _set(call: str, mode: str, model_id: int, dataset_handle: int, index: int, v
             text = f"{call}: {list(values)} differs from {list(info.pattern)} in a fixed dim"
             return report(AclCode.GE_DYNAMIC_INPUT_LENGTH_INVALID, text)
     if values not in info.gears:
-        text = f"{call}: {list(values)} is not a gear, there are {_listed(info.gears)}"
+        text = f"{call}: {list(values)} is not a gear; expected one of {_listed(info.gears)}"
         return report(AclCode.GE_DYNAMIC_BATCH_SIZE_INVALID, text)
     buffer = dataset.buffers[index]
     if not buffer.is_alive or buffer.address == 0:

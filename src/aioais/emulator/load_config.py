@@ -38,13 +38,13 @@ load_configs: dict[int, LoadConfig] = table("others")
 def _find(handle: int) -> LoadConfig | None:
     config = load_configs.get(handle)
     if handle and config is None:
-        raise EmulatorError(f"{handle:#x} is no load configuration: destroyed, or never created")
+        raise EmulatorError(f"{handle:#x} is not a load configuration: destroyed, or never created")
     return config
 
 
 @entry("acl.mdl.create_config_handle", answer=SINGLE)
 def create_config_handle() -> int:
-    """Make an empty load configuration."""
+    """Create an empty load configuration."""
     handle = next(handles)
     load_configs[handle] = LoadConfig()
     return handle
@@ -52,7 +52,7 @@ def create_config_handle() -> int:
 
 @entry("acl.mdl.set_config_opt", "kiO")
 def set_config_opt(handle: int, attribute: int, value: Any) -> int:
-    """Set an option; the type of the value goes by the attribute."""
+    """Set an option; the attribute decides the type of the value."""
     config = _find(handle)
     if attribute == _PATH:
         if not isinstance(value, str):
@@ -81,8 +81,8 @@ def load_with_config(handle: int) -> tuple[int, int]:
         return 0, report(AclCode.INVALID_PARAM, "load_with_config of 0")
     values = config.values
     kind = values.get(_LOAD_TYPE)
-    wanted = (_PATH,) if kind in (1, 2) else (_MEM_ADDR, _MEM_SIZE)
-    if kind not in (1, 2, 3, 4) or any(attribute not in values for attribute in wanted):
+    required = (_PATH,) if kind in (1, 2) else (_MEM_ADDR, _MEM_SIZE)
+    if kind not in (1, 2, 3, 4) or any(attribute not in values for attribute in required):
         return 0, report(AclCode.INVALID_PARAM, f"load_with_config: type {kind} or an attribute is missing")
     if kind in (1, 2):
         return load(values[_PATH])

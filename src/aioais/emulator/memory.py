@@ -41,18 +41,18 @@ FREED = 0xFD
 """Freed memory is filled with this."""
 
 SLACK = 128
-"""Bytes behind every block, so that what AscendCL tolerates (64 missing bytes) hurts nobody."""
+"""Bytes behind every block, so that what AscendCL tolerates (64 missing bytes) does no harm."""
 
 _BASE = 1 << 52
-"""Beyond every address that a process can have, bits 48..55 included that some CPUs ignore above."""
+"""Beyond every address of a process, and above bits 48..55, which some CPUs ignore."""
 
 _ALIGN = 64
 _QUARANTINE = 16 << 20
-"""Bytes of freed host memory kept, poisoned, so that late uses are noticed."""
+"""Bytes of freed host memory kept, poisoned, so that late uses are detected."""
 
 
 def is_device_address(address: int) -> bool:
-    """Tell whether an address can only be one of a device (never so where memory is shared)."""
+    """Return whether an address can only belong to a device (never where memory is shared)."""
     return address >= _BASE
 
 
@@ -61,24 +61,27 @@ class Block:
 
     Parameters
     ----------
-    size : int
+    size
         Bytes asked for.
-    device : Device or None
+    device
         ``None`` for host memory.
     """
 
-    __slots__ = ("address", "array", "device", "is_alive", "pointer", "size", "uses")
+    __slots__ = ("address", "array", "device", "is_alive", "pointer", "size", "uses", "view")
 
     def __init__(self, size: int, device: Device | None) -> None:
         self.size = size
         self.device = device
         self.is_alive = True
         self.uses: list[Any] = []
-        """The ways in which models use it, see ``memory_use``."""
+        """How models use it, see ``memory_use``."""
         self.array: Any = np.empty(size + SLACK + _ALIGN, np.uint8)
         start = int(self.array.ctypes.data)
         self.pointer = (start + _ALIGN - 1) // _ALIGN * _ALIGN
         self.address = self.pointer
+        offset = self.pointer - start
+        self.view: memoryview | None = self.array.data[offset : offset + size]
+        """The bytes, for copies; ``None`` once they are freed."""
         if state.settings.poison:
             ctypes.memset(self.pointer, FRESH, size)
 
@@ -91,17 +94,17 @@ class Places:
         self._starts: list[int] = []
 
     def add(self, block: Block) -> None:
-        """Take a block in."""
+        """Add a block."""
         self.blocks[block.address] = block
         insort(self._starts, block.address)
 
     def pop(self, address: int) -> Block:
-        """Take a block out by its address."""
+        """Remove a block by its address."""
         del self._starts[bisect_right(self._starts, address) - 1]
         return self.blocks.pop(address)
 
     def around(self, address: int) -> Block | None:
-        """Give the block around an address, or ``None``."""
+        """Return the block around an address, or ``None``."""
         place = bisect_right(self._starts, address) - 1
         if place < 0:
             return None
@@ -115,12 +118,12 @@ class Places:
 
 
 class Heap:
-    """The blocks of one address space: the live ones, and for a while the freed ones."""
+    """The blocks of one address space: the live ones, and the freed ones for a while."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.lock = Lock()
-        """Guards the live and the freed blocks; only the look-up of a whole block does without it."""
+        """Guards the live and the freed blocks; only the look-up by the start of a block needs no lock."""
         self._live = Places()
         self._freed = Places()
         self.blocks = self._live.blocks
@@ -128,33 +131,35 @@ class Heap:
         self.quarantined = 0
         self.bytes = 0
         self.epoch = 0
-        """Changes with every free: what was resolved in the same epoch is still good."""
+        """Changes with every free: what was resolved in the same epoch is still valid."""
         self.unused = _BASE
-        """The first address that no device has had yet: all devices take theirs from one row."""
+        """The first address never used: all devices share one range."""
 
     def clear(self) -> None:
         """Forget every block."""
         with self.lock:
             for block in self.blocks.values():
                 block.is_alive = False
+                block.view = None
             self._live.clear()
             self._freed.clear()
             self.quarantined = self.bytes = 0
             self.epoch += 1
 
     def add(self, block: Block) -> None:
-        """Make a block known."""
+        """Create a block known."""
         with self.lock:
             self._live.add(block)
             self.bytes += block.size
 
     def remove(self, block: Block) -> None:
-        """Forget a block, poison it, and keep its place in mind for a while."""
+        """Remove a block, poison it, and remember its place for a while."""
         with self.lock:
             if block.address not in self.blocks:
                 raise EmulatorError(f"{self.what} {block.address:#x} is freed by two threads at once")
             self._live.pop(block.address)
             block.is_alive = False
+            block.view = None
             self.epoch += 1
             self.bytes -= block.size
         if state.settings.poison:
@@ -172,7 +177,7 @@ class Heap:
                     self.quarantined -= old.size
 
     def find(self, address: int) -> Block | None:
-        """Give the live block around an address, or ``None``."""
+        """Return the live block around an address, or ``None``."""
         block = self.blocks.get(address)
         if block is None:
             with self.lock:
@@ -180,12 +185,12 @@ class Heap:
         return block
 
     def past(self, address: int) -> Block | None:
-        """Give the freed block around an address, or ``None`` when nothing is known."""
+        """Return the freed block around an address, or ``None`` when nothing is known."""
         with self.lock:
             return self._freed.around(address)
 
     def explain(self, address: int) -> str | None:
-        """Say what an address without a live block was, or ``None`` when nothing is known."""
+        """Describe what an address without a live block was, or ``None`` when nothing is known."""
         block = self.past(address)
         return None if block is None else f"{self.what} {block.address:#x} of {block.size} bytes, already freed"
 
@@ -201,13 +206,13 @@ register(host_memory.clear, host_blocks=lambda: len(host_memory.blocks), host_by
 
 
 def allocate(size: int, device: Device) -> Block | None:
-    """Make a block of device memory; ``None`` and a message when the device is full."""
+    """Allocate a block of device memory; ``None`` and a message when the device is full."""
     limit = state.settings.memory_mb << 20
     with state.lock:
         if device.used + size > limit:
             report(
                 AclCode.RT_MEMORY_ALLOCATION,
-                f"device {device.index} has {limit - device.used} of {limit} bytes free, {size} are wanted",
+                f"device {device.index} has {limit - device.used} of {limit} bytes free; {size} requested",
             )
             return None
         device.used += size

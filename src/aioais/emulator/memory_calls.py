@@ -58,13 +58,13 @@ def malloc_cached(size: int, policy: int) -> tuple[int, int]:
 
 @entry("acl.rt.mem_flush", "kk")
 def mem_flush(address: int, size: int) -> int:
-    """Write the cache of device memory back; nothing to do here but to check the range."""
+    """Write the cache of device memory back; only checks the range here."""
     return _check_range(address, size)
 
 
 @entry("acl.rt.mem_invalidate", "kk")
 def mem_invalidate(address: int, size: int) -> int:
-    """Drop the cache of device memory; nothing to do here but to check the range."""
+    """Drop the cache of device memory; only checks the range here."""
     return _check_range(address, size)
 
 
@@ -138,7 +138,7 @@ def _refuse(call: str, address: int, own: Heap, other: Heap, right: str) -> int:
 
 @entry("acl.rt.get_mem_info", "i", answer=lambda code: (0, 0, code))
 def get_mem_info(attr: int) -> tuple[int, int, int]:
-    """Give free and total memory of the current device."""
+    """Return free and total memory of the current device."""
     context = current()
     if context is None:
         return 0, 0, AclCode.RT_CONTEXT_NULL

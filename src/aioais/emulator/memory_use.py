@@ -1,7 +1,7 @@
 """Executions of different models that use the same device memory: one that writes it must not overlap another.
 
-Executions of one model are ordered among themselves, so a model that has its memory to itself, as nearly all do,
-costs nothing here: only ways to execute that conflict with one of another model know each other as rivals.
+Executions of one model are ordered among themselves, so a model with memory of its own, the usual case, costs
+nothing here: only uses that conflict with another model's are checked, its rivals.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from .memory import Block
-from .ordering import Ordered, has_finished
+from .ordering import Ordered, Queue
 
 __all__ = ["Range", "Use"]
 
@@ -33,19 +33,20 @@ class Use:
     Parameters
     ----------
     owner
-        Id of the model.
+        The model.
     ranges
         The memory.
     """
 
-    __slots__ = ("is_retired", "last", "owner", "parts", "rivals")
+    __slots__ = ("is_retired", "last", "last_queue", "owner", "parts", "rivals")
 
-    def __init__(self, owner: int, ranges: list[Range]) -> None:
+    def __init__(self, owner: Ordered, ranges: list[Range]) -> None:
         self.owner = owner
-        self.last: tuple[Ordered, int] | None = None
-        """The last execution."""
+        self.last = 0
+        """The number of the last execution that used it."""
+        self.last_queue: Queue | None = None
         self.is_retired = False
-        """The model is executed in this way no more."""
+        """The model will not execute in this way again."""
         self.rivals: list[Use] = []
         # Addresses only: blocks know their uses, and a circle would keep their memory.
         self.parts = [(part.start, part.stop, part.is_written) for part in ranges]
@@ -59,11 +60,15 @@ class Use:
                 block.uses = [*others, self]
 
     def is_over(self) -> bool:
-        """Whether there is nothing left to be ordered behind."""
-        return self.is_retired and has_finished(self.last)
+        """Return whether nothing has to run behind it any more."""
+        return self.is_retired and self.is_finished()
+
+    def is_finished(self) -> bool:
+        """Return whether the host knows that its last execution is finished."""
+        return self.owner.known >= self.last or self.last > self.owner.last
 
     def _conflicts(self, other: Use) -> bool:
-        return self.owner != other.owner and any(
+        return self.owner is not other.owner and any(
             (mine[2] or theirs[2]) and mine[0] < theirs[1] and theirs[0] < mine[1]
             for mine in self.parts
             for theirs in other.parts

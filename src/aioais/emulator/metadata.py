@@ -31,13 +31,13 @@ class InputMetadata:
 
     Parameters
     ----------
-    name : str
+    name
         Name of the graph input.
-    shape : tuple of int
+    shape
         -1 where the gear (or, for mode ``shape``, the caller) decides.
-    range : tuple of (low, high) or None
+    range
         Mode ``shape`` only: the bounds of each dim, both included; a high of -1 means no limit.
-    format : int
+    format
         Value of ``aclFormat``: 0 NCHW, 1 NHWC, 2 ND.
     """
 
@@ -53,11 +53,11 @@ class OutputMetadata:
 
     Parameters
     ----------
-    name : str
+    name
         Name of the graph output.
-    shapes : tuple of shapes
+    shapes
         One for each gear, exactly one for a static model, none for mode ``shape``.
-    max_bytes : int
+    max_bytes
         Bytes of the largest of ``shapes``; in mode ``shape`` the bytes at the upper bounds, 0 when these are
         unlimited or the output's size does not follow from them.
     """
@@ -73,13 +73,13 @@ class ModelMetadata:
 
     Parameters
     ----------
-    mode : {"static", "batch", "hw", "dims", "shape"}
+    mode
         Which of ATC's forms the model has.
-    inputs : tuple of InputMetadata
+    inputs
         In the order of ``--input_shape``, then the inputs it did not name in graph order.
-    outputs : tuple of OutputMetadata
+    outputs
         In graph order.
-    gears : tuple of tuple of int
+    gears
         ``(n,)`` for batch, ``(h, w)`` for hw, for dims every dim of every input concatenated in the order of
         ``inputs``; empty for static and shape.
 
@@ -109,11 +109,11 @@ class ModelMetadata:
         return self.mode in ("batch", "hw", "dims")
 
     def input_shapes(self, gear: int = 0) -> tuple[tuple[int, ...], ...]:
-        """Give the full shape of every input at one gear.
+        """Return the full shape of every input at one gear.
 
         Parameters
         ----------
-        gear : int
+        gear
             Index into ``gears``; 0 for a static model.
 
         Returns
@@ -130,11 +130,11 @@ class ModelMetadata:
         return tuple(_fill(entry.shape, iter(values)) for entry in self.inputs)
 
     def largest_gear(self, itemsizes: Sequence[int] | None = None) -> int:
-        """Give the index of the gear whose inputs take the most bytes.
+        """Return the index of the gear whose inputs take the most bytes.
 
         Parameters
         ----------
-        itemsizes : sequence of int, optional
+        itemsizes
             Bytes of one element of each input, in the order of ``inputs``; one byte each when left out.
 
         Returns
@@ -200,11 +200,11 @@ class ModelMetadata:
                 _check(same, f"{what}: differs from the fixed dims {fixed}")
 
     def _check_outputs(self) -> None:
-        wanted = {"static": 1, "shape": 0}.get(self.mode, len(self.gears))
+        expected = {"static": 1, "shape": 0}.get(self.mode, len(self.gears))
         for entry in self.outputs:
             where = f"output {entry.name!r}"
             _check(entry.max_bytes >= 0, f"max_bytes of {where} is {entry.max_bytes}")
-            _check(len(entry.shapes) == wanted, f"{where} has {len(entry.shapes)} shapes, not {wanted}")
+            _check(len(entry.shapes) == expected, f"{where} has {len(entry.shapes)} shapes, not {expected}")
             _check(all(d >= 0 for s in entry.shapes for d in s), f"shapes of {where} have a negative dim")
 
 
@@ -213,7 +213,7 @@ def parse(text: str) -> ModelMetadata:
 
     Parameters
     ----------
-    text : str
+    text
         The value found under :data:`METADATA_KEY`.
 
     Returns

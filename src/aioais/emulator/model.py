@@ -1,7 +1,7 @@
-"""Loaded models: what they want and give, loading and unloading.
+"""Loaded models: loading, unloading, sizes.
 
 Facts: pyACL reference, Huawei's model pages and the open graph engine source (codes of load
-failures; hidden input of gear models; sizes and dims as descriptions report them).
+failures).
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 __all__ = ["Model", "find", "load", "models", "open_model", "unload"]
 
 
-class Model:
+class Model(Ordered):
     """A loaded model.
 
     Parameters
     ----------
-    info : ModelInfo
-        What it wants and gives.
-    engine : OrtModel
+    info
+        Its inputs, outputs and gears.
+    engine
         What computes it.
-    context : Context
+    context
         Where it was loaded.
-    name : str
+    name
         What traces and dumps call it.
-    probe : Probe, optional
+    probe
         What dumps its layers.
     """
 
@@ -62,18 +62,16 @@ class Model:
         "guard",
         "handle",
         "info",
-        "last",
         "manner",
         "name",
-        "own",
         "plans",
         "probe",
-        "submitted",
     )
 
     def __init__(
         self, info: ModelInfo, engine: OrtModel, context: Context, name: str = "", probe: Probe | None = None
     ) -> None:
+        super().__init__()
         self.info = info
         self.name = name
         self.probe = probe
@@ -84,11 +82,6 @@ class Model:
         """``execute`` or ``execute_async``: the first call decides for static models."""
         self.gear: int | None = None
         """The gear last set on this model, which ``get_cur_output_dims`` reports."""
-        self.last: tuple[Ordered, int] | None = None
-        """The last execution: its stream, and when it was submitted."""
-        self.own = Ordered()
-        """Stands for the stream inside AscendCL that synchronous executions run on."""
-        self.submitted = 0
         self.finished = 0
         self.guard = Lock()
         """Held while the model computes: it has one set of work memory."""
@@ -96,6 +89,9 @@ class Model:
         self.bindings: OrderedDict[Any, Any] = OrderedDict()
         self.handle = next(model_ids)
         models[self.handle] = self
+
+    def __str__(self) -> str:
+        return f"model {self.handle}"
 
 
 models: dict[int, Model] = table("models")
@@ -108,14 +104,14 @@ def open_model(source: str | bytes) -> tuple[ModelInfo, OrtModel]:
     Raises
     ------
     LoadError
-        See there.
+        As for :class:`~aioais.emulator.ort.OrtModel`.
     """
     engine = OrtModel(source, state.settings.threads, state.settings.spin)
     return describe(engine), engine
 
 
 def find(handle: int) -> Model | None:
-    """Give a loaded model by id; ``None`` and a message (145003) when there is none."""
+    """Return a loaded model by id; ``None`` and a message (145003) when there is none."""
     model = models.get(handle)
     if model is None:
         report(AclCode.GE_EXEC_MODEL_ID_INVALID, f"there is no loaded model {handle}")
@@ -130,13 +126,13 @@ def check_path(path: str) -> int:
 
 
 def model_bytes(pointer: int, size: int, call: str) -> bytes | int:
-    """Read a model from memory, or give the code of the failure."""
+    """Read a model from memory, or return the code of the failure."""
     if pointer == 0:
         return report(AclCode.GE_EXEC_MODEL_ADDR_INVALID, f"{call}: null address")
     if size == 0:
         return report(AclCode.INVALID_PARAM, f"{call}: size of 0")
     if size >= 2**31:
-        text = f"{call}: {size} bytes; an ONNX file has less than 2 GiB, the weights of larger models lie beside it"
+        text = f"{call}: {size} bytes; an ONNX file has less than 2 GiB, larger models keep their weights beside it"
         return report(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, text)
     if state.settings.run_mode == RunMode.HOST and is_device_address(pointer):
         raise EmulatorError(f"{call}: {pointer:#x} is device memory, on this host a model is read from host memory")
@@ -144,7 +140,7 @@ def model_bytes(pointer: int, size: int, call: str) -> bytes | int:
 
 
 def load(source: str | bytes) -> tuple[int, int]:
-    """Load a model in the current context; gives its id and the return code."""
+    """Load a model in the current context; returns its id and the return code."""
     if not state.is_initialised:
         return 0, report(AclCode.GE_EXEC_NOT_INIT, "loading a model before acl.init")
     context = current()
@@ -186,7 +182,7 @@ def _check_own_memory(call: str, *pairs: tuple[int, int]) -> int:
 
 @entry("acl.mdl.load_from_file_with_mem", "skkkk", answer=VALUE)
 def load_from_file_with_mem(path: str, work: int, work_size: int, weight: int, weight_size: int) -> tuple[int, int]:
-    """Load a model file with the caller's own device memory, which is checked and then not needed."""
+    """Load a model file with the caller's own device memory, which is checked and then not used."""
     code = _check_own_memory("load_from_file_with_mem", (work, work_size), (weight, weight_size))
     return (0, code) if code else load(path)
 
@@ -218,14 +214,14 @@ def _query(source: str | bytes, weight: int) -> tuple[int, int, int]:
 
 @entry("acl.mdl.query_size", "s", answer=lambda code: (0, 0, code))
 def query_size(path: str) -> tuple[int, int, int]:
-    """Give the work and weight memory of a model file."""
+    """Return the work and weight memory of a model file."""
     code = check_path(path)
     return (0, 0, code) if code else _query(path, os.path.getsize(path))
 
 
 @entry("acl.mdl.query_size_from_mem", "kk", answer=lambda code: (0, 0, code))
 def query_size_from_mem(pointer: int, size: int) -> tuple[int, int, int]:
-    """Give the work and weight memory of a model in memory."""
+    """Return the work and weight memory of a model in memory."""
     content = model_bytes(pointer, size, "query_size_from_mem")
     return (0, 0, content) if isinstance(content, int) else _query(content, size)
 
@@ -246,7 +242,7 @@ def unload(handle: int) -> int:
 
 
 def drop_all(device: Device) -> int:
-    """Take the models of a device away; count them."""
+    """Remove the models of a device; return how many."""
     gone = [handle for handle, model in list(models.items()) if model.device is device]
     for handle in gone:
         del models[handle]

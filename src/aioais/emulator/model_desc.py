@@ -40,17 +40,17 @@ descs: dict[int, ModelDesc] = table("descs")
 
 
 def find(handle: int) -> ModelDesc | None:
-    """Give a description by handle; ``None`` for 0.
+    """Return a description by handle; ``None`` for 0.
 
     Raises
     ------
     EmulatorError
-        The handle is stale or invented.
+        The handle is stale or was never valid.
     """
     desc = descs.get(handle)
     if desc is None:
         if handle:
-            raise EmulatorError(f"{handle:#x} is no model description: destroyed, or never created")
+            raise EmulatorError(f"{handle:#x} is not a model description: destroyed, or never created")
         report(AclCode.INVALID_PARAM, "model description 0")
     return desc
 
@@ -60,7 +60,7 @@ def _filled(handle: int) -> ModelInfo | None:
     if desc is None:
         return None
     if desc.info is None:
-        report(AclCode.INVALID_PARAM, "the model description is empty: get_desc comes first")
+        report(AclCode.INVALID_PARAM, "the model description is empty: get_desc must come first")
     return desc.info
 
 
@@ -77,7 +77,7 @@ def _tensor(handle: int, index: int, role: str) -> TensorSpec | None:
 
 @entry("acl.mdl.create_desc", answer=SINGLE)
 def create_desc() -> int:
-    """Make an empty model description."""
+    """Create an empty model description."""
     return ModelDesc().handle
 
 
@@ -141,31 +141,31 @@ def _define(role: str, plural: str) -> None:
 
     @entry(f"acl.mdl.get_{role}_size_by_index", "kk", answer=SINGLE)
     def get_size_by_index(handle: int, index: int) -> int:
-        """Give the bytes to allocate; 0 when unbounded."""
+        """Return the bytes to allocate; 0 when unbounded."""
         tensor = _tensor(handle, index, plural)
         return 0 if tensor is None else tensor.size
 
     @entry(f"acl.mdl.get_{role}_name_by_index", "kk", answer=lambda code: "")
     def get_name_by_index(handle: int, index: int) -> str:
-        """Give the name."""
+        """Return the name."""
         tensor = _tensor(handle, index, plural)
         return "" if tensor is None else tensor.name
 
     @entry(f"acl.mdl.get_{role}_format", "kk", answer=lambda code: -1)
     def get_format(handle: int, index: int) -> int:
-        """Give the format."""
+        """Return the format."""
         tensor = _tensor(handle, index, plural)
         return -1 if tensor is None else tensor.format
 
     @entry(f"acl.mdl.get_{role}_data_type", "kk", answer=lambda code: -1)
     def get_data_type(handle: int, index: int) -> int:
-        """Give the data type."""
+        """Return the data type."""
         tensor = _tensor(handle, index, plural)
         return -1 if tensor is None else tensor.dtype
 
     @entry(f"acl.mdl.get_{role}_index_by_name", "ks", answer=VALUE)
     def get_index_by_name(handle: int, name: str) -> tuple[int, int]:
-        """Give the index of a name; not found is a code, not an index."""
+        """Return the index of a name; not found is a code, not an index."""
         info = _filled(handle)
         if info is not None:
             names = [tensor.name for tensor in getattr(info, plural)]
@@ -176,7 +176,7 @@ def _define(role: str, plural: str) -> None:
 
     @entry(f"acl.mdl.get_{role}_dims", "kk", answer=DIMS)
     def get_dims(handle: int, index: int) -> tuple[Dims, int]:
-        """Give the dims: -1 where open; outputs of gear models have the largest gear's."""
+        """Return the dims: -1 where open; outputs of gear models have the largest gear's."""
         return _dims(handle, index, role, plural)
 
 
@@ -201,13 +201,13 @@ def _dims_dict(handle: int, tensor: TensorSpec, index: int, role: str, dims: tup
 
 @entry("acl.mdl.get_input_dims_v2", "kk", answer=DIMS)
 def get_input_dims_v2(handle: int, index: int) -> tuple[Dims, int]:
-    """Give the dims before static AIPP, which no model here has."""
+    """Return the dims before static AIPP, which no model here has."""
     return _dims(handle, index, "input", "inputs")
 
 
 @entry("acl.mdl.get_cur_output_dims", "kk", answer=DIMS)
 def get_cur_output_dims(handle: int, index: int) -> tuple[Dims, int]:
-    """Give the output dims at the gear last set on the loaded model."""
+    """Return the output dims at the gear last set on the loaded model."""
     tensor = _tensor(handle, index, "outputs")
     if tensor is None:
         return {}, AclCode.INVALID_PARAM
@@ -226,7 +226,7 @@ def _no_range(code: int) -> Any:
 
 @entry("acl.mdl.get_input_dims_range", "kk", answer=_no_range)
 def get_input_dims_range(handle: int, index: int) -> tuple[Dims, int]:
-    """Give the bounds of each dim; none for gear models."""
+    """Return the bounds of each dim; none for gear models."""
     tensor = _tensor(handle, index, "inputs")
     if tensor is None:
         empty: tuple[Dims, int] = _no_range(AclCode.INVALID_PARAM)
@@ -237,7 +237,7 @@ def get_input_dims_range(handle: int, index: int) -> tuple[Dims, int]:
 
 @entry("acl.mdl.get_tensor_real_name", "ks", answer=lambda code: None)
 def get_tensor_real_name(handle: int, name: str) -> str | None:
-    """Give the full name of a tensor whose name the dims replace."""
+    """Return the full name of a tensor whose name replaces its dims."""
     info = _filled(handle)
     if info is None:
         return None
@@ -250,14 +250,14 @@ def get_tensor_real_name(handle: int, name: str) -> str | None:
 
 @entry("acl.mdl.get_op_attr", "kss", answer=lambda code: None)
 def get_op_attr(handle: int, operator: str, attribute: str) -> str | None:
-    """Give an attribute of an operator; the emulator knows none."""
+    """Return an attribute of an operator; the emulator knows none."""
     _filled(handle)
     return None
 
 
 @entry("acl.mdl.get_dynamic_batch", "k", answer=DIMS)
 def get_dynamic_batch(handle: int) -> tuple[Dims, int]:
-    """Give the batch gears."""
+    """Return the batch gears."""
     info = _filled(handle)
     if info is None:
         return {}, AclCode.INVALID_PARAM
@@ -267,7 +267,7 @@ def get_dynamic_batch(handle: int) -> tuple[Dims, int]:
 
 @entry("acl.mdl.get_dynamic_hw", "kk", answer=DIMS)
 def get_dynamic_hw(handle: int, index: int) -> tuple[Dims, int]:
-    """Give the image size gears; the index is ignored."""
+    """Return the image size gears; the index is ignored."""
     info = _filled(handle)
     if info is None:
         return {}, AclCode.INVALID_PARAM
@@ -276,7 +276,7 @@ def get_dynamic_hw(handle: int, index: int) -> tuple[Dims, int]:
 
 
 _ANY = 2**64 - 1
-"""An index of -1, as the C side sees it."""
+"""An index of -1 as an unsigned number."""
 
 
 @entry("acl.mdl.get_input_dynamic_gear_count", "kk", answer=VALUE)
@@ -290,7 +290,7 @@ def get_input_dynamic_gear_count(handle: int, index: int) -> tuple[int, int]:
 
 @entry("acl.mdl.get_input_dynamic_dims", "kkk", answer=NONE)
 def get_input_dynamic_dims(handle: int, index: int, count: int) -> tuple[list[Dims] | None, int]:
-    """Give the dims gears: every dim of every input, in the order of the conversion."""
+    """Return the dims gears: every dim of every input, in the order of the conversion."""
     if count > 4096:
         return None, report(AclCode.INVALID_PARAM, f"get_input_dynamic_dims of {count} gears: 4096 at most")
     info = _filled(handle)

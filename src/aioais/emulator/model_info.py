@@ -1,4 +1,4 @@
-"""What a model wants and gives, as descriptions report it, loaded or not.
+"""Inputs, outputs and gears of a model, as its description reports them.
 
 Facts: pyACL reference, Huawei's model pages and the open graph engine source (hidden input of gear
 models; sizes and dims as descriptions report them).
@@ -63,7 +63,7 @@ def _product(dims: Sequence[int]) -> int:
 
 
 def _ordered(entries: Sequence[Any], tensors: Sequence[OrtTensor], what: str) -> list[int]:
-    """Give for each tensor of the graph the place of its entry in the metadata."""
+    """Return for each tensor of the graph the place of its entry in the metadata."""
     places = {entry.name: place for place, entry in enumerate(entries)}
     names = [tensor.name for tensor in tensors]
     if sorted(places) != sorted(names):
@@ -106,7 +106,7 @@ def describe(engine: OrtModel) -> ModelInfo:
 
     Parameters
     ----------
-    engine : OrtModel
+    engine
         The loaded ONNX model, with or without metadata.
 
     Returns

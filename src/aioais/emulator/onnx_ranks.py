@@ -1,7 +1,6 @@
-"""Which inputs and outputs of an ONNX file have no rank: ONNX Runtime shows them as it shows scalars.
+"""Which inputs and outputs of an ONNX file have no rank: ONNX Runtime reports them as scalars.
 
-Reads the few messages of the file that tell, and steps over all others, weights above all: as protobuf
-has it, a message is a row of fields, each with its number, its kind and its content.
+Reads the few messages of the file that matter and skips all others, such as weights.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTH = {_FIXED64: 8, _FIXED32: 4}
 
 _ORT_FORMAT = b"ORTM"
-"""Marks a file in ONNX Runtime's own format, which is no row of fields."""
+"""Marks a file in ONNX Runtime's own format, which is not a list of fields."""
 
 Span = tuple[int, int]
 """Where a message begins and ends."""
@@ -33,7 +32,7 @@ def without_rank(source: str | bytes) -> set[str]:
 
     Parameters
     ----------
-    source : str or bytes
+    source
         Path or content of a model that ONNX Runtime has loaded.
     """
     if isinstance(source, bytes):
@@ -59,7 +58,7 @@ def _without_rank(content: bytes | mmap.mmap) -> set[str]:
     return names
 
 
-def _messages(content: bytes | mmap.mmap, within: Span, *wanted: int) -> Iterator[Span]:
+def _messages(content: bytes | mmap.mmap, within: Span, *numbers: int) -> Iterator[Span]:
     """Find the fields of these numbers, all of which hold messages or texts."""
     place, end = within
     while place < end:
@@ -67,17 +66,17 @@ def _messages(content: bytes | mmap.mmap, within: Span, *wanted: int) -> Iterato
         kind = key & 7
         if kind == _BYTES:
             length, place = _varint(content, place)
-            if key >> 3 in wanted:
+            if key >> 3 in numbers:
                 yield place, place + length
             place += length
         elif kind == _VARINT:
             _, place = _varint(content, place)
         else:
-            place += _WIDTH.get(kind, 0)  # the marks around a group have no content: what it holds comes next
+            place += _WIDTH.get(kind, 0)  # the marks around a group have no content; its fields follow
 
 
 def _varint(content: bytes | mmap.mmap, place: int) -> tuple[int, int]:
-    """Read a number, seven bits a byte; give the place behind it too."""
+    """Read a number, seven bits a byte; returns the place behind it too."""
     value = shift = 0
     while True:
         byte = content[place]

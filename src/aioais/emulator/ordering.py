@@ -1,4 +1,4 @@
-"""Which executions are ordered behind which: by their streams, by events, or because the host has waited.
+"""Which executions run behind which: by their streams, by events, or because the host has waited.
 
 Two executions of one model must not overlap on a device: it has one argument table and one set of work memory.
 Nor must an execution write memory that another one uses. A program keeps them apart by queueing both on one
@@ -6,82 +6,87 @@ stream, by letting the second stream wait for an event recorded behind the first
 host in between. The emulator refuses what is not ordered in one of these ways, whatever order the work happens
 to run in here.
 
-One clock numbers everything that is submitted. A stream knows for each other stream up to which number it waits
-for it (``behind``), and what of its own work the host knows to be finished (``known``). Recording an event takes
-both along, waiting for it merges them into the waiting stream.
+The executions of a model are numbered, and each is checked to run behind the one before. So one number for each
+model says enough: a stream keeps what runs before its next operation (``behind``), the model what the host knows
+to be finished (``known``). A record of an event refers to the ``behind`` of its stream; a wait for the event merges
+it into that of the waiting stream; a wait on the host turns it into what is known.
+
+The dictionaries are replaced, never changed. Other threads may replace them at the same time: everything between
+a look at ``behind`` and its replacement is free of calls and loops, or looks again. CPython switches threads at
+calls and loops only.
 """
 
 from __future__ import annotations
 
-import itertools
-from threading import Lock
-
-__all__ = ["Mark", "Ordered", "has_finished", "is_ordered", "note_finished", "note_wait", "tick"]
-
-tick = itertools.count(1).__next__
-"""The next number of the clock; a C function, so that threads never get one number twice."""
-
-_lock = Lock()
-"""Guards the merging of what streams know: lost updates would refuse correct programs."""
+__all__ = ["Behind", "Ordered", "Queue", "is_ordered", "note_finished", "note_wait"]
 
 
 class Ordered:
-    """Work that runs in order: a stream, or the synchronous executions of a model."""
+    """Executions that run one behind the other: those of a model."""
 
-    __slots__ = ("behind", "known")
+    __slots__ = ("dropped", "known", "last", "last_queue", "submitted")
 
     def __init__(self) -> None:
-        self.behind: dict[Ordered, int] = {}
-        """For other streams: what they were given before this number runs before what comes next here. Replaced,
-        never changed, so that records may keep it."""
+        self.submitted = 0
+        """The number of the newest execution."""
+        self.last = 0
+        """The number of the newest execution that was not dropped."""
+        self.last_queue: Queue | None = None
+        """Where it was queued; ``None`` for a synchronous one."""
         self.known = 0
-        """The host knows that what was submitted before this number is finished."""
+        """The host knows that the execution of this number, and with it all before, are finished."""
+        self.dropped: set[int] = set()
+        """Executions that were dropped while a later one was queued."""
+
+    def drop(self, number: int) -> None:
+        """Note that an execution will not run: nothing has to run behind it."""
+        self.dropped.add(number)
+        while self.last in self.dropped:
+            self.dropped.remove(self.last)
+            self.last -= 1
 
 
-class Mark:
-    """The present end of a stream: behind everything that was submitted to it before, and what that was behind."""
+Behind = dict[Ordered, int]
+"""For each model the number of an execution: this one and all before run first."""
 
-    __slots__ = ("behind", "number", "stream")
-
-    def __init__(self, stream: Ordered) -> None:
-        self.stream = stream
-        self.number = tick()
-        self.behind = stream.behind
+_NOTHING: Behind = {}
 
 
-def note_wait(stream: Ordered, mark: Mark) -> None:
-    """Note that what is queued on a stream from now on runs behind a mark of another one."""
-    with _lock:
-        merged = {other: number for other, number in stream.behind.items() if other.known < number}
-        for other, number in mark.behind.items():
-            if other is not stream and number > other.known and number > merged.get(other, 0):
-                merged[other] = number
-        if mark.stream is not stream and mark.number > merged.get(mark.stream, 0):
-            merged[mark.stream] = mark.number
-        stream.behind = merged
+class Queue:
+    """Work that runs in order: a stream."""
+
+    __slots__ = ("behind",)
+
+    def __init__(self) -> None:
+        self.behind = _NOTHING
+        """What runs before the next operation of this queue."""
 
 
-def note_finished(mark: Mark) -> None:
-    """Note that the host has seen a stream reach a mark."""
-    stream, number, behind = mark.stream, mark.number, mark.behind
-    with _lock:
-        if stream.known < number:
-            stream.known = number
-        for other, earlier in behind.items():
-            if other.known < earlier:
-                other.known = earlier
-        if stream.behind is behind:
-            stream.behind = {}
+def note_wait(queue: Queue, behind: Behind) -> None:
+    """Note that the next operations of a queue run behind what an event was recorded behind."""
+    while True:
+        mine = queue.behind
+        if mine:
+            merged = {model: number for model, number in mine.items() if number > model.known}
+            for model, number in behind.items():
+                if number > merged.get(model, model.known):
+                    merged[model] = number
+        else:
+            merged = behind
+        if queue.behind is mine:
+            queue.behind = merged
+            return
 
 
-def has_finished(last: tuple[Ordered, int] | None) -> bool:
-    """Whether the host knows that an execution is finished, or there was none."""
-    return last is None or last[0].known > last[1]
+def note_finished(queue: Queue, behind: Behind) -> None:
+    """Note that the host has seen a queue get past this point."""
+    for model, number in behind.items():
+        if model.known < number:
+            model.known = number
+    if queue.behind is behind:
+        queue.behind = _NOTHING
 
 
-def is_ordered(last: tuple[Ordered, int] | None, stream: Ordered) -> bool:
-    """Whether what is queued on a stream now runs behind an execution."""
-    if last is None:
-        return True
-    other, number = last
-    return other is stream or other.known > number or stream.behind.get(other, 0) > number
+def is_ordered(model: Ordered, number: int, queue: Queue) -> bool:
+    """Return whether the next operation of a queue runs behind an execution."""
+    return model.known >= number or queue.behind.get(model, 0) >= number

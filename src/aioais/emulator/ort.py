@@ -1,7 +1,7 @@
 """ONNX Runtime: loading a model and running it in place on device memory.
 
 ``onnxruntime`` is imported when the first model is loaded. Its import blocks the interpreter while
-its shared library is opened, so :func:`preload` opens that beforehand without the GIL.
+its shared library is loaded, so :func:`preload` loads that first without the GIL.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from .._acl.codes import AclCode
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
-from .threads import SMALL, cores, is_small_file
+from .threads import SMALL, convolves_much, cores, is_small_file
 
 __all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 
@@ -64,7 +64,7 @@ class OrtTensor(NamedTuple):
     """ONNX element type."""
     itemsize: int
     shape: tuple[int, ...]
-    """-1 where the graph leaves a dim open; ``(-2,)``, as in GE, where it leaves even their number open."""
+    """-1 where the graph leaves a dim open; ``(-2,)``, as in GE, where even their number is open."""
 
 
 class Bound(NamedTuple):
@@ -82,7 +82,7 @@ _preloaded = False
 
 
 def preload() -> bool:
-    """Open ONNX Runtime's shared library without holding the GIL.
+    """Load ONNX Runtime's shared library without holding the GIL.
 
     May be called in any thread before the first load; the import that follows is then short.
 
@@ -102,7 +102,7 @@ def preload() -> bool:
             return True
         libraries = sorted((Path(spec.origin).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
         try:
-            dlopen = ctypes.CDLL(None).dlopen  # a foreign call, which gives the GIL up
+            dlopen = ctypes.CDLL(None).dlopen  # a foreign call releases the GIL
         except (AttributeError, OSError, TypeError):
             return True
         dlopen.argtypes = [ctypes.c_char_p, ctypes.c_int]
@@ -137,24 +137,34 @@ def check_magic(head: bytes, what: str) -> None:
         raise LoadError(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, f"{what} is empty")
 
 
+_SPIN_US = 60
+"""Microseconds that a thread spins before it sleeps: about what it takes to wake it up for the next operator."""
+
+
+def _can_limit_spinning(version: str) -> bool:
+    """Whether a release can; others ignore the option, and would spin for milliseconds."""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    return numbers >= [1, 32]
+
+
 def start_session(
     source: str | bytes, what: str, threads: int, spin: bool, plain: bool = False, folder: str = ""
 ) -> Any:
-    """Make a session of ONNX Runtime.
+    """Create a session of ONNX Runtime.
 
     Parameters
     ----------
-    source : str or bytes
-        Path (loading gives the GIL up) or content (it does not).
-    what : str
+    source
+        Path (loading releases the GIL) or content (it does not).
+    what
         What is loaded, for messages.
-    threads : int
+    threads
         Intra-op threads; 0 = as many as there are cores.
-    spin : bool
-        Let them spin between operators.
-    plain : bool
+    spin
+        Whether they spin between operators for as long as ONNX Runtime likes, instead of briefly.
+    plain
         Run the graph node by node as it is written, without optimising it.
-    folder : str
+    folder
         Where the weights outside of the content are.
 
     Returns
@@ -165,19 +175,22 @@ def start_session(
     Raises
     ------
     LoadError
-        It is no ONNX model, or not one that can run here.
+        It is not an ONNX model, or not one that can run here.
     """
     onnxruntime = _import()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 4  # failures are reported by return codes, not on stderr
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    pause = _SPIN_US if not spin and _can_limit_spinning(onnxruntime.__version__) else 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin or pause > 0)))
+    if pause:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(pause))
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        # The fallback tries the same provider again, and says so on stdout.
+        # The fallback would try the same provider again and print a message to stdout.
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as exc:  # the classes of its errors are made at run time
         kind = type(exc).__name__
@@ -191,21 +204,23 @@ class Binding:
 
     Parameters
     ----------
-    model : OrtModel
+    model
         The model.
-    inputs, outputs : sequence of Bound
+    inputs, outputs
         Memory of every input, and of every output in graph order; an output with a pointer of 0
-        is left to ONNX Runtime.
+        is allocated by ONNX Runtime.
     """
 
-    __slots__ = ("_checked", "_elsewhere", "_io", "_model", "_outputs", "_run")
+    __slots__ = ("_bound", "_elsewhere", "_io", "_is_checked", "_model", "_outputs", "_run")
 
     def __init__(self, model: OrtModel, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> None:
         self._io = io = model.session.io_binding()
         self._model = model
-        self._run = model.session.run_with_iobinding
+        # The methods around these cost more than a small model.
+        session, self._bound = getattr(model.session, "_sess", model.session), getattr(io, "_iobinding", io)
+        self._run = session.run_with_iobinding
         self._outputs = outputs
-        self._checked = False
+        self._is_checked = False
         self._elsewhere: list[int] = []
         for tensor in inputs:
             io.bind_input(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
@@ -224,18 +239,18 @@ class Binding:
             The model failed, or its run was ended by :meth:`OrtModel.stop`.
         """
         model = self._model
-        options = model.options
         model.is_running = True
         try:
-            self._run(self._io, options)
+            self._run(self._bound, model.options)
         except Exception as exc:  # the classes of its errors are made at run time
-            if options.terminate:
+            if model.options.terminate:
                 raise DeviceError(AclCode.RT_STREAM_ABORT, "the running model was stopped") from exc
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
         finally:
-            with model.lock:  # a late stop must not reach the next run
-                model.is_running = options.terminate = False
-        if not self._checked:
+            model.is_running = False
+            if model.is_stopping:
+                model.end_stop()
+        if not self._is_checked:
             # an output that is also an input of the graph comes back as that input, unbound
             values = self._io.get_outputs()
             self._elsewhere = [
@@ -243,7 +258,7 @@ class Binding:
                 for index, (value, bound) in enumerate(zip(values, self._outputs, strict=True))
                 if bound.pointer and value.data_ptr() != bound.pointer
             ]
-            self._checked = True
+            self._is_checked = True
         if self._elsewhere:
             values = self._io.get_outputs()
             for index in self._elsewhere:
@@ -251,7 +266,7 @@ class Binding:
                 ctypes.memmove(bound.pointer, values[index].data_ptr(), bound.nbytes)
 
     def results(self) -> list[tuple[tuple[int, ...], int]]:
-        """Give shape and address of every output of the last run."""
+        """Return shape and address of every output of the last run."""
         return [(tuple(value.shape()), int(value.data_ptr())) for value in self._io.get_outputs()]
 
 
@@ -260,26 +275,28 @@ class OrtModel:
 
     Parameters
     ----------
-    source : str or bytes
-        Path (loading gives the GIL up) or content (it does not).
-    threads : int
+    source
+        Path (loading releases the GIL) or content (it does not).
+    threads
         Intra-op threads; 0 = as many as there are cores, but one for a model that is small and of fixed shapes.
-    spin : bool
-        Let them spin between operators.
+    spin
+        Whether they spin between operators for as long as ONNX Runtime likes, instead of briefly.
 
     Attributes
     ----------
-    options : onnxruntime.RunOptions
-        Of all its runs, one at a time.
-    lock : threading.Lock
+    options
+        Options of its runs, which run one at a time.
+    lock
         Guards the end of a run against :meth:`stop`.
-    is_running : bool
-        Whether it computes now.
+    is_running
+        Whether it is computing.
+    is_stopping
+        Whether the current run is being ended early.
 
     Raises
     ------
     LoadError
-        It is no ONNX model, or not one that can run here.
+        It is not an ONNX model, or not one that can run here.
     """
 
     def __init__(self, source: str | bytes, threads: int, spin: bool) -> None:
@@ -310,27 +327,38 @@ class OrtModel:
             self.metadata: dict[str, str] = dict(about.custom_metadata_map)
             self.title = str(about.graph_name)
         except UnicodeDecodeError as exc:
-            text = f"{what} is damaged: a name in it is no UTF-8 text ({exc})"
+            text = f"{what} is damaged: a name in it is not UTF-8 ({exc})"
             raise LoadError(AclCode.GE_LOAD_MODEL, text) from exc
-        if one and cores() > 1 and not self._has_small_tensors():
+        if one and cores() > 1 and not self._suits_one_thread(source):
             self.session = start_session(source, what, 0, spin)
         self.options: Any = _import().RunOptions()
         self.options.log_severity_level = 4
-        # Looked up before every run; where it is missing that throws and catches an exception, for 40 µs.
+        # Looked up before every run; a missing entry costs 40 µs for an exception inside.
         self.options.add_run_config_entry("gpu_graph_id", "-1")
         self.lock = threading.Lock()
         self.is_running = False
+        self.is_stopping = False
 
     def stop(self) -> None:
-        """End the run under way at the next operator; without one, do nothing."""
+        """End the current run at the next operator, if there is one."""
         with self.lock:
+            # In this order: a run that ends now either sees is_stopping, or is seen to have ended.
+            self.is_stopping = True
             if self.is_running:
                 self.options.terminate = True
+            else:
+                self.is_stopping = False
 
-    def _has_small_tensors(self) -> bool:
+    def end_stop(self) -> None:
+        """Let later runs run: the one that was stopped has ended."""
+        with self.lock:
+            self.is_stopping = self.options.terminate = False
+
+    def _suits_one_thread(self, source: str | bytes) -> bool:
         tensors = (*self.inputs, *self.outputs)
         fixed = all(dim >= 0 for tensor in tensors for dim in tensor.shape)
-        return fixed and sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors) <= SMALL
+        small = fixed and sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors) <= SMALL
+        return small and not convolves_much(source, [tensor.shape for tensor in self.inputs])
 
     @staticmethod
     def _tensor(node: Any, role: str) -> OrtTensor:

@@ -1,7 +1,7 @@
-"""Plans: everything about an execution that is decided when it is submitted.
+"""Plans: everything about an execution that is known at submission.
 
 Sizes, gears, shapes and addresses are taken at submission; the data are read and written when the
-plan runs. A plan is reused for as long as neither dataset nor device memory changed.
+plan runs. A plan is reused as long as neither dataset nor device memory changes.
 """
 
 from __future__ import annotations
@@ -38,32 +38,34 @@ class Plan:
 
     Parameters
     ----------
-    model : Model
+    model
         The model.
-    inputs, outputs : list of Region
+    inputs, outputs
         Memory; the hidden input last.
-    shapes : list of shape, optional
+    shapes
         Shapes of the real inputs, ``None`` when only the device knows the gear.
-    gear : int, optional
-        The gear chosen, for gear models.
-    dataset : Dataset
-        The output dataset, which gets tensor descriptions of dynamic runs.
-    stamp : tuple
-        What must not have changed for the plan to be good again.
+    gear
+        Index of the gear, for gear models.
+    datasets
+        The input dataset, and the output dataset, which gets tensor descriptions of dynamic runs.
     """
 
     __slots__ = (
         "binding",
         "blocks",
         "dataset",
+        "epoch",
+        "fed",
+        "fed_version",
         "gear",
         "has_scratch",
         "inputs",
+        "is_plain",
         "model",
         "outputs",
         "shapes",
-        "stamp",
         "use",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -73,19 +75,18 @@ class Plan:
         outputs: list[Region],
         shapes: tuple[tuple[int, ...], ...] | None,
         gear: int | None,
-        dataset: Dataset,
-        stamp: tuple[int, int, int],
+        datasets: tuple[Dataset, Dataset],
     ) -> None:
         self.model = model
         self.inputs = inputs
         self.outputs = outputs
         self.shapes = shapes
         self.gear = gear
-        self.dataset = dataset
-        self.stamp = stamp
+        self.fed, self.dataset = datasets
+        self.fed_version, self.version, self.epoch = self.fed.version, self.dataset.version, device_memory.epoch
         self.blocks = [region.block for region in (*inputs, *outputs) if region.block is not None]
         self.use = Use(
-            model.handle,
+            model,
             [
                 Range(region.block, region.pointer, region.pointer + region.size, is_output)
                 for is_output, regions in ((False, inputs), (True, outputs))
@@ -97,9 +98,19 @@ class Plan:
         self.binding: Binding | None = None
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)
+        self.is_plain = bool(self.binding) and not self.has_scratch and not model.info.gears and model.probe is None
+        """Nothing to do at execution but to run the binding."""
+
+    def is_valid(self) -> bool:
+        """Return whether neither datasets nor device memory have changed since it was made."""
+        return (
+            self.fed_version == self.fed.version
+            and self.version == self.dataset.version
+            and self.epoch == device_memory.epoch
+        )
 
     def _bind(self, shapes: tuple[tuple[int, ...], ...], gear: int) -> None:
-        """Bind inputs and outputs in place; outputs that overlap anything get memory of their own."""
+        """Bind inputs and outputs in place; outputs that overlap other memory get memory of their own."""
         model, info = self.model, self.model.info
         into = [
             Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
@@ -128,9 +139,9 @@ class Plan:
 
         Parameters
         ----------
-        allocate : Context, optional
+        allocate
             Where output memory is allocated for empty data buffers (synchronous calls only).
-        stream : int
+        stream
             Number of the stream, for dumps.
 
         Raises
@@ -142,12 +153,15 @@ class Plan:
         """
         model = self.model
         for block in self.blocks:
-            if not block.is_alive:
+            if block.view is None:
                 text = f"device memory {block.address:#x} was freed before the model ran"
                 raise DeviceError(AclCode.RT_MODEL_EXECUTE, text)
         if not model.guard.acquire(False):
             raise EmulatorError(f"model {model.handle} runs in two threads at once: it has one set of work memory")
         try:
+            if self.is_plain:
+                self.binding.run()  # type: ignore[union-attr]
+                return
             if model.info.gears:
                 self._check_gear()
             if model.probe is not None:
@@ -188,7 +202,7 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, text)
 
     def _fed(self) -> list[Bound]:
-        """Give the memory of the real inputs."""
+        """Return the memory of the real inputs."""
         assert self.shapes is not None
         return [
             Bound(spec.name, spec.element, shape, region.pointer or nothing(), math.prod(shape) * spec.itemsize)
@@ -236,13 +250,13 @@ class Plan:
 
 
 def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | int:
-    """Give the shapes of a dynamic run, from the dataset's tensor descriptions."""
+    """Return the shapes of a dynamic run, from the dataset's tensor descriptions."""
     shapes = []
     for index, spec in enumerate(model.info.inputs):
         desc = dataset.descs.get(index)
         shape = spec.dims if desc is None else desc.dims
         if any(dim < 0 for dim in shape):
-            text = f"input {spec.name!r} has no shape: set_dataset_tensor_desc comes first"
+            text = f"input {spec.name!r} has no shape: set_dataset_tensor_desc must come first"
             return report(AclCode.INVALID_PARAM, text)
         bounds = spec.range or ()
         fits = len(shape) == len(spec.dims) and all(
@@ -267,13 +281,13 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
 
     Parameters
     ----------
-    model : Model
+    model
         The model.
-    inputs, outputs : Dataset
+    inputs, outputs
         Its datasets.
-    context : Context
+    context
         The current context.
-    allocate : bool
+    allocate
         Whether empty output buffers get memory (synchronous calls).
 
     Returns
@@ -299,7 +313,7 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
     elif info.gears:
         if inputs.gear is not None and inputs.gear not in info.gears:
             text = f"the input dataset carries gear {list(inputs.gear)}, which model {model.handle} does not have"
-            raise EmulatorError(f"{text}: a dataset that served another model needs a gear of this one first")
+            raise EmulatorError(f"{text}: set a gear of this model first")
         gear = None if inputs.gear is None else info.gears.index(inputs.gear)
         shapes = None if gear is None else info.input_shapes[gear]
         hidden, needed = into[info.hidden], info.inputs[info.hidden].size
@@ -312,8 +326,7 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
             if region.size + TOLERANCE < spec.size:
                 text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
                 return report(AclCode.GE_FAILURE, text)
-    stamp = (inputs.version, outputs.version, device_memory.epoch)
-    plan = Plan(model, into, out, shapes, gear, outputs, stamp)
+    plan = Plan(model, into, out, shapes, gear, (inputs, outputs))
     old = [model.plans.pop((inputs.handle, outputs.handle), None)]
     if len(model.plans) >= _KEPT:
         old += model.plans.values()

@@ -32,20 +32,20 @@ _ENGINES = ("h2d", "execute", "d2h", "d2d")
 _HELD = 256
 """Events kept in memory at most."""
 _STALE = 0.5
-"""Seconds after which the next event brings the earlier ones to the file."""
+"""Seconds after which the next event flushes the earlier ones."""
 _LETTERS = 16
 _FOOTER = b"\n]}\n"
 
 
 class Profiler:
-    """A trace that is being written.
+    """An open trace.
 
     Parameters
     ----------
-    path : str
+    path
         The file, which must not exist yet.
-    limit : int
-        Bytes after which events are left out; 0 = none.
+    limit
+        Bytes after which events are dropped; 0 = none.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class Profiler:
         self._lock = Lock()
         self._events: list[str] = []
         self._written = perf_counter()
-        self._first = True
+        self._is_first = True
         self._left_out = 0
         self._lanes: dict[tuple[int, str], list[int]] = {}
         """For each engine the moments at which its tracks are free."""
@@ -87,27 +87,27 @@ class Profiler:
         stream: int | None = None,
         model: tuple[int, str] | None = None,
     ) -> None:
-        """Note one job of an engine that has ended.
+        """Note one finished job of an engine.
 
         Parameters
         ----------
-        device : Device
+        device
             Where.
-        engine : str
-            ``h2d``, ``execute``, ``d2h`` or ``d2d``; anything else is no engine's work.
-        name : str
+        engine
+            ``h2d``, ``execute``, ``d2h`` or ``d2d``; anything else is ignored.
+        name
             What the event is called.
-        began : float
+        began
             When the work really began: the event's begin where time is real.
-        worked : float
+        worked
             Seconds of work, as booked on the virtual timeline.
-        end : float
+        end
             When the engine ends the job on the virtual timeline.
-        count : int
+        count
             Bytes copied.
-        stream : int, optional
+        stream
             Number of the stream; synchronous calls have none.
-        model : (int, str), optional
+        model
             Id and name of the model that ran.
         """
         if engine not in _ENGINES:
@@ -142,7 +142,7 @@ class Profiler:
                 self._flush()
 
     def _lane(self, device: int, engine: str, start: int, stop: int) -> int:
-        """Give the track of a job; in real time two threads may well keep one engine busy at once."""
+        """Return the track of a job; in real time two threads may use one engine at once."""
         free = self._lanes.setdefault((device, engine), [])
         for lane, moment in enumerate(free):
             if moment <= start:
@@ -152,7 +152,7 @@ class Profiler:
         return len(free) - 1
 
     def _track(self, device: int, engine: str, lane: int) -> tuple[int, int]:
-        """Give process and thread of a track; the viewer is told their names first."""
+        """Return process and thread of a track, named on first use."""
         process = device + 1
         place = _ENGINES.index(engine)
         track = process * 1000 + place * 100 + lane
@@ -182,21 +182,21 @@ class Profiler:
         if not events or self._left_out:
             self._left_out += len(events)
             return
-        data = ("\n" if self._first else ",\n").encode() + ",\n".join(events).encode()
+        data = ("\n" if self._is_first else ",\n").encode() + ",\n".join(events).encode()
         if self._limit and self._end + len(data) > self._limit:
-            _log.warning("the trace has reached its storage_limit: later events are left out")
+            _log.warning("the trace has reached its storage_limit: later events are dropped")
             self._left_out = len(events)
             return
         try:
             self._write(data)
         except OSError as exc:
-            _log.warning("the trace cannot be written, later events are left out: %s", exc.strerror or exc)
+            _log.warning("the trace cannot be written, later events are dropped: %s", exc.strerror or exc)
             self._left_out = len(events)
             self._repair()
-        self._first = False
+        self._is_first = False
 
     def _repair(self) -> None:
-        """Bring the file back to its last complete state."""
+        """Restore the last complete state of the file."""
         try:
             os.ftruncate(self._file, self._end)
             self._write(b"")
@@ -204,7 +204,7 @@ class Profiler:
             pass
 
     def close(self) -> None:
-        """Write what is left; further events are ignored."""
+        """Write pending events; further events are ignored."""
         atexit.unregister(self.close)
         with self._lock:
             if self._file >= 0:
@@ -213,7 +213,7 @@ class Profiler:
                 self._file = -1
 
     def abandon(self) -> None:
-        """Let go of the file in a forked child: it is the parent's, and so is whoever holds the lock."""
+        """Forget the file in a forked child: it belongs to the parent, as does the thread that holds the lock."""
         atexit.unregister(self.close)
         os.close(self._file)
         self._file = -1
@@ -230,11 +230,11 @@ def _limit(text: str) -> int:
 
 
 def open_profiler(config: dict[str, Any]) -> Profiler | None:
-    """Begin a trace where the configuration asks for one.
+    """Open a trace if the configuration asks for one.
 
     Parameters
     ----------
-    config : dict
+    config
         The content of acl.json, checked.
 
     Returns

@@ -34,12 +34,12 @@ _EMPTY = Block(64, None)
 
 
 def nothing() -> int:
-    """Give an address for tensors without elements."""
+    """Return an address for tensors without elements."""
     return _EMPTY.pointer
 
 
 def overlap(inputs: list[Bound], outputs: list[Bound]) -> bool:
-    """Tell whether an output shares memory with an input or another output."""
+    """Return whether an output shares memory with an input or another output."""
     ends = sorted(
         (bound.pointer, bound.pointer + bound.nbytes, role)
         for role, group in ((0, inputs), (1, outputs))

@@ -1,17 +1,16 @@
-"""Streams: queues of work that run, in order, when somebody waits for them.
+"""Streams: queues of work that run, in order, when a thread waits for them.
 
 Submitting appends an operation; the thread that waits (synchronise calls, ``process_report``,
-``destroy_stream``, polls) runs what is due. So work never runs before it has to, a forgotten
+``destroy_stream``, polls) runs what is due. So work never runs before it has to, a missing
 synchronise always shows, and threads that wait for different streams work in parallel.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from .._acl.codes import AclCode
 from ._args import VALUE, entry
@@ -20,20 +19,21 @@ from ._state import report, state
 from .context import Context, contexts, current
 from .device import Device
 from .errors import EmulatorError
-from .ordering import Mark, Ordered, note_finished
+from .ordering import Queue, note_finished
 from .timeline import FOREVER, sleep_until
 
 __all__ = ["Failure", "Operation", "Record", "Stream", "default_of", "resolve", "run", "streams", "streams_of"]
 
 Operation = tuple[Any, ...]
-"""First item: ``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
+"""What a stream queues, if not a :class:`Record`. First item:
+``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
 
 _LIMIT = 1984
 """Streams of one device (A2/A3); more give 207008."""
 
 
 class Failure:
-    """An operation that failed on the device; reported once, to whoever synchronises its stream first."""
+    """A failed operation; reported once, to the first thread that synchronises its stream."""
 
     __slots__ = ("code", "is_reported", "text")
 
@@ -43,30 +43,36 @@ class Failure:
         self.is_reported = False
 
 
-class Record(Mark):
-    """One recording of an event."""
+class Record:
+    """One record of an event: a position in a stream, queued as it is."""
 
-    __slots__ = ("done", "submitted", "time")
-
-    stream: Stream
+    __slots__ = ("behind", "is_done", "stream", "submitted", "time")
 
     def __init__(self, stream: Stream, submitted: float) -> None:
-        super().__init__(stream)
+        self.stream = stream
+        self.behind = stream.behind
         self.submitted = submitted
-        self.done = False
+        self.is_done = False
         self.time = 0.0
 
 
-class Stream(Ordered):
+class Stoppable(Protocol):
+    """A model that runs, as far as streams know it."""
+
+    def stop(self) -> None:
+        """End the run early."""
+
+
+class Stream(Queue):
     """A stream of a context.
 
     Parameters
     ----------
-    context : Context
+    context
         Its owner.
-    priority : int
+    priority
         0 is the highest; has no effect here.
-    registered : bool
+    registered
         False for default streams, which have no handle.
     """
 
@@ -75,17 +81,17 @@ class Stream(Ordered):
         "context",
         "device",
         "failure",
-        "halt_on_failure",
         "handle",
         "index",
         "is_alive",
         "is_halted",
+        "is_halted_by_failure",
         "lock",
         "priority",
         "queue",
         "reporter",
+        "running",
         "sleepers",
-        "stop",
         "tail",
     )
 
@@ -94,21 +100,21 @@ class Stream(Ordered):
         self.context = context
         self.device = context.device
         self.priority = priority
-        self.queue: deque[Operation] = deque()
+        self.queue: deque[Operation | Record] = deque()
         self.lock = Lock()
         """Held by the thread that runs this stream's work."""
         self.sleepers: deque[Any] = deque()
         """Locks of threads that wait for a record or for their turn to run."""
         self.tail = 0.0
-        """When the last operation that has run ended."""
+        """When the last finished operation ended."""
         self.failure: Failure | None = None
         self.reporter: Any = None
         self.blocking = 0
         """Queued callbacks that the stream waits for."""
-        self.halt_on_failure = False
+        self.is_halted_by_failure = False
         self.is_halted = False
-        self.stop: Callable[[], None] | None = None
-        """Ends the running model early, while one runs."""
+        self.running: Stoppable | None = None
+        """The model that it runs, if any."""
         self.is_alive = True
         self.index = next(context.device.stream_ids)
         self.handle = next(handles) if registered else 0
@@ -119,21 +125,21 @@ class Stream(Ordered):
         return f"stream {self.handle:#x}" if self.handle else "the default stream of its context"
 
     def fail(self, code: int, text: str) -> None:
-        """Note that an operation failed; the first failure that nobody has seen stays."""
+        """Note that an operation failed; the first unreported failure stays."""
         if self.failure is None or self.failure.is_reported:
             self.failure = Failure(code, text)
-        if self.halt_on_failure:
+        if self.is_halted_by_failure:
             self.is_halted = True
 
 
 streams: dict[int, Stream] = table("streams")
-"""Those with a handle: default streams have none."""
+"""Streams by handle; default streams have none."""
 
 _default_lock = Lock()
 
 
 def default_of(context: Context) -> Stream:
-    """Give the default stream of a context, which is made when it is first used."""
+    """Return the default stream of a context, which is made when it is first used."""
     with _default_lock:
         found = context.default_stream
         if not isinstance(found, Stream):
@@ -146,11 +152,11 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
 
     Parameters
     ----------
-    stream : Stream
+    stream
         The stream.
-    record : Record or None
+    record
         Run up to this place; ``None`` runs everything queued by now.
-    deadline : float
+    deadline
         Moment after which to give up; 0 never waits.
 
     Returns
@@ -166,28 +172,32 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
         sleeper = Lock()
         sleeper.acquire()
         stream.sleepers.append(sleeper)
-        if record is not None and record.done:
+        if record is not None and record.is_done:
             return True
         if lock.acquire(False):
             break
         if not sleeper.acquire(True, -1 if deadline == FOREVER else max(0.0, deadline - perf_counter())):
             return False
-        if record is not None and record.done:
+        if record is not None and record.is_done:
             return True
     try:
         queue = stream.queue
-        left = len(queue)
-        while queue:
-            if record is None:
-                if left == 0:
-                    break
-                left -= 1
-            elif record.done:
-                break
+        pop, is_virtual = queue.popleft, stream.device.is_virtual
+        left = len(queue) if record is None else -1
+        while left and queue and (record is None or not record.is_done):
             operation = queue[0]
-            if not operation[0](stream, operation, deadline):
-                return False
-            queue.popleft()
+            if operation.__class__ is not Record:
+                if not operation[0](stream, operation, deadline):  # type: ignore[index]
+                    return False
+            elif is_virtual:
+                reach(stream, operation)
+            else:  # as reach does it
+                operation.time = stream.tail = perf_counter()
+                operation.is_done = True
+                if stream.sleepers:
+                    wake(stream)
+            pop()
+            left -= 1
         return True
     finally:
         lock.release()
@@ -195,8 +205,21 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
             wake(stream)
 
 
+def reach(stream: Stream, record: Record) -> None:
+    """Note that a stream is at a record."""
+    if not stream.device.is_virtual:
+        record.time = stream.tail = perf_counter()
+    else:
+        if record.submitted > stream.tail:
+            stream.tail = record.submitted
+        record.time = stream.tail
+    record.is_done = True
+    if stream.sleepers:
+        wake(stream)
+
+
 def wake(stream: Stream) -> None:
-    """Let the threads look again that wait for this stream."""
+    """Wake the threads that wait for this stream."""
     sleepers = stream.sleepers
     while sleepers:
         try:
@@ -206,23 +229,23 @@ def wake(stream: Stream) -> None:
 
 
 def resolve(handle: int, context: Context) -> Stream:
-    """Give a stream by handle; 0 is the default stream of the current context.
+    """Return a stream by handle; 0 is the default stream of the current context.
 
     Raises
     ------
     EmulatorError
-        The handle is stale or invented.
+        The handle is stale or was never valid.
     """
     stream = streams.get(handle)
     if stream is None:
         if handle == 0:
             return default_of(context)
-        raise EmulatorError(f"{handle:#x} is no stream: destroyed, lost by a device reset, or never created")
+        raise EmulatorError(f"{handle:#x} is not a stream: destroyed, lost by a device reset, or never created")
     return stream
 
 
 def streams_of(device: Device) -> list[Stream]:
-    """Give the streams of a device, then the default streams of its contexts; others may come and go meanwhile."""
+    """Return the streams of a device, then the default streams of its contexts; other threads may create more."""
     found = [stream for stream in list(streams.values()) if stream.device is device]
     return found + [default_of(c) for c in list(contexts.values()) if c.device is device and c.default_stream]
 
@@ -233,7 +256,7 @@ def foreign(call: str) -> int:
 
 
 def take_failure(stream: Stream) -> int:
-    """Give the code of a failure that nobody has seen yet, or 0; that of a dead device every time."""
+    """Return the code of an unreported failure, or 0; for a dead device its code every time."""
     if state.dead and (code := state.dead.get(stream.device.index)):
         if stream.failure is not None:
             stream.failure.is_reported = True
@@ -246,8 +269,8 @@ def take_failure(stream: Stream) -> int:
 
 
 def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
-    """Run everything queued and let its time pass; False when the deadline comes first."""
-    end = Mark(stream)
+    """Run everything queued and let its time pass; return False if the deadline comes first."""
+    behind = stream.behind
     if not run(stream, None, deadline):
         return False
     if stream.device.is_virtual:
@@ -255,19 +278,19 @@ def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
             sleep_until(deadline, held)
             return False
         sleep_until(stream.tail, held)
-    note_finished(end)
+    note_finished(stream, behind)
     return True
 
 
 @entry("acl.rt.create_stream", answer=VALUE)
 def create_stream() -> tuple[int, int]:
-    """Make a stream in the current context."""
+    """Create a stream in the current context."""
     return _create(0)
 
 
 @entry("acl.rt.create_stream_with_config", "II", answer=VALUE)
 def create_stream_with_config(priority: int, flag: int) -> tuple[int, int]:
-    """Make a stream with a priority (0..7) and flags."""
+    """Create a stream with a priority (0..7) and flags."""
     if priority > 7 or flag > 0x3F:
         return 0, report(AclCode.RT_PARAM_INVALID, f"create_stream_with_config({priority}, {flag}): out of range")
     return _create(priority)
@@ -293,7 +316,7 @@ def _destroy(handle: int, call: str, force: bool) -> int:
     if stream.context is not context:
         return foreign(call)
     if stream.reporter is not None:
-        return report(AclCode.RT_STREAM_SUBSCRIBE, f"{call}: unsubscribe_report comes first")
+        return report(AclCode.RT_STREAM_SUBSCRIBE, f"{call}: unsubscribe_report must come first")
     if force:
         drop(stream)
     else:
@@ -305,7 +328,7 @@ def _destroy(handle: int, call: str, force: bool) -> int:
 
 
 def refuse_deadlock(stream: Stream, call: str) -> None:
-    """Stop a wait that holds the GIL while a callback needs it: pyACL would hang for ever."""
+    """Stop a wait that holds the GIL while a callback needs it: pyACL would hang forever."""
     if stream.blocking and state.settings.gil != "release":
         raise EmulatorError(f"{call} would hang: it holds the GIL and the stream waits for a Python callback")
 
@@ -333,29 +356,30 @@ def stream_abort(handle: int) -> int:
 
 
 def drop(stream: Stream) -> None:
-    """Throw queued work away; what waits for it goes on.
+    """Drop queued work; what waits for it goes on.
 
     A model that runs ends at its next operator, and its stream fails with 107023: its outputs are not complete.
     """
-    stop = stream.stop
-    if stop is not None:
-        stop()
-    end = Mark(stream)
+    running = stream.running
+    if running is not None:
+        running.stop()
     with stream.lock:
         halt, stream.is_halted = stream.is_halted, True
         queue = stream.queue
         while queue:
             operation = queue.popleft()
-            operation[0](stream, operation, 0.0)
+            if isinstance(operation, Record):
+                reach(stream, operation)
+            else:
+                operation[0](stream, operation, 0.0)
         stream.is_halted = halt
-    stream.behind = end.behind = {}  # waits are dropped too: they order nothing
-    note_finished(end)
+        stream.behind = {}  # dropped waits order nothing
     wake(stream)
 
 
 @entry("acl.rt.stream_get_id", "k", answer=VALUE)
 def stream_get_id(handle: int) -> tuple[int, int]:
-    """Give the number of a stream."""
+    """Return the number of a stream."""
     context = current()
     if context is None:
         return 0, AclCode.RT_CONTEXT_NULL
@@ -370,12 +394,12 @@ def set_stream_failure_mode(handle: int, mode: int) -> int:
         return AclCode.RT_CONTEXT_NULL
     if mode not in (0, 1) or handle == 0:
         return report(AclCode.INVALID_PARAM, f"set_stream_failure_mode({handle:#x}, {mode})")
-    resolve(handle, context).halt_on_failure = mode == 1
+    resolve(handle, context).is_halted_by_failure = mode == 1
     return 0
 
 
 def drop_all(device: Device) -> int:
-    """Take the streams of a device away; count them."""
+    """Remove the streams of a device; return how many."""
     gone = [stream for stream in list(streams.values()) if stream.device is device]
     for stream in gone:
         drop(stream)

@@ -1,4 +1,4 @@
-"""Waiting for streams and devices, and asking whether they are done.
+"""Waiting for streams and devices, and querying them.
 
 Facts: pyACL reference, Huawei's stream pages: 507046 for an expired timeout, 107000 for a timeout below -1.
 """
@@ -11,7 +11,7 @@ from .._acl.codes import AclCode
 from ._args import entry
 from ._state import report, state
 from .context import current
-from .ordering import Mark, note_finished
+from .ordering import note_finished
 from .stream import refuse_deadlock, resolve, run, streams_of, synchronize, take_failure
 from .timeline import FOREVER
 
@@ -20,7 +20,7 @@ __all__ = ["deadline_of"]
 
 @entry("acl.rt.synchronize_stream", "k", hot=True)
 def synchronize_stream(handle: int) -> int:
-    """Wait until everything queued on a stream is done; report failures of it."""
+    """Wait until everything queued on a stream is done; report its failures."""
     context = current()
     if context is None:
         return AclCode.RT_CONTEXT_NULL
@@ -30,7 +30,7 @@ def synchronize_stream(handle: int) -> int:
 
 
 def deadline_of(milliseconds: int) -> float:
-    """Turn a timeout into a moment: -1 is for ever."""
+    """Convert a timeout to a moment; -1 is forever."""
     return FOREVER if milliseconds == -1 else perf_counter() + milliseconds * 1e-3
 
 
@@ -70,7 +70,7 @@ def synchronize_device() -> int:
 
 @entry("acl.rt.synchronize_device_with_timeout", "i")
 def synchronize_device_with_timeout(timeout: int) -> int:
-    """Wait for the current device for some milliseconds; unlike its siblings pyACL keeps the GIL."""
+    """Wait for the current device for some milliseconds; here pyACL keeps the GIL."""
     if timeout < -1 or timeout == 0:
         return report(AclCode.RT_PARAM_INVALID, f"timeout of {timeout}: -1 or more than 0")
     held = state.settings.gil != "release"
@@ -79,13 +79,13 @@ def synchronize_device_with_timeout(timeout: int) -> int:
 
 @entry("acl.rt.stream_query", "k", answer=lambda code: (65535, code))
 def stream_query(handle: int) -> tuple[int, int]:
-    """Tell whether a stream is done (0) or not (1), without waiting."""
+    """Return whether a stream is done (0) or not (1), without waiting."""
     context = current()
     if context is None:
         return 65535, AclCode.RT_CONTEXT_NULL
     stream = resolve(handle, context)
-    end = Mark(stream)
+    behind = stream.behind
     done = run(stream, None, 0.0) and not (stream.device.is_virtual and stream.tail > perf_counter())
     if done:
-        note_finished(end)
+        note_finished(stream, behind)
     return (0 if done else 1), 0

@@ -33,7 +33,7 @@ _LEVELS = {0: logging.DEBUG, 1: logging.INFO, 2: logging.WARNING, 3: logging.ERR
 def init(path: str = "") -> int:
     """Start the library; the path of a configuration file is optional."""
     if not state.is_initialised:
-        # Without the lock: a closed gate is to hold up this call only.
+        # Without the lock: a closed gate blocks this call only.
         if state.gates:
             faults.pass_gates("init", None)
         pause(state.settings.init_ms * 1e-3, state.settings.gil != "release")
@@ -66,7 +66,7 @@ def init(path: str = "") -> int:
 
 
 def _observe(config: dict[str, Any]) -> None:
-    """Prepare what the configuration asks to write: a trace, a dump."""
+    """Open the trace and the dump that the configuration asks for."""
     if "dump" not in config and "profiler" not in config:
         return
     from .dump import open_dump
@@ -104,7 +104,7 @@ def _finalize() -> int:
 
 @entry("acl.finalize")
 def finalize() -> int:
-    """Stop the library whatever the init count; what is not released yet is logged."""
+    """Stop the library, whatever the init count; log what is not released."""
     with state.lock:
         if state.is_finalised:
             return report(AclCode.REPEAT_FINALIZE, "acl.finalize again")
@@ -113,7 +113,7 @@ def finalize() -> int:
 
 @entry("acl.finalize_reference", answer=VALUE)
 def finalize_reference() -> tuple[int, int]:
-    """Take one init back; the last one stops the library."""
+    """Undo one init; the last one stops the library."""
     with state.lock:
         if state.references == 0:
             return 0, report(AclCode.REPEAT_FINALIZE, "acl.finalize_reference without acl.init")
@@ -125,7 +125,7 @@ def finalize_reference() -> tuple[int, int]:
 
 @entry("acl.get_recent_err_msg", answer=lambda code: None)
 def get_recent_err_msg() -> str | None:
-    """Give the message of the last failure and clear it; ``None`` when there is nothing.
+    """Return the message of the last failure and clear it; ``None`` when there is nothing.
 
     In a thread without a current context the message stays and comes back on the next read.
     """
@@ -144,37 +144,37 @@ def get_recent_err_msg() -> str | None:
 
 @entry("acl.get_version", answer=lambda code: (0, 0, 0, code))
 def get_version() -> tuple[int, int, int, int]:
-    """Give the version of the interface."""
+    """Return the version of the interface."""
     return (*_VERSION, 0)
 
 
 @entry("acl.get_version_str", "s", answer=lambda code: ("", code))
 def get_version_str(package: str) -> tuple[str, int]:
-    """Give the version of a package."""
+    """Return the version of a package."""
     return ".".join(map(str, _VERSION)), 0
 
 
 @entry("acl.get_cann_version", "i", answer=NONE)
 def get_cann_version(package: int) -> tuple[dict[str, object], int]:
-    """Give the version of a CANN package; the emulator contains none."""
+    """Return the version of a CANN package; the emulator contains none."""
     return {}, report(AclCode.API_NOT_SUPPORT, "the emulator contains no CANN package")
 
 
 @entry("acl.get_soc_name", answer=lambda code: None)
 def get_soc_name() -> str | None:
-    """Give the name of the chip; works before ``init``."""
+    """Return the name of the chip; works before ``init``."""
     return state.settings.soc_name
 
 
 @entry("acl.get_cann_attribute", "i", answer=VALUE)
 def get_cann_attribute(attribute: int) -> tuple[int, int]:
-    """Give a CANN attribute; the emulator has none."""
+    """Return a CANN attribute; the emulator has none."""
     return 0, report(AclCode.API_NOT_SUPPORT, "get_cann_attribute is not supported here")
 
 
 @entry("acl.get_device_capability", "Ii", answer=VALUE)
 def get_device_capability(device: int, information: int) -> tuple[int, int]:
-    """Give a device's capability; the emulator has none of those asked for."""
+    """Return a device's capability; the emulator has none of those asked for."""
     return 0, report(AclCode.API_NOT_SUPPORT, "get_device_capability is not supported here")
 
 

@@ -34,14 +34,14 @@ class TensorDesc:
 
     Parameters
     ----------
-    dtype : int
+    dtype
         ``aclDataType``.
-    dims : sequence of int
+    dims
         Shape.
-    fmt : int
+    fmt
         ``aclFormat``.
-    owned : bool
-        Made by a dataset, which also destroys it.
+    owned
+        Owned by a dataset, which destroys it.
     """
 
     __slots__ = ("address", "dims", "dtype", "extras", "fmt", "handle", "is_owned", "name")
@@ -62,17 +62,17 @@ tensor_descs: dict[int, TensorDesc] = table("tensor_descs", counts=lambda desc: 
 
 
 def find(handle: int) -> TensorDesc | None:
-    """Give a tensor description by handle; ``None`` for 0.
+    """Return a tensor description by handle; ``None`` for 0.
 
     Raises
     ------
     EmulatorError
-        The handle is stale or invented.
+        The handle is stale or was never valid.
     """
     desc = tensor_descs.get(handle)
     if desc is None and handle != 0:
         raise EmulatorError(
-            f"{handle:#x} is no tensor description: destroyed, replaced by a later run, or never created"
+            f"{handle:#x} is not a tensor description: destroyed, replaced by a later run, or never created"
         )
     return desc
 
@@ -114,7 +114,7 @@ def destroy_tensor_desc(handle: int) -> None:
 
 @entry("acl.get_tensor_desc_num_dims", "k", answer=SINGLE)
 def get_tensor_desc_num_dims(handle: int) -> int:
-    """Give the number of dims."""
+    """Return the number of dims."""
     desc = find(handle)
     if desc is None:
         return 0
@@ -123,7 +123,7 @@ def get_tensor_desc_num_dims(handle: int) -> int:
 
 @entry("acl.get_tensor_desc_dim_v2", "kk", answer=VALUE)
 def get_tensor_desc_dim_v2(handle: int, index: int) -> tuple[int, int]:
-    """Give one dim."""
+    """Return one dim."""
     desc = find(handle)
     if desc is None:
         return 0, _null("get_tensor_desc_dim_v2")
@@ -134,21 +134,21 @@ def get_tensor_desc_dim_v2(handle: int, index: int) -> tuple[int, int]:
 
 @entry("acl.get_tensor_desc_dim", "kk", answer=SINGLE)
 def get_tensor_desc_dim(handle: int, index: int) -> int:
-    """Give one dim, without an error channel."""
+    """Return one dim, without an error channel."""
     desc = find(handle)
     return desc.dims[index] if desc is not None and index < len(desc.dims) else -1
 
 
 @entry("acl.get_tensor_desc_type", "k", answer=lambda code: -1)
 def get_tensor_desc_type(handle: int) -> int:
-    """Give the data type."""
+    """Return the data type."""
     desc = find(handle)
     return -1 if desc is None else desc.dtype
 
 
 @entry("acl.get_tensor_desc_format", "k", answer=lambda code: -1)
 def get_tensor_desc_format(handle: int) -> int:
-    """Give the format."""
+    """Return the format."""
     desc = find(handle)
     return -1 if desc is None else desc.fmt
 
@@ -159,35 +159,35 @@ def _count(desc: TensorDesc) -> int:
 
 @entry("acl.get_tensor_desc_element_count", "k", answer=SINGLE)
 def get_tensor_desc_element_count(handle: int) -> int:
-    """Give the number of elements."""
+    """Return the number of elements."""
     desc = find(handle)
     return 0 if desc is None else _count(desc)
 
 
 @entry("acl.get_tensor_desc_size", "k", answer=SINGLE)
 def get_tensor_desc_size(handle: int) -> int:
-    """Give the number of bytes."""
+    """Return the number of bytes."""
     desc = find(handle)
     return 0 if desc is None else _count(desc) * ITEMSIZES.get(desc.dtype, 0)
 
 
 @entry("acl.get_tensor_desc_name", "k", answer=lambda code: "")
 def get_tensor_desc_name(handle: int) -> str:
-    """Give the name."""
+    """Return the name."""
     desc = find(handle)
     return "" if desc is None else desc.name
 
 
 @entry("acl.get_tensor_desc_address", "k", answer=SINGLE)
 def get_tensor_desc_address(handle: int) -> int:
-    """Give the address of the data."""
+    """Return the address of the data."""
     desc = find(handle)
     return 0 if desc is None else desc.address
 
 
 @entry("acl.get_tensor_desc_dim_range", "kkk", answer=NONE)
 def get_tensor_desc_dim_range(handle: int, index: int, count: int) -> tuple[list[int] | None, int]:
-    """Give the bounds of one dim."""
+    """Return the bounds of one dim."""
     desc = find(handle)
     if desc is None:
         return None, _null("get_tensor_desc_dim_range")
@@ -253,7 +253,7 @@ for _name, _formats in (
 
 @entry("acl.data_type_size", "i", answer=SINGLE)
 def data_type_size(dtype: int) -> int:
-    """Give the bytes of one element."""
+    """Return the bytes of one element."""
     return ITEMSIZES.get(dtype, 0)
 
 
@@ -269,7 +269,7 @@ def float16_to_float(bits: int) -> float:
 
 @entry("acl.float_to_float16", "f", answer=SINGLE)
 def float_to_float16(value: float) -> int:
-    """Convert to half precision bits; what is too large becomes the largest number."""
+    """Convert to half precision bits; numbers too large become the largest one."""
     if math.isnan(value) or abs(value) > 65504:
         return 0xFBFF if math.copysign(1.0, value) < 0 else 0x7BFF
     return int.from_bytes(struct.pack("<e", value), "little")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-__all__ = ["SMALL", "cores", "is_small_file"]
+__all__ = ["SMALL", "convolves_much", "cores", "is_small_file"]
 
 SMALL = 256 << 10
 """Bytes of a model file, or of its inputs and outputs together, up to which one thread is enough.
 
-Waking a second one takes longer than such a model runs."""
+Waking a second one takes longer than such a model."""
+
+_MUCH_WORK = 50_000_000
+"""Products of a weight and a position, at most as many as multiplications, from which a second thread helps."""
 
 
 @cache
@@ -36,15 +41,37 @@ def cores() -> int:
 
 
 def is_small_file(source: str | bytes) -> bool:
-    """Whether an ONNX model, with its weights, is of few bytes.
+    """Whether an ONNX model, with its weights, is small.
 
     Parameters
     ----------
-    source : str or bytes
+    source
         Path or content.
     """
     if isinstance(source, str):
         if os.path.getsize(source) > SMALL:
             return False
         source = Path(source).read_bytes()
-    return len(source) <= SMALL and b"location" not in source  # the key of weights in files of their own
+    return len(source) <= SMALL and b"location" not in source  # the key of external weights
+
+
+def convolves_much(source: str | bytes, shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether a small model has convolutions that are worth a second thread.
+
+    A convolution uses its weights at every position of an image, so a few of them can keep a core busy for long.
+
+    Parameters
+    ----------
+    source
+        Path or content.
+    shapes
+        Shapes of the inputs, all dims known.
+    """
+    content = Path(source).read_bytes() if isinstance(source, str) else source
+    if b"Conv" not in content:
+        return False
+    # Channels may come first or last; they are the fewest.
+    positions = max(
+        (math.prod(shape) // min(shape[1:]) for shape in shapes if len(shape) > 2 and all(shape)), default=0
+    )
+    return len(content) // 4 * positions >= _MUCH_WORK

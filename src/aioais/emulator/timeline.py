@@ -1,9 +1,9 @@
 """Time: the engines' virtual timelines and waiting with or without the GIL.
 
 Each engine of a device (H2D, execute, D2H) keeps its own timeline. An operation takes its engine
-from max(ready, free) for its dialled duration, or for the time its work really took when that was
-longer; whoever waits for it sleeps until that moment. The thread that does the work is therefore
-not what decides about overlap.
+from max(ready, free) for its configured duration, or for the time its work really took when that was
+longer; a thread that waits for it sleeps until that moment. So overlap does not depend on which
+thread does the work.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ __all__ = ["FOREVER", "Engine", "pause", "sleep_until"]
 FOREVER = float("inf")
 
 _SPIN = 50e-6
-"""The end of a wait is spun: timers of the kernel are late by about this much."""
+"""The end of a wait spins: kernel timers are late by about this much."""
 
 _GAPS = 32
-"""Idle intervals remembered; work that was ready earlier may still take one."""
+"""Idle intervals kept, for work that was ready earlier."""
 
 _usleep_held = ctypes.PyDLL(None).usleep  # a PyDLL call keeps the GIL
 _usleep_held.argtypes = [ctypes.c_uint]
 
 
 class Engine:
-    """One of the units of a device that work one job at a time.
+    """A unit of a device, which does one job at a time.
 
     Parameters
     ----------
-    name : str
+    name
         ``h2d``, ``execute``, ``d2h`` or ``d2d``.
     """
 
@@ -46,7 +46,7 @@ class Engine:
         self.lock = Lock()
 
     def dial(self, milliseconds: float, gbps: float = 0.0) -> bool:
-        """Set the duration of a job; tell whether it is more than nothing."""
+        """Set the duration of a job; return whether it is more than 0."""
         self.fixed = milliseconds * 1e-3
         self.per_byte = 1e-9 / gbps if gbps else 0.0
         self.gaps.clear()
@@ -54,16 +54,16 @@ class Engine:
         return bool(self.fixed or self.per_byte)
 
     def book(self, ready: float, count: int, worked: float) -> float:
-        """Take the engine for one job.
+        """Book the engine for one job.
 
         Parameters
         ----------
-        ready : float
+        ready
             When the job could start.
-        count : int
+        count
             Bytes, for engines with a bandwidth.
-        worked : float
-            Seconds that the work really took.
+        worked
+            Seconds the work took.
 
         Returns
         -------
@@ -75,8 +75,8 @@ class Engine:
             duration = worked
         with self.lock:
             if ready < self.free:
-                # Work runs when somebody waits for it, so jobs may be booked out of order:
-                # the engine would have been idle then, and a job that was ready gets that time.
+                # Work runs when a thread waits for it, so jobs may be booked out of order:
+                # a job that was ready gets a time at which the engine was idle.
                 for index, (start, stop) in enumerate(self.gaps):
                     begin = ready if ready > start else start
                     if begin + duration <= stop:
@@ -100,9 +100,9 @@ def sleep_until(end: float, held: bool = False) -> None:
 
     Parameters
     ----------
-    end : float
+    end
         The moment.
-    held : bool
+    held
         Keep the GIL while waiting.
     """
     left = end - perf_counter()

@@ -23,10 +23,10 @@ from .memory import Block, Heap, device_memory, host_memory, is_device_address
 from .stream import Operation, Stream, foreign, refuse_deadlock, resolve, streams, synchronize
 from .timeline import FOREVER, Engine, sleep_until
 
-__all__ = ["move"]
+__all__ = ["device_place", "move", "run_copy"]
 
 _HELD_BELOW = 32 << 10
-"""Smaller copies keep the GIL: giving it up costs more than the copy."""
+"""Smaller copies keep the GIL: releasing it costs more than the copy."""
 
 _memmove_held = ctypes.PyDLL(None).memmove
 _memmove_held.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -45,14 +45,14 @@ _KINDS = {
 
 
 class Place(NamedTuple):
-    """One end of a copy: the block around it, if it is tracked, and where it really is."""
+    """One end of a copy: the block around it, if it is tracked, and its real address."""
 
     block: Block | None
     pointer: int
 
 
 def move(destination: int, source: int, count: int) -> None:
-    """Copy bytes between real addresses, without the GIL when they are many."""
+    """Copy bytes between real addresses, without the GIL for large copies."""
     if count < _HELD_BELOW:
         _memmove_held(destination, source, count)
     else:
@@ -82,7 +82,7 @@ def device_place(address: int, count: int, role: str, context: Context) -> Place
         past = device_memory.explain(address)
         if past is not None or is_device_address(address):
             raise EmulatorError(f"{role}: {address:#x} is {past or 'not inside any live device memory'}")
-        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is a host address, device memory is wanted")
+        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is a host address; expected device memory")
         return None
     device = block.device
     if device is not context.device and device is not None and device.index not in context.device.peers:
@@ -105,7 +105,7 @@ def host_place(address: int, count: int, role: str) -> Place | None:
     if block is not None:
         return _in_block(host_memory, block, address, count, role)
     if is_device_address(address):
-        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is device memory, a host address is wanted")
+        report(AclCode.RT_PARAM_INVALID, f"{role}: {address:#x} is device memory; expected a host address")
         return None
     past = host_memory.explain(address)
     if past is not None:
@@ -119,7 +119,7 @@ class Copy(NamedTuple):
     kind: str
     destination: Place
     source: Place
-    pageable: bool
+    is_pageable: bool
 
 
 def _shared_place(address: int, count: int, role: str, context: Context) -> Place | None:
@@ -162,13 +162,13 @@ def _check(
 
 
 def engine_of(context: Context, kind: str) -> Engine | None:
-    """Give the engine that does a kind of copy; the host copies its own memory itself."""
+    """Return the engine that does a kind of copy; the host copies its own memory itself."""
     engine: Engine | None = None if kind == "h2h" else getattr(context.device, kind)
     return engine
 
 
 def _copy_now(copied: Copy, count: int, context: Context) -> None:
-    """Copy while the caller waits, holding the GIL as pyACL does."""
+    """Copy at once, holding the GIL as pyACL does."""
     if state.gates:
         faults.pass_gates(copied.kind, context.device.index)
     began, cpu = perf_counter(), thread_time()
@@ -199,27 +199,29 @@ def memcpy(destination: int, maximum: int, source: int, count: int, kind: int) -
     return 0
 
 
-def _run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
+def run_copy(stream: Stream, operation: Operation, deadline: float) -> bool:
+    """Do a queued copy; False when it is blocked."""
     _, submitted, fault, kind, count, to_block, to, from_block, origin = operation
     if stream.is_halted:
         return True
     device = stream.device
     if state.gates and not faults.pass_gates(kind, device.index, deadline):
         return False
+    target, source = to_block.view, from_block.view  # they keep the memory, even if it is freed now
     if fault:
         stream.fail(fault, "memcpy_async: injected fault on the device")
-    elif not (to_block.is_alive and from_block.is_alive):
-        which = to_block if not to_block.is_alive else from_block
+    elif target is None or source is None:
+        which = to_block if target is None else from_block
         text = f"memcpy_async ({kind}): memory {which.address:#x} was freed before the stream ran the copy"
         stream.fail(AclCode.RT_SYS_DMA, text)
     else:
         profiler, worked = observers.profiler, 0.0
         began = 0.0 if profiler is None else perf_counter()
         if count < _HELD_BELOW:
-            _memmove_held(to, origin, count)
+            target[to : to + count] = source[origin : origin + count]
         else:
             cpu = thread_time()
-            ctypes.memmove(to, origin, count)
+            ctypes.memmove(to_block.pointer + to, from_block.pointer + origin, count)
             worked = thread_time() - cpu
         state.copied[kind] += count
         if device.is_virtual:
@@ -239,42 +241,6 @@ def memcpy_async(destination: int, maximum: int, source: int, count: int, kind: 
     stream = streams.get(handle) or resolve(handle, context)
     if stream.context is not context:
         return foreign("memcpy_async")
-    # The usual case first: whole blocks or parts of them, pinned on the host side.
-    if 0 < count <= maximum and (kind == 1 or kind == 2):
-        if kind == 1:
-            name = "h2d"
-            to, origin = device_memory.find(destination), host_memory.find(source)
-        else:
-            name = "d2h"
-            to, origin = host_memory.find(destination), device_memory.find(source)
-        if to is not None and origin is not None:
-            to_offset, from_offset = destination - to.address, source - origin.address
-            if (
-                to_offset + count <= to.size
-                and from_offset + count <= origin.size
-                and (to.device or origin.device) is context.device
-            ):
-                fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
-                stream.queue.append(
-                    (
-                        _run_copy,
-                        perf_counter() if stream.device.is_virtual else 0.0,
-                        fault,
-                        name,
-                        count,
-                        to,
-                        to.pointer + to_offset,
-                        origin,
-                        origin.pointer + from_offset,
-                    )
-                )
-                return 0
-    return _memcpy_async_checked(destination, maximum, source, count, kind, stream, context)
-
-
-def _memcpy_async_checked(
-    destination: int, maximum: int, source: int, count: int, kind: int, stream: Stream, context: Context
-) -> int:
     if count == 0:
         return 0
     copied = _check("memcpy_async", destination, maximum, count, source, count, kind, context)
@@ -282,7 +248,7 @@ def _memcpy_async_checked(
         return copied
     if copied.kind == "h2h" and state.settings.run_mode == RunMode.HOST:
         return report(AclCode.RT_FEATURE_NOT_SUPPORT, "memcpy_async from host to host is not supported")
-    if copied.pageable:
+    if copied.is_pageable:
         # Only pinned memory is copied in the background: the call waits for the stream, then copies.
         refuse_deadlock(stream, "memcpy_async with pageable host memory")
         synchronize(stream, FOREVER, state.settings.gil != "release")
@@ -291,9 +257,12 @@ def _memcpy_async_checked(
         return 0
     fault = faults.take_device_fault("acl.rt.memcpy_async") if state.device_faults else 0
     (to, to_pointer), (origin, pointer) = copied.destination, copied.source
-    kind_name = "d2d" if copied.kind == "h2h" else copied.kind  # one memory: any engine does it
+    assert to is not None
+    assert origin is not None
+    kind_name = "d2d" if copied.kind == "h2h" else copied.kind  # shared memory: any engine will do
     submitted = perf_counter() if stream.device.is_virtual else 0.0
-    stream.queue.append((_run_copy, submitted, fault, kind_name, count, to, to_pointer, origin, pointer))
+    places = (to, to_pointer - to.pointer, origin, pointer - origin.pointer)
+    stream.queue.append((run_copy, submitted, fault, kind_name, count, *places))
     return 0
 
 

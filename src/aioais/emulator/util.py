@@ -57,7 +57,7 @@ def _host(call: str, pointer: int) -> None:
 
 @entry("acl.util.bytes_to_ptr", "O", answer=SINGLE)
 def bytes_to_ptr(value: Any) -> int:
-    """Give the address inside a ``bytes`` object, which must be kept alive."""
+    """Return the address inside a ``bytes`` object, which must be kept alive."""
     if not isinstance(value, bytes):
         raise ValueError("needs an byte as argument")
     return int(_as_string(value))
@@ -77,7 +77,7 @@ def ptr_to_bytes(pointer: int, size: int) -> bytes:
 
 @entry("acl.util.numpy_to_ptr", "O", answer=SINGLE)
 def numpy_to_ptr(array: Any) -> int:
-    """Give the address of an array's data, which must be kept alive."""
+    """Return the address of an array's data, which must be kept alive."""
     if not isinstance(array, np.ndarray):
         raise TypeError("acl.util.numpy_to_ptr args parse failed")
     _deprecated("numpy_to_ptr")
@@ -88,7 +88,7 @@ def numpy_to_ptr(array: Any) -> int:
 
 @entry("acl.util.numpy_contiguous_to_ptr", "O", answer=lambda code: (0, None))
 def numpy_contiguous_to_ptr(array: Any) -> tuple[int, Any]:
-    """Give address and array, contiguous."""
+    """Return address and array, contiguous."""
     if not isinstance(array, np.ndarray):
         raise TypeError("acl.util.numpy_contiguous_to_ptr args parse failed")
     _deprecated("numpy_contiguous_to_ptr")
@@ -98,7 +98,7 @@ def numpy_contiguous_to_ptr(array: Any) -> tuple[int, Any]:
 
 @entry("acl.util.ptr_to_numpy", "kOi", answer=lambda code: None)
 def ptr_to_numpy(pointer: int, shape: Any, number: int) -> Any:
-    """Give a view of host memory; ``number`` is NumPy's type number, not ACL's."""
+    """Return a view of host memory; ``number`` is NumPy's type number, not ACL's."""
     _deprecated("ptr_to_numpy")
     if not isinstance(shape, tuple):
         raise ValueError("shape is empty")

@@ -1,7 +1,7 @@
 """Tools for testing programs that use this library, and implementations of ``acl``.
 
-The pytest fixtures are in the plugin ``aioais_pytest``, which pytest finds by itself. What they give can be used
-without pytest too::
+The pytest fixtures are in the plugin ``aioais_pytest``, which pytest finds by itself. What they provide
+works without pytest too::
 
     with EmulatedDevices() as devices:
         devices.configure(execute_ms=2)

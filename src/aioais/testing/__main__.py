@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     for model in options.models:
         if not Path(model).is_file():
-            parser.error(f"there is no file {model!r}; give the path of a .om or .onnx model")
+            parser.error(f"there is no file {model!r}; pass the path of a .om or .onnx model")
     ok = True
     for model in options.models or [None]:
         try:

@@ -1,4 +1,4 @@
-"""CPU devices for the length of a test: settings, faults and gates that are undone at its end."""
+"""CPU devices for one test: settings, faults and gates that are undone at its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EmulatedDevices", "Fault"]
 
 @dataclass(frozen=True)
 class Fault:
-    """One line of a fault script: which calls are to fail, and how.
+    """One line of a fault script: which calls fail, and how.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Fault:
 
 
 class EmulatedDevices:
-    """The CPU devices of this process, put back as they were when the block or :meth:`close` ends it.
+    """The CPU devices of this process, restored when the block or :meth:`close` ends.
 
     The fixture ``aioais_devices`` gives one for each test. Not for several threads at once.
 
@@ -66,7 +66,7 @@ class EmulatedDevices:
         Raises
         ------
         TypeError, ValueError
-            There is no such setting, its value makes no sense, or it cannot change now (``run_mode``, while a
+            There is no such setting, its value is out of range, or it cannot change now (``run_mode``, while a
             device is set: call ``InferSession.finalize()`` first).
         """
         from aioais import emulator
@@ -84,8 +84,8 @@ class EmulatedDevices:
         Raises
         ------
         ValueError
-            There is no such call, it has no device side, or the numbers make no sense. Nothing was armed then by
-            the fault at fault and those after it.
+            There is no such call, it has no device side, or the numbers are out of range. Faults before the
+            wrong one are armed.
         """
         from aioais import emulator
 
@@ -93,7 +93,7 @@ class EmulatedDevices:
             emulator.fail(fault.call, fault.code, after=fault.after, times=fault.times, device_side=fault.device_side)
 
     def pending(self) -> list[Fault]:
-        """List what of the script has not struck yet: a fault that never strikes tests nothing.
+        """List the faults that have not struck yet: a fault that never strikes tests nothing.
 
         Returns
         -------
@@ -132,7 +132,7 @@ class EmulatedDevices:
         return closed
 
     def counts(self) -> dict[str, int]:
-        """Give how often each pyACL function was called since the last reset, by full name."""
+        """Return how often each pyACL function was called since the last reset, by full name."""
         from aioais import emulator
 
         return emulator.counts()

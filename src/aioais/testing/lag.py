@@ -16,7 +16,7 @@ class LoopLagError(AssertionError):
 
 
 class LoopLag:
-    """Measures the lateness of the running asyncio loop for the length of an ``async with`` block.
+    """Measures the lateness of the running asyncio loop in an ``async with`` block.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class LoopLag:
 
     Attributes
     ----------
-    late_ms : list of float
+    late_ms
         Lateness of each wake-up in milliseconds, at least 0, in order. A wake-up that is due when the block ends
         counts with what it is late by then, so that a loop that was blocked to the end shows.
 
@@ -62,7 +62,7 @@ class LoopLag:
         return self.percentile(100)
 
     def percentile(self, p: float) -> float:
-        """Give a percentile of the lateness in milliseconds; 0.0 where nothing was measured."""
+        """Return a percentile of the lateness in milliseconds; 0.0 where nothing was measured."""
         return float(np.percentile(self.late_ms, p)) if self.late_ms else 0.0
 
     async def __aenter__(self) -> LoopLag:  # noqa: PYI034 - Self needs Python 3.11
@@ -83,7 +83,7 @@ class LoopLag:
         if error is None and self.limit_ms is not None and self.p99_ms > self.limit_ms:
             raise LoopLagError(
                 f"the event loop ran {self.p99_ms:.3g} ms late (99th percentile of {len(self.late_ms)} wake-ups, "
-                f"median {self.p50_ms:.3g}, most {self.max_ms:.3g}), wanted at most {self.limit_ms:g} ms: "
+                f"median {self.p50_ms:.3g}, most {self.max_ms:.3g}), expected at most {self.limit_ms:g} ms: "
                 "something blocks the loop; call it in a thread (asyncio.to_thread)"
             )
 

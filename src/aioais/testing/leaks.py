@@ -24,7 +24,7 @@ _HANDLES = (
 """Devices are not among them: they stay set until ACL is finalised."""
 
 _OF_SESSIONS = ("contexts", "models", "descs")
-"""What an open session has a fixed number of; buffers, streams and events it makes on demand and keeps."""
+"""Kinds of which an open session has a fixed number; it makes buffers, streams and events on demand."""
 
 _CONTROL_THREAD = "aioais-ctl-"
 
@@ -54,14 +54,14 @@ def leaks() -> dict[str, int]:
 
 
 _kept: dict[str, int] = {}
-"""What was waited for in vain: something keeps it, and there is no use in waiting again."""
+"""What did not go away in time: something keeps it, so waiting again is useless."""
 
 
 def settled() -> dict[str, int]:
-    """Count what is alive, once what an earlier test has let go of is gone.
+    """Count what is alive, once what an earlier test dropped is gone.
 
-    Where no model is loaded no session is open, and what is left may be about to go. Tensors and results that somebody
-    keeps are waited for in vain, for a second, once.
+    Where no model is loaded no session is open, and what is left may be about to go. Tensors and results that
+    other code keeps delay this by a second, once.
     """
     now = leaks()
     if now and "models" not in now and now != _kept:
@@ -78,11 +78,11 @@ def check_leaks(before: dict[str, int] | None = None, *, timeout_s: float = 5.0)
     Parameters
     ----------
     before
-        What :func:`leaks` gave at the start: only what is there beyond it counts. Where a session was open already,
+        What :func:`leaks` returned at the start: only what is there beyond it counts. Where a session was open already,
         that one makes buffers on demand and keeps them, so only further sessions count: contexts, models and their
         descriptions.
     timeout_s
-        Seconds to wait for clean-up that is under way: what was dropped without being closed is freed by a thread of
+        Seconds to wait for pending clean-up: what was dropped without being closed is freed by a thread of
         the device. Nothing is waited for where nothing is left.
 
     Raises
@@ -98,13 +98,13 @@ def check_leaks(before: dict[str, int] | None = None, *, timeout_s: float = 5.0)
     left = _more(before)
     if left:
         raise LeakError(
-            f"alive on the CPU device: {left}; wanted nothing: close every session (async with), "
+            f"alive on the CPU device: {left}; expected nothing: close every session (async with), "
             "and drop or close device tensors and results"
         )
 
 
 def _clean_up(before: dict[str, int], timeout_s: float) -> None:
-    """Let go of what was dropped, and wait until nothing more than before is left or nobody works on it."""
+    """Collect what was dropped, and wait until no more than before is left or no thread works on it."""
     deadline = time.monotonic() + timeout_s
     gc.collect()  # results and tensors that were dropped
     while _more(before) and time.monotonic() < deadline:

@@ -24,7 +24,7 @@ NULL = (AclCode.INVALID_PARAM, AclCode.RT_PARAM_INVALID)
 
 
 class Mismatch(Exception):
-    """The module does something else than wanted."""
+    """The module does not behave as expected."""
 
 
 class Skip(Exception):
@@ -33,7 +33,7 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """A check and what it asks for."""
+    """A check and its needs."""
 
     name: str
     rule: str
@@ -54,7 +54,7 @@ def checks_of(
     found
         Where they are collected.
     context, model
-        Whether the checks want a current context, and a model file.
+        Whether the checks need a current context, and a model file.
     """
 
     def with_rule(rule: str) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
@@ -68,7 +68,7 @@ def checks_of(
 
 
 class Bench:
-    """An ``acl`` under test for the length of one check.
+    """The ``acl`` under test, for one check.
 
     Parameters
     ----------
@@ -100,15 +100,15 @@ class Bench:
         """Release what the check made; raises :class:`Mismatch` if a release fails."""
         self._undo.close()
 
-    def same(self, what: str, came: Any, wanted: Any) -> None:
+    def same(self, what: str, got: Any, expected: Any) -> None:
         """Raise unless the two are equal, and of one type (True is not 1, a tuple no list)."""
-        if type(came) is not type(wanted) or came != wanted:
-            raise Mismatch(f"{what}: came {came!r}, wanted {wanted!r}")
+        if type(got) is not type(expected) or got != expected:
+            raise Mismatch(f"{what}: got {got!r}, expected {expected!r}")
 
-    def one_of(self, what: str, came: Any, *wanted: Any) -> None:
+    def one_of(self, what: str, got: Any, *expected: Any) -> None:
         """Raise unless the first equals one of the others: releases differ."""
-        if came not in wanted:
-            raise Mismatch(f"{what}: came {came!r}, wanted one of {', '.join(map(repr, wanted))}")
+        if got not in expected:
+            raise Mismatch(f"{what}: got {got!r}, expected one of {', '.join(map(repr, expected))}")
 
     def true(self, what: str, condition: bool) -> None:
         """Raise unless a condition holds."""
@@ -118,34 +118,34 @@ class Bench:
     def fails(self, what: str, code: Any) -> None:
         """Raise unless this is a code other than 0."""
         if type(code) is not int or code == 0:
-            raise Mismatch(f"{what}: came {code!r}, wanted a code other than 0")
+            raise Mismatch(f"{what}: got {code!r}, expected a code other than 0")
 
     def ok(self, what: str, code: Any) -> None:
         """Raise unless a call that only acts returned the bare 0."""
         if type(code) is not int or code != 0:
-            raise Mismatch(f"{what}: came {code!r}, wanted 0{self._message()}")
+            raise Mismatch(f"{what}: got {code!r}, expected 0{self._message()}")
 
     def value(self, what: str, answer: Any, count: int = 1) -> Any:
         """Unpack ``(value, …, 0)``: values first, the code last; a single value comes bare."""
         if not isinstance(answer, tuple) or len(answer) != count + 1 or type(answer[-1]) is not int or answer[-1]:
-            raise Mismatch(f"{what}: came {answer!r}, wanted {count} value(s) and the code 0{self._message()}")
+            raise Mismatch(f"{what}: got {answer!r}, expected {count} value(s) and the code 0{self._message()}")
         return answer[0] if count == 1 else answer[:-1]
 
     def refuses(self, what: str, call: Callable[[], object]) -> None:
         """Raise unless a call refuses its arguments with ``TypeError``."""
         try:
-            came = call()
+            got = call()
         except TypeError:
             return
-        raise Mismatch(f"{what}: came {came!r}, wanted a TypeError")
+        raise Mismatch(f"{what}: got {got!r}, expected a TypeError")
 
-    def later(self, what: str, release: Callable[[], object], wanted: object = 0) -> None:
-        """Release something at the end of the check, and check the answer."""
+    def later(self, what: str, release: Callable[[], object], expected: object = 0) -> None:
+        """Release something at the end of the check, and check the result."""
 
         def step() -> None:
-            came = release()
-            if came != wanted:
-                raise Mismatch(f"{what} at the end: came {came!r}, wanted {wanted!r}")
+            got = release()
+            if got != expected:
+                raise Mismatch(f"{what} at the end: got {got!r}, expected {expected!r}")
 
         self._undo.callback(step)
 
@@ -193,7 +193,7 @@ class Bench:
         self.ok("synchronize_stream", self.acl.rt.synchronize_stream(stream))
 
     def in_thread(self, function: Callable[[], T]) -> T:
-        """Run a function in a new thread, which has no context, and give its result."""
+        """Run a function in a new thread, which has no context, and return its result."""
         results: list[T] = []
         errors: list[BaseException] = []
 

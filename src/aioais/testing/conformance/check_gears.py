@@ -40,7 +40,7 @@ def listed(bench: Bench) -> None:
     bench.true(f"the hidden input is {net.hidden} of {len(net.inputs)}", net.hidden >= len(net.visible))
     bench.true("the hidden input has no size", net.inputs[net.hidden].size > 0)
     gears = net.gears()
-    bench.true(f"gears: came {gears}", bool(gears) and all(type(value) is int for gear in gears for value in gear))
+    bench.true(f"gears: got {gears}", bool(gears) and all(type(value) is int for gear in gears for value in gear))
     if net.kind == "dims":
         rank = sum(len(net.inputs[index].dims) for index in net.visible)
         bench.same("dims of each gear", {len(gear) for gear in gears}, {rank})
@@ -65,17 +65,17 @@ def each(bench: Bench) -> None:
 
 @check("a gear belongs to its dataset: another one set for another dataset does not change it")
 def by_dataset(bench: Bench) -> None:
-    """The engine sets the gear of a request and queues it while others are under way."""
+    """The engine sets the gear of a request and queues it while others are in flight."""
     net = _with_gears(bench)
     stream = bench.stream()
     gears = net.gears()
     chosen = (gears[0], gears[-1])
     slots = [Slot(net), Slot(net)]
-    shapes, wanted = [], []
+    shapes, expected = [], []
     for slot, gear in zip(slots, chosen, strict=True):
         bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
         shapes.append(net.output_dims())
-        wanted.append(slot.run(2, stream, shapes[-1]))
+        expected.append(slot.run(2, stream, shapes[-1]))
     for slot, gear in zip(slots, chosen, strict=True):
         slot.fill(2, stream)
         bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
@@ -83,8 +83,8 @@ def by_dataset(bench: Bench) -> None:
         slot.submit(stream)
     found = [slot.fetch(stream, dims) for slot, dims in zip(slots, shapes, strict=True)]
     bench.wait(stream)
-    came = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
-    bench.true("the results differ from those of requests one by one", came == wanted)
+    got = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+    bench.true("the results differ from those of requests one by one", got == expected)
 
 
 @check("a gear belongs to its dataset also where executions are chained by events over several streams")
@@ -95,11 +95,11 @@ def chained(bench: Bench) -> None:
     gears = (net.gears()[0], net.gears()[-1])
     slots = [Slot(net), Slot(net), Slot(net)]
     streams = [bench.stream() for _ in slots]
-    shapes, wanted, other = [], [], Slot(net)  # one of its own: the slots hold no results yet
+    shapes, expected, other = [], [], Slot(net)  # a slot of its own: the others must hold no results yet
     for seed in range(len(slots)):
         bench.ok("set a gear", net.set_gear(other.in_data, gears[seed % 2]))
         shapes.append(net.output_dims())
-        wanted.append(other.run(seed, streams[0], shapes[-1]))
+        expected.append(other.run(seed, streams[0], shapes[-1]))
     found, link = [], 0
     for seed, (slot, stream) in enumerate(zip(slots, streams, strict=True)):
         slot.fill(seed, stream)
@@ -112,8 +112,8 @@ def chained(bench: Bench) -> None:
         found.append(slot.fetch(stream, shapes[seed]))
     for stream in reversed(streams):
         bench.wait(stream)
-    came = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
-    bench.true("the results differ from those of requests one by one", came == wanted)
+    got = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+    bench.true("the results differ from those of requests one by one", got == expected)
 
 
 @check("values that are no gear are refused with 145013 or 145012, and the gear set before stays")
@@ -125,7 +125,7 @@ def refused(bench: Bench) -> None:
     bench.ok(f"gear {gears[0]}", net.set_gear(slot.in_data, gears[0]))
     before = net.output_dims()
     wrong = tuple(value + 977 for value in gears[0])
-    wanted = (AclCode.GE_DYNAMIC_BATCH_SIZE_INVALID, AclCode.GE_DYNAMIC_INPUT_LENGTH_INVALID)
-    bench.one_of(f"gear {wrong}", net.set_gear(slot.in_data, wrong), *wanted)
+    expected = (AclCode.GE_DYNAMIC_BATCH_SIZE_INVALID, AclCode.GE_DYNAMIC_INPUT_LENGTH_INVALID)
+    bench.one_of(f"gear {wrong}", net.set_gear(slot.in_data, wrong), *expected)
     bench.same("gear for no dataset", net.set_gear(0, gears[0]), AclCode.INVALID_PARAM)
     bench.same("get_cur_output_dims", net.output_dims(), before)

@@ -27,16 +27,16 @@ def alloc(bench: Bench) -> None:
     """For odd sizes too."""
     for nbytes in (1, 63, 4096, 1 << 20):
         address = bench.memory(nbytes)
-        bench.true(f"malloc({nbytes}): came {address:#x}, wanted a multiple of 64", address > 0 and address % 64 == 0)
+        bench.true(f"malloc({nbytes}): got {address:#x}, expected a multiple of 64", address > 0 and address % 64 == 0)
 
 
 @check("malloc and malloc_host of 0 bytes are refused with 100000")
 def alloc_nothing(bench: Bench) -> None:
     """The engine never asks for 0 bytes."""
     rt = bench.acl.rt
-    wanted = (0, AclCode.INVALID_PARAM)
-    bench.same("malloc(0)", rt.malloc(0, int(MallocPolicy.HUGE_FIRST)), wanted)
-    bench.same("malloc_host(0)", rt.malloc_host(0), wanted)
+    expected = (0, AclCode.INVALID_PARAM)
+    bench.same("malloc(0)", rt.malloc(0, int(MallocPolicy.HUGE_FIRST)), expected)
+    bench.same("malloc_host(0)", rt.malloc_host(0), expected)
 
 
 @check("free and free_host of 0 are refused with 100000")

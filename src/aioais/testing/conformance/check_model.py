@@ -41,15 +41,15 @@ def no_file(bench: Bench) -> None:
         bench.fails("code of a file that is no model", answer[1])
 
 
-@loads("a model id that nobody has is refused with 145003")
+@loads("an unknown model id is refused with 145003")
 def no_model(bench: Bench) -> None:
     """By ``unload`` and ``get_desc``."""
     mdl = bench.acl.mdl
-    wanted = AclCode.GE_EXEC_MODEL_ID_INVALID
-    bench.same("unload", mdl.unload(_NO_MODEL), wanted)
+    expected = AclCode.GE_EXEC_MODEL_ID_INVALID
+    bench.same("unload", mdl.unload(_NO_MODEL), expected)
     desc = mdl.create_desc()
     bench.later("destroy_desc", lambda: mdl.destroy_desc(desc))
-    bench.same("get_desc", mdl.get_desc(desc, _NO_MODEL), wanted)
+    bench.same("get_desc", mdl.get_desc(desc, _NO_MODEL), expected)
 
 
 @check("a file loaded twice gives two models, each with its own id")
@@ -69,12 +69,12 @@ def description(bench: Bench) -> None:
     for role, tensors in (("input", net.inputs), ("output", net.outputs)):
         for index, tensor in enumerate(tensors):
             what = f"{role} {index}"
-            bench.true(f"name of {what}: came {tensor.name!r}, wanted a str", isinstance(tensor.name, str))
-            bench.true(f"numbers of {what}: came {tensor}", min(tensor.dtype, tensor.size) >= 0 and tensor.format >= -1)
+            bench.true(f"name of {what}: got {tensor.name!r}, expected a str", isinstance(tensor.name, str))
+            bench.true(f"numbers of {what}: got {tensor}", min(tensor.dtype, tensor.size) >= 0 and tensor.format >= -1)
             dims = bench.value(f"dims of {what}", getattr(mdl, f"get_{role}_dims")(net.desc, index))
             bench.same(f"keys of the dims of {what}", sorted(dims), ["dimCount", "dims", "name"])
             bench.same(f"dimCount of {what}", dims["dimCount"], len(dims["dims"]))
-            bench.true(f"dims of {what}: came {dims['dims']}", all(type(dim) is int for dim in dims["dims"]))
+            bench.true(f"dims of {what}: got {dims['dims']}", all(type(dim) is int for dim in dims["dims"]))
 
 
 @check("an index that the model does not have is answered with 0, '', -1, or 100000 and empty dims")
@@ -84,8 +84,8 @@ def bad_index(bench: Bench) -> None:
     mdl = bench.acl.mdl
     for role in ("input", "output"):
         calls = {"size_by_index": 0, "name_by_index": "", "data_type": -1, "format": -1}
-        for call, wanted in calls.items():
-            bench.same(f"get_{role}_{call}", getattr(mdl, f"get_{role}_{call}")(net.desc, _BAD_INDEX), wanted)
+        for call, expected in calls.items():
+            bench.same(f"get_{role}_{call}", getattr(mdl, f"get_{role}_{call}")(net.desc, _BAD_INDEX), expected)
         answer = getattr(mdl, f"get_{role}_dims")(net.desc, _BAD_INDEX)
         bench.same(f"get_{role}_dims", answer, ({}, AclCode.INVALID_PARAM))
 
@@ -139,7 +139,7 @@ def static_sizes(bench: Bench) -> None:
     for index in (*net.visible,):
         tensor = net.inputs[index]
         least = int(np.prod(tensor.dims)) * tensor.itemsize
-        bench.true(f"size of {tensor.name!r}: came {tensor.size}, wanted {least} or more", tensor.size >= least)
+        bench.true(f"size of {tensor.name!r}: got {tensor.size}, expected {least} or more", tensor.size >= least)
 
 
 @check("upload, execution and copies back, queued in one go on one stream, give what a synchronous run gives")
@@ -148,7 +148,7 @@ def static_stream(bench: Bench) -> None:
     net = Net(bench)
     net.needs("static")
     other = Net(bench)
-    stream, wanted = bench.stream(), []
+    stream, expected = bench.stream(), []
     for seed in (0, 1):
         slot = Slot(other)
         slot.fill(seed, stream)
@@ -156,22 +156,22 @@ def static_stream(bench: Bench) -> None:
         bench.ok("execute", slot.execute())
         found = slot.fetch(stream)
         bench.wait(stream)
-        wanted.append(slot.read(found))
+        expected.append(slot.read(found))
     slot = Slot(net)
     for seed in (0, 1, 0):
-        bench.true(f"results of input {seed} differ", slot.run(seed, stream) == wanted[seed])
+        bench.true(f"results of input {seed} differ", slot.run(seed, stream) == expected[seed])
 
 
 @check("requests in two sets of buffers, chained by events over three streams, do not mix")
 def static_chain(bench: Bench) -> None:
-    """The way of the engine: copies of each request in a stream of its own, executions in one."""
+    """One way of the engine: copies of each request in a stream of its own, executions in one."""
     rt = bench.acl.rt
     net = Net(bench)
     net.needs("static")
     execute = bench.stream()
     slots = [Slot(net), Slot(net)]
     streams = [bench.stream(), bench.stream()]
-    wanted = [slot.run(seed, execute) for seed, slot in enumerate(slots)]
+    expected = [slot.run(seed, execute) for seed, slot in enumerate(slots)]
     found = []
     for seed, (slot, stream) in enumerate(zip(slots, streams, strict=True)):
         there, done = bench.event(), bench.event()
@@ -185,8 +185,8 @@ def static_chain(bench: Bench) -> None:
     bench.wait(execute)
     for stream in streams:
         bench.wait(stream)
-    came = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
-    bench.true("the results differ from those of requests one by one", came == wanted)
+    got = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+    bench.true("the results differ from those of requests one by one", got == expected)
 
 
 @check("executions of one model on several streams, each behind the one before by an event, do not mix")
@@ -198,7 +198,7 @@ def static_chained(bench: Bench) -> None:
     slots = [Slot(net) for _ in range(_CHAINED)]
     streams = [bench.stream() for _ in slots]
     requests = range(_ROUNDS * _CHAINED)
-    wanted = [slots[0].run(seed, streams[0]) for seed in requests]
+    expected = [slots[0].run(seed, streams[0]) for seed in requests]
     found, link = [], 0
     for seed in requests:
         slot, stream = slots[seed % _CHAINED], streams[seed % _CHAINED]
@@ -211,7 +211,7 @@ def static_chained(bench: Bench) -> None:
         found.append(slot.fetch(stream))
     for stream in reversed(streams):
         bench.wait(stream)
-    wrong = [seed for seed in requests if slots[0].read(found[seed]) != wanted[seed]]
+    wrong = [seed for seed in requests if slots[0].read(found[seed]) != expected[seed]]
     bench.true(f"the results of requests {wrong} of {len(requests)} differ from those on one stream", not wrong)
 
 

@@ -35,7 +35,7 @@ def data_buffer(bench: Bench) -> None:
     """Created bare; address and size of 0 are allowed."""
     acl = bench.acl
     buffer = acl.create_data_buffer(0, 0)
-    bench.true(f"create_data_buffer: came {buffer!r}, wanted a bare handle", type(buffer) is int and buffer != 0)
+    bench.true(f"create_data_buffer: got {buffer!r}, expected a bare handle", type(buffer) is int and buffer != 0)
     bench.later("destroy_data_buffer", lambda: acl.destroy_data_buffer(buffer))
     bench.same("address", acl.get_data_buffer_addr(buffer), 0)
     bench.same("size", acl.get_data_buffer_size_v2(buffer), 0)
@@ -54,7 +54,7 @@ def dataset(bench: Bench) -> None:
     for buffer in buffers:
         bench.later("destroy_data_buffer", partial(acl.destroy_data_buffer, buffer))
     dataset = acl.mdl.create_dataset()
-    bench.true(f"create_dataset: came {dataset!r}, wanted a bare handle", type(dataset) is int and dataset != 0)
+    bench.true(f"create_dataset: got {dataset!r}, expected a bare handle", type(dataset) is int and dataset != 0)
     bench.later("destroy_dataset", partial(acl.mdl.destroy_dataset, dataset))
     for buffer in buffers:
         bench.same("add_dataset_buffer", acl.mdl.add_dataset_buffer(dataset, buffer), (dataset, 0))
@@ -71,7 +71,7 @@ def tensor_desc(bench: Bench) -> None:
     acl = bench.acl
     for dims in ([2, 3, 5], []):
         desc = acl.create_tensor_desc(_FLOAT32, dims, _ND)
-        bench.true(f"create_tensor_desc: came {desc!r}, wanted a bare handle", type(desc) is int and desc != 0)
+        bench.true(f"create_tensor_desc: got {desc!r}, expected a bare handle", type(desc) is int and desc != 0)
         bench.same("get_tensor_desc_num_dims", acl.get_tensor_desc_num_dims(desc), len(dims))
         for place, dim in enumerate(dims):
             bench.same("get_tensor_desc_dim_v2", acl.get_tensor_desc_dim_v2(desc, place), (dim, 0))
@@ -103,5 +103,5 @@ def model_desc(bench: Bench) -> None:
     """``create_desc`` answers the bare handle."""
     mdl = bench.acl.mdl
     desc = mdl.create_desc()
-    bench.true(f"create_desc: came {desc!r}, wanted a bare handle", type(desc) is int and desc != 0)
+    bench.true(f"create_desc: got {desc!r}, expected a bare handle", type(desc) is int and desc != 0)
     bench.ok("destroy_desc", mdl.destroy_desc(desc))

@@ -21,7 +21,7 @@ OPTIONAL = {"acl.rt.create_event_ex_with_flag", "acl.mdl.get_input_dims_range", 
 
 
 def missing_names(acl: Any) -> list[str]:
-    """Give the calls of the engine that the module has not."""
+    """Return the calls of the engine that the module has not."""
     missing = []
     for owner, protocol in (("acl", api.Acl), ("acl.rt", api.Rt), ("acl.mdl", api.Mdl)):
         module = acl if owner == "acl" else getattr(acl, owner.partition(".")[2], None)
@@ -56,11 +56,11 @@ def init_again(bench: Bench) -> None:
 def device_count(bench: Bench) -> None:
     """``get_device_count`` and ``get_run_mode`` answer ``(value, 0)``."""
     count = bench.value("get_device_count", bench.acl.rt.get_device_count())
-    bench.true(f"get_device_count: came {count}, wanted more than {bench.device}", count > bench.device)
+    bench.true(f"get_device_count: got {count}, expected more than {bench.device}", count > bench.device)
     mode = bench.value("get_run_mode", bench.acl.rt.get_run_mode())
     bench.one_of("get_run_mode", mode, int(RunMode.DEVICE), int(RunMode.HOST))
     name = bench.acl.get_soc_name()
-    bench.true(f"get_soc_name: came {name!r}, wanted a str or None", name is None or isinstance(name, str))
+    bench.true(f"get_soc_name: got {name!r}, expected a str or None", name is None or isinstance(name, str))
 
 
 @early("a device that does not exist is refused with 107001")
@@ -89,9 +89,9 @@ def no_context(bench: Bench) -> None:
     rt = bench.acl.rt
 
     def body() -> None:
-        wanted = (0, AclCode.RT_CONTEXT_NULL)
-        bench.same("malloc", rt.malloc(64, int(MallocPolicy.HUGE_FIRST)), wanted)
-        bench.same("create_stream", rt.create_stream(), wanted)
+        expected = (0, AclCode.RT_CONTEXT_NULL)
+        bench.same("malloc", rt.malloc(64, int(MallocPolicy.HUGE_FIRST)), expected)
+        bench.same("create_stream", rt.create_stream(), expected)
         bench.same("synchronize_stream", rt.synchronize_stream(0), AclCode.RT_CONTEXT_NULL)
 
     bench.in_thread(body)
@@ -102,7 +102,7 @@ def message(bench: Bench) -> None:
     """It is read in the thread that failed, at once."""
     bench.fails("free(0)", bench.acl.rt.free(0))
     text = bench.acl.get_recent_err_msg()
-    bench.true(f"get_recent_err_msg: came {text!r}, wanted a str or None", text is None or isinstance(text, str))
+    bench.true(f"get_recent_err_msg: got {text!r}, expected a str or None", text is None or isinstance(text, str))
 
 
 @check("the message is forgotten when it is read")
@@ -149,7 +149,7 @@ def current(bench: Bench) -> None:
     """Destroying the current one leaves the thread with none."""
     rt = bench.acl.rt
     context = bench.value("create_context", rt.create_context(bench.device))
-    bench.true("create_context: came a handle of 0", context != 0)
+    bench.true("create_context: got a handle of 0", context != 0)
     stream = bench.value("create_stream", rt.create_stream())
     bench.ok("destroy_stream", rt.destroy_stream(stream))
     bench.ok("destroy_context", rt.destroy_context(context))

@@ -61,12 +61,12 @@ def both_ways(bench: Bench) -> None:
     dims = slot.result_dims()
     found = slot.fetch(stream, dims)
     bench.wait(stream)
-    wanted = slot.read(found)
+    expected = slot.read(found)
     bench.ok("execute", slot.execute())
     bench.same("shapes", slot.result_dims(), dims)
     found = slot.fetch(stream, dims)
     bench.wait(stream)
-    bench.true("the results differ", slot.read(found) == wanted)
+    bench.true("the results differ", slot.read(found) == expected)
 
 
 @check("outputs of (0, 0) are allocated by a synchronous execution, and the caller frees them")
@@ -82,23 +82,23 @@ def allocated(bench: Bench) -> None:
     dims = slot.result_dims()
     found = slot.fetch(stream, dims)
     bench.wait(stream)
-    wanted = slot.read(found)
+    expected = slot.read(found)
     for k in range(len(net.outputs)):
         bench.ok("update_data_buffer", acl.update_data_buffer(slot.out_buffers[k], 0, 0))
     code = slot.execute()
     if code:
         raise Skip(f"the module refuses such outputs ({code}); the engine grows its buffers instead")
     bench.same("shapes", slot.result_dims(), dims)
-    came = []
+    got = []
     for k, tensor in enumerate(net.outputs):
         nbytes = int(np.prod(dims[k])) * tensor.itemsize
         address, size = acl.get_data_buffer_addr(slot.out_buffers[k]), acl.get_data_buffer_size_v2(slot.out_buffers[k])
         if address:
             bench.later("free", partial(acl.rt.free, address))
-        bench.true(f"output {k}: {size} bytes at {address:#x}, wanted {nbytes}", size >= nbytes and bool(address))
+        bench.true(f"output {k}: {size} bytes at {address:#x}, expected {nbytes}", size >= nbytes and bool(address))
         host = bench.pinned(max(1, nbytes))
         if nbytes:
             bench.copy(host, address, nbytes, MemcpyKind.DEVICE_TO_HOST, stream)
-        came.append((host, nbytes))
+        got.append((host, nbytes))
     bench.wait(stream)
-    bench.true("the results differ", slot.read(came) == wanted)
+    bench.true("the results differ", slot.read(got) == expected)

@@ -15,7 +15,7 @@ _NBYTES = 1 << 20
 
 
 def _traffic(bench: Bench, stream: int, content: bytes) -> int:
-    """Queue a copy to the device, and give the device address."""
+    """Queue a copy to the device, and return the device address."""
     host, device = bench.pinned(len(content)), bench.memory(len(content))
     bench.put(host, content)
     bench.copy(device, host, len(content), MemcpyKind.HOST_TO_DEVICE, stream)
@@ -26,7 +26,7 @@ def _traffic(bench: Bench, stream: int, content: bytes) -> int:
 def synchronize_idle(bench: Bench) -> None:
     """``synchronize_stream`` answers the bare code."""
     stream = bench.stream()
-    bench.true("create_stream: came a handle of 0", stream != 0)
+    bench.true("create_stream: got a handle of 0", stream != 0)
     bench.wait(stream)
     bench.wait(0)
 
@@ -81,7 +81,7 @@ def elapsed(bench: Bench) -> None:
     bench.ok("record_event", rt.record_event(end, stream))
     bench.wait(stream)
     time = bench.value("event_elapsed_time", rt.event_elapsed_time(start, end))
-    bench.true(f"event_elapsed_time: came {time!r}, wanted a float", isinstance(time, float) and 0 <= time < 60_000)
+    bench.true(f"event_elapsed_time: got {time!r}, expected a float", isinstance(time, float) and 0 <= time < 60_000)
 
 
 @check("the time to an event that was never recorded is refused")
@@ -93,7 +93,7 @@ def elapsed_unrecorded(bench: Bench) -> None:
     bench.wait(stream)
     answer = rt.event_elapsed_time(start, end)
     bench.true(
-        f"event_elapsed_time: came {answer!r}, wanted two values", isinstance(answer, tuple) and len(answer) == 2
+        f"event_elapsed_time: got {answer!r}, expected two values", isinstance(answer, tuple) and len(answer) == 2
     )
     bench.fails("event_elapsed_time", answer[1])
 

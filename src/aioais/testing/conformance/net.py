@@ -15,7 +15,7 @@ from .bench import Bench, Skip
 __all__ = ["Net", "Slot", "Tensor"]
 
 _ROOM = 1 << 16
-"""Bytes kept for an output whose size nobody knows, beside sixteen times the inputs."""
+"""Bytes for an output of unknown size, beside sixteen times the inputs."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Net:
         self.id: int = bench.value("load_from_file", mdl.load_from_file(bench.path))
         bench.later("unload", lambda: mdl.unload(self.id))
         self.desc: int = mdl.create_desc()
-        bench.true("create_desc: came a handle of 0", self.desc != 0)
+        bench.true("create_desc: got a handle of 0", self.desc != 0)
         bench.later("destroy_desc", lambda: mdl.destroy_desc(self.desc))
         bench.ok("get_desc", mdl.get_desc(self.desc, self.id))
         self.inputs = [self._read("input", k) for k in range(mdl.get_num_inputs(self.desc))]
@@ -103,7 +103,7 @@ class Net:
         return []
 
     def set_gear(self, dataset: int, gear: tuple[int, ...]) -> int:
-        """Choose a gear; gives the code."""
+        """Choose a gear; return the code."""
         mdl = self.bench.acl.mdl
         if self.kind == "batch":
             code: int = mdl.set_dynamic_batch_size(self.id, dataset, self.hidden, *gear)
@@ -123,7 +123,7 @@ class Net:
         return found
 
     def small_shapes(self) -> list[tuple[int, ...]]:
-        """Give each input of a dynamic-shape model a small legal shape: 2, or the nearest that its range allows."""
+        """Return a small legal shape for each input of a dynamic-shape model: 2, or the nearest in its range."""
         mdl, shapes = self.bench.acl.mdl, []
         for index in self.visible:
             dims = self.inputs[index].dims
@@ -165,7 +165,8 @@ class Slot:
     net
         The model.
     out_bytes
-        Bytes of every output; by default what the description says, or ample where it says 0. 0 leaves outputs to ACL.
+        Bytes of every output; by default what the description says, or ample where it says 0.
+        0 lets ACL allocate the outputs.
     """
 
     def __init__(self, net: Net, out_bytes: int | None = None) -> None:
@@ -206,12 +207,12 @@ class Slot:
         self.net.bench.ok("execute_async", code)
 
     def execute(self) -> int:
-        """Execute and wait; gives the code."""
+        """Execute and wait; return the code."""
         code: int = self.net.bench.acl.mdl.execute(self.net.id, self.in_data, self.out_data)
         return code
 
     def fetch(self, stream: int, dims: list[tuple[int, ...]] | None = None) -> list[tuple[int, int]]:
-        """Queue the copies back; gives address and bytes of each on the host, to be read after a wait."""
+        """Queue the copies back; return address and bytes of each on the host, to read after a wait."""
         bench, found = self.net.bench, []
         for k, tensor in enumerate(self.net.outputs):
             nbytes = tensor.size if dims is None else int(np.prod(dims[k])) * tensor.itemsize
@@ -234,11 +235,11 @@ class Slot:
         return self.read(found)
 
     def result_dims(self) -> list[tuple[int, ...]]:
-        """Give the shapes that a dynamic-shape run left in the output dataset."""
+        """Return the shapes that a dynamic-shape run left in the output dataset."""
         bench, acl, found = self.net.bench, self.net.bench.acl, []
         for k in range(len(self.net.outputs)):
             desc = acl.mdl.get_dataset_tensor_desc(self.out_data, k)
-            bench.true(f"get_dataset_tensor_desc of output {k}: came {desc!r}, wanted a handle", bool(desc))
+            bench.true(f"get_dataset_tensor_desc of output {k}: got {desc!r}, expected a handle", bool(desc))
             rank = acl.get_tensor_desc_num_dims(desc)
             found.append(
                 tuple(bench.value("get_tensor_desc_dim_v2", acl.get_tensor_desc_dim_v2(desc, i)) for i in range(rank))

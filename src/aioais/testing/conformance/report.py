@@ -21,7 +21,7 @@ class CheckResult:
     status: Status
     """``"passed"``, ``"failed"`` or ``"skipped"``."""
     detail: str
-    """Of a failed check what came and what was wanted, of a skipped one why; else ``""``."""
+    """For a failed check what was got and expected, for a skipped one the reason; else ``""``."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def check_acl(acl: Any, model_path: str | os.PathLike[str] | None = None, *, dev
     model_path
         A model that it can load (a ``.om`` file for pyACL, an ONNX file for the emulator); without one the checks
         that need a model are skipped. It is fed with small numbers, never with random bytes. Which of the checks
-        apply depends on the model's kind, so a thorough run hands in one of each: static, with gears, of dynamic
+        apply depends on the model's kind, so a thorough run passes one of each: static, with gears, of dynamic
         shape.
     device_id
         The device to work on.
@@ -94,7 +94,7 @@ class _Suite:
             if check.needs_context:
                 self._one(check, Bench(acl, self._device, self._path, not repeated, self._context), problem)
         end = self._leave(repeated) if code == 0 or repeated else ""
-        rule = "context, device and ACL start, and are given back in reverse"
+        rule = "context, device and ACL start, and are released in reverse"
         trouble = problem or end
         self._results.append(CheckResult("process.life", rule, "failed" if trouble else "passed", trouble))
 
@@ -119,7 +119,7 @@ class _Suite:
         if not repeated:
             steps.append(("finalize", _call(lambda: acl.finalize())))
         elif hasattr(acl, "finalize_reference"):
-            # A repeated init raised the count of whoever started ACL: this takes it back.
+            # A repeated init raised the count of the code that started ACL: undo it.
             answer = _call(lambda: acl.finalize_reference())
             steps.append(("finalize_reference", answer[-1] if isinstance(answer, tuple) else answer))
         return "; ".join(f"{name}: {code!r}" for name, code in steps if code != 0)
@@ -137,7 +137,7 @@ class _Suite:
             check.run(bench)
         except Skip as exc:
             status, detail = "skipped", str(exc)
-        except Exception as exc:  # noqa: BLE001 - whatever escapes the module is a finding
+        except Exception as exc:  # noqa: BLE001 - any exception from the module is a finding
             status, detail = "failed", _text(exc)
         if bench.context:
             _call(lambda: self._acl.rt.set_context(bench.context))
@@ -161,5 +161,5 @@ def _call(function: Any) -> Any:
     """Call into the module at start and end."""
     try:
         return function()
-    except Exception as exc:  # noqa: BLE001 - an exception is an answer too
+    except Exception as exc:  # noqa: BLE001 - an exception is a result too
         return exc
