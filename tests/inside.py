@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pytest
 
     from aioais._engine.pipeline import Pipeline
+    from aioais.emulator.profiler import Profiler
     from aioais.trace import Trace
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "limit_leases",
     "limit_proto",
     "parse_options",
+    "places",
     "recordings",
     "refuse_memory_for_times",
     "run_exit_hook",
@@ -182,7 +184,7 @@ def end_without_waiting(session: InferSession) -> None:
     _pipeline(session).close()
 
 
-def cause_of_break(session: InferSession) -> BaseException | None:
+def cause_of_break(session: InferSession | SessionCore) -> BaseException | None:
     """Return why a session broke, without asking it for anything that would tell it to look."""
     return _pipeline(session).failure.cause
 
@@ -305,6 +307,11 @@ def is_known_as_brief(session: InferSession) -> bool:
     return _pipeline(session).times.speed.is_brief
 
 
+def places(session: InferSession) -> list[int]:
+    """Return how many requests may share each slot."""
+    return [len(slot.batch._marks) for slot in _pipeline(session).slots._all]
+
+
 def share_one_stream(patch: pytest.MonkeyPatch) -> None:
     """Have sessions that are opened from now on execute on one stream, as where ACL refuses chained executions."""
     patch.setattr(execute, "IS_CHAINED", [False])
@@ -331,8 +338,8 @@ def call_late_in_booking(call: Callable[[], None]) -> None:
     """Call a function in the thread that is about to book times, with what it holds for that."""
     learn = speed.Speed.learn
 
-    def late(self: speed.Speed, ms: Any) -> None:
+    def late(self: speed.Speed, times: Any) -> None:
         call()
-        learn(self, ms)
+        learn(self, times)
 
     speed.Speed.learn = late  # type: ignore[method-assign]

@@ -109,7 +109,7 @@ async def test_pipeline_waits_for_its_consumer(models: Models) -> None:
                 {0: [pair(1)]},
             )
         )  # time goes by
-        assert taken <= 2 + 2 + 1  # under way, one that waits for room, one that waits for the consumer
+        assert taken <= 2 * 2 + 2 + 1  # under way and ahead, two that wait for the consumer, one that is with it
         await run.aclose()
         await run.aclose()
         with pytest.raises(RuntimeError, match="used already"):

@@ -207,7 +207,7 @@ async def test_a_device_breaks_before_the_first_item_of_a_stream(models: Models,
         async def source() -> AsyncIterator[list[Array]]:
             emulator.fail("acl.mdl.execute_async", 507010, device_side=True)
             with pytest.raises(AclError):
-                await warm.infer(pair(0))
+                await warm.result(warm.request(pair(0)))
             for k in range(count):
                 yield pair(k)
 

@@ -56,10 +56,12 @@ async def warm(session: InferSession, array: Array, mode: Mode = "static") -> No
 @pytest.mark.usefixtures("patient")
 async def test_ten_thousand_make_no_allocation(models: Models) -> None:
     array = np.arange(4, dtype=np.float32).reshape(1, 4)
-    async with InferSession(0, models.identity((1, 4))) as session:
+    async with InferSession(0, models.identity((1, 4)), depth=4) as session:
         await warm(session, array)
-        while inside.batch_room(session) < inside.batch_limit(session):
-            await many(session, array, 640)  # bursts make room for as many as wait
+        while not inside.is_fast(session):
+            await many(session, array, 640)
+        for _ in range(3):
+            await many(session, array, 640)  # all slots are shared
         for _ in range(100):
             await session.infer([array])
         before = session.statistics()
@@ -80,7 +82,7 @@ async def test_ten_thousand_make_no_allocation(models: Models) -> None:
 
 async def test_large_requests_make_no_allocation(models: Models) -> None:
     array = np.ones((1, 1 << 17), np.float32)
-    async with InferSession(0, models.identity(array.shape)) as session:
+    async with InferSession(0, models.identity(array.shape), depth=4) as session:
         await warm(session, array)
         # As many results as are ever alive at once, and those that are dropped but not back yet; fewer than the pinned
         # blocks that are kept idle.
@@ -101,7 +103,7 @@ async def test_large_requests_make_no_allocation(models: Models) -> None:
 async def test_gears_make_only_gear_calls(models: Models) -> None:
     path = models.convert(models.identity(["n", 4]), "gears", input_shape="x:-1,4", dynamic_batch_size="1,2,4")
     arrays = [np.full((n, 4), n, np.float32) for n in (1, 2, 4)]
-    async with InferSession(0, path) as session:
+    async with InferSession(0, path, depth=4) as session:
 
         async def rounds(count: int) -> None:
             for i in range(count):
@@ -154,7 +156,7 @@ async def test_large_requests_touch_no_new_memory(models: Models, run_mode: int)
     await InferSession.finalize()
     with emulator.configure(run_mode=run_mode):
         array = np.ones((1, 19 << 18), np.float32)  # 19 MiB
-        async with InferSession(0, models.identity(array.shape)) as session:
+        async with InferSession(0, models.identity(array.shape), depth=4) as session:
             # A result may live a moment longer than its caller keeps it, so one more block must be there.
             results = [await session.infer([array]) for _ in range(3)]
             del results
@@ -186,7 +188,7 @@ async def test_large_results_lease_their_memory_and_feeds_are_copied_once(
         copyto(to, array, *rest, **named)
 
     array = np.ones((1, 19 << 18), np.float32)
-    async with InferSession(0, models.identity(array.shape)) as session:
+    async with InferSession(0, models.identity(array.shape), depth=4) as session:
         await session.infer([array])
         monkeypatch.setattr(np, "copyto", counting)
         (result,) = await session.infer([array])
@@ -198,7 +200,7 @@ async def test_large_results_lease_their_memory_and_feeds_are_copied_once(
 
 async def test_results_are_copied_out_where_too_many_are_kept(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.arange(1 << 18, dtype=np.float32).reshape(1, -1)
-    async with InferSession(0, models.identity(array.shape)) as session:
+    async with InferSession(0, models.identity(array.shape), depth=4) as session:
         inside.limit_leases(monkeypatch, session, 4 * array.nbytes)
         kept = [(await session.infer([array + k]))[0] for k in range(8)]
         assert inside.is_leased(kept[0])

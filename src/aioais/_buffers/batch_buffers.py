@@ -67,10 +67,10 @@ class BatchBuffers:
                 self._address = self._device.pinned.acquire(most * each, force=True) or 0
                 self._nbytes = most * each
             if len(self._marks) < most:
-                self._make_marks(MOST_BATCHED)
+                self._make_marks()
         except AclError as exc:
             self._most = len(self._marks)
-            _log.warning("device %d: at most %d small requests share a slot: %s", self._device.id, self._most, exc)
+            _log.warning("device %d: at most %d small requests share a slot: %s", self._device.id, self._most, str(exc))
         return min(most, len(self._marks))
 
     def place(
@@ -98,25 +98,23 @@ class BatchBuffers:
         finally:
             self._device.batch_events.give_back(len(events))
 
-    def _make_marks(self, most: int) -> None:
+    def _make_marks(self) -> None:
         """Make the events of all places at once, so that none is made between the requests of a batch."""
-        wanted = (most - len(self._marks)) * sum(self._counts)
-        if not self._device.batch_events.take(wanted):
-            self._most = len(self._marks)
-            return
-        taken = wanted
+        each = sum(self._counts)
+        left = self._device.batch_events.take((MOST_BATCHED - len(self._marks)) * each, each)
+        self._most = len(self._marks) + left // each
         try:
             first = self._marks[0]
-            while len(self._marks) < most:
+            while left:
                 groups = []
                 for count in self._counts:
                     group = [Event(self._device.library) for _ in range(count)]
                     self._events += group
-                    taken -= count
+                    left -= count
                     groups.append(group)
                 self._marks.append(Marks(first.start, groups[0], first.ready, groups[1], groups[2]))
         finally:
-            self._device.batch_events.give_back(taken)
+            self._device.batch_events.give_back(left)
 
     def _release(self) -> None:
         address, self._address = self._address, 0

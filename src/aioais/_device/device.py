@@ -35,13 +35,12 @@ class EventBudget:
         self._left = most
         self._lock = threading.Lock()  # guards it
 
-    def take(self, count: int) -> bool:
-        """Take so many, or none if there are fewer."""
+    def take(self, count: int, unit: int) -> int:
+        """Take as many as ``count``, or as many units as there are; returns how many events that is."""
         with self._lock:
-            if self._left < count:
-                return False
-            self._left -= count
-            return True
+            taken = min(count, self._left // unit * unit)
+            self._left -= taken
+            return taken
 
     def give_back(self, count: int) -> None:
         """Give so many back."""

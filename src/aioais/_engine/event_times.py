@@ -116,7 +116,7 @@ class Recorder:
             draft.stages = self._stages(marks, stream, *copies)
         except AclError as exc:
             self._has_anchor = False
-            _log.debug("request %d: its times cannot be read: %s", number, exc)
+            _log.debug("request %d: its times cannot be read: %s", number, str(exc))
 
     def close(self) -> None:
         """Destroy the events; idempotent."""

@@ -186,7 +186,7 @@ class Executions:
         except DeviceHangError:
             raise
         except AclError as exc:
-            _log.debug("after a failed submission: %s", exc)
+            _log.debug("after a failed submission: %s", str(exc))
         self._link = None
 
     def settle(self, slot: Slot) -> None:
@@ -261,5 +261,5 @@ class Executions:
             "%s: ACL refused an execution behind one on another stream (%s); all executions of this session share one "
             "stream from now on",
             self.model.path,
-            error,
+            str(error),
         )

@@ -315,7 +315,7 @@ class Stages:
         try:
             slot.mend()
         except BaseException as exc:  # noqa: BLE001 - the next request with this slot meets it
-            _log.debug("after a failed request: %s", exc)
+            _log.debug("after a failed request: %s", str(exc))
 
     def fail(self, request: Request, error: BaseException) -> None:
         """Note the first failure of a request, and break the session where it cannot go on."""
