@@ -128,6 +128,7 @@ def memcpy_async(*args: Any) -> Any:
             and type(destination) is type(maximum) is type(source) is type(count) is type(kind) is type(handle) is int
             and local.context is context
             and context.is_alive
+            and device is not None
             and device is context.device
             and not _armed
             and not _device_faults
