@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,8 @@ from onnx import helper
 from aioais import emulator
 from aioais.emulator.event import events
 from aioais.emulator.memory import device_memory
-from aioais.emulator.ordering import Ordered, Queue, is_ordered, note_wait
+from aioais.emulator.model import models as loaded
+from aioais.emulator.ordering import Executions, Queue, is_ordered, note_wait
 from aioais.emulator.stream import streams
 
 Make = Callable[..., Any]
@@ -163,7 +166,7 @@ def test_threads_submit_to_one_stream() -> None:
     lost: list[int] = []
 
     def work() -> None:
-        mine = Ordered()
+        mine = Executions(1)
         for number in range(1, 20_000):
             if number % 2:
                 note_wait(target, {mine: number})
@@ -446,9 +449,6 @@ def test_a_stream_that_was_waited_for_keeps_no_models(chain: Chain) -> None:
 
 def test_memory_of_a_model_is_freed_at_once(ready: Any, net: Make, models: Any) -> None:
     """What blocks and models know of each other is no circle that only the collector would cut."""
-    import gc
-    import weakref
-
     path = models.write(
         "many", [helper.make_node("Add", ["a", "a"], ["out"])], [("a", 1, [1000])], [("out", 1, [1000])]
     )
@@ -460,5 +460,21 @@ def test_memory_of_a_model_is_freed_at_once(ready: Any, net: Make, models: Any) 
     try:
         one.close()
         assert array() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_was_unloaded_is_freed_at_once(ready: Any, net: Make, models: Any) -> None:
+    """Records of events that lie behind its executions do not keep it."""
+    one, stream = net(models.add()), ready.rt.create_stream()[0]
+    event, _ = ready.rt.create_event_ex_with_flag(9)
+    assert one.execute_async(stream) == 0
+    assert ready.rt.record_event(event, stream) == 0
+    assert ready.rt.synchronize_event(event) == 0
+    engine = weakref.ref(loaded[one.id].engine)
+    gc.disable()
+    try:
+        one.close()
+        assert engine() is None
     finally:
         gc.enable()
