@@ -55,8 +55,10 @@ class Chain:
         assert self.acl.rt.synchronize_device() == 0
 
 
-@pytest.fixture
-def chain(ready: Any, net: Make, models: Any) -> Chain:
+@pytest.fixture(params=["shortcut", "checked"])
+def chain(ready: Any, net: Make, models: Any, request: pytest.FixtureRequest) -> Chain:
+    if request.param == "checked":
+        emulator.fail("acl.get_version", 1)  # while anything is armed, every call takes the long way
     return Chain(ready, net(models.add()))
 
 
@@ -89,6 +91,15 @@ def test_executions_on_several_streams_behind_each_others_events(
 def test_one_stream_needs_nothing(chain: Chain) -> None:
     for _ in range(3):
         chain.execute(1)
+
+
+def test_the_default_stream_takes_part(chain: Chain) -> None:
+    chain.streams[0] = 0
+    for k in (0, 1, 0, 2, 0):
+        chain.execute(k)
+        event = chain.record(k)
+        for other in range(3):
+            chain.wait(other, event)
 
 
 def test_order_goes_through_a_stream_in_between(chain: Chain) -> None:
