@@ -81,7 +81,7 @@ def test_a_gate_for_the_memory_of_one_device(ready: Any) -> None:
 
 
 class Looked:
-    """A block that counts how often somebody looks at where it ends."""
+    """A block that counts how often its end is read."""
 
     count = 0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,8 @@ from onnx import helper
 from aioais import emulator
 from aioais.emulator.event import events
 from aioais.emulator.memory import device_memory
-from aioais.emulator.ordering import Ordered, Queue, is_ordered, note_wait
+from aioais.emulator.model import models as loaded
+from aioais.emulator.ordering import Executions, Queue, is_ordered, note_wait
 from aioais.emulator.stream import streams
 
 Make = Callable[..., Any]
@@ -52,8 +55,10 @@ class Chain:
         assert self.acl.rt.synchronize_device() == 0
 
 
-@pytest.fixture
-def chain(ready: Any, net: Make, models: Any) -> Chain:
+@pytest.fixture(params=["shortcut", "checked"])
+def chain(ready: Any, net: Make, models: Any, request: pytest.FixtureRequest) -> Chain:
+    if request.param == "checked":
+        emulator.fail("acl.get_version", 1)  # while anything is armed, every call takes the long way
     return Chain(ready, net(models.add()))
 
 
@@ -86,6 +91,15 @@ def test_executions_on_several_streams_behind_each_others_events(
 def test_one_stream_needs_nothing(chain: Chain) -> None:
     for _ in range(3):
         chain.execute(1)
+
+
+def test_the_default_stream_takes_part(chain: Chain) -> None:
+    chain.streams[0] = 0
+    for k in (0, 1, 0, 2, 0):
+        chain.execute(k)
+        event = chain.record(k)
+        for other in range(3):
+            chain.wait(other, event)
 
 
 def test_order_goes_through_a_stream_in_between(chain: Chain) -> None:
@@ -163,7 +177,7 @@ def test_threads_submit_to_one_stream() -> None:
     lost: list[int] = []
 
     def work() -> None:
-        mine = Ordered()
+        mine = Executions(1)
         for number in range(1, 20_000):
             if number % 2:
                 note_wait(target, {mine: number})
@@ -446,9 +460,6 @@ def test_a_stream_that_was_waited_for_keeps_no_models(chain: Chain) -> None:
 
 def test_memory_of_a_model_is_freed_at_once(ready: Any, net: Make, models: Any) -> None:
     """What blocks and models know of each other is no circle that only the collector would cut."""
-    import gc
-    import weakref
-
     path = models.write(
         "many", [helper.make_node("Add", ["a", "a"], ["out"])], [("a", 1, [1000])], [("out", 1, [1000])]
     )
@@ -460,5 +471,21 @@ def test_memory_of_a_model_is_freed_at_once(ready: Any, net: Make, models: Any) 
     try:
         one.close()
         assert array() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_was_unloaded_is_freed_at_once(ready: Any, net: Make, models: Any) -> None:
+    """Records of events that lie behind its executions do not keep it."""
+    one, stream = net(models.add()), ready.rt.create_stream()[0]
+    event, _ = ready.rt.create_event_ex_with_flag(9)
+    assert one.execute_async(stream) == 0
+    assert ready.rt.record_event(event, stream) == 0
+    assert ready.rt.synchronize_event(event) == 0
+    engine = weakref.ref(loaded[one.id].engine)
+    gc.disable()
+    try:
+        one.close()
+        assert engine() is None
     finally:
         gc.enable()

@@ -385,7 +385,7 @@ class Neighbour:
 
 
 @pytest.mark.parametrize("kind", ["streams", "events", "models", "contexts"])
-def test_other_threads_make_handles_meanwhile(ready: Any, kind: str) -> None:
+def test_other_threads_make_handles_at_the_same_time(ready: Any, kind: str) -> None:
     table: dict[int, Any] = {"streams": streams, "events": events, "models": models_of_acl, "contexts": contexts}[kind]  # type: ignore[assignment]
     table[-1] = Neighbour(table)
     try:

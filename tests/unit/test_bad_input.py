@@ -186,7 +186,7 @@ OPENING: dict[str, tuple[Callable[[Models], str], dict[str, Any], type[AioaisErr
         ("test_bad_input.py' is not valid JSON",),
         False,
     ),
-    "name-no-text": (_name_no_text, {}, ModelError, ("add.onnx'", "no UTF-8 text", *NO_MODEL), True),
+    "name-no-text": (_name_no_text, {}, ModelError, ("add.onnx'", "is not UTF-8", *NO_MODEL), True),
 }
 
 

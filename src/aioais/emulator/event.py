@@ -300,7 +300,7 @@ def query_event_wait_status(handle: int) -> tuple[int, int]:
         return 0, 0
     stream, record = event.waited
     run(stream, None, 0.0)
-    waiting = any(op.__class__ is tuple and op[0] is run_wait and op[1] is record for op in list(stream.queue))
+    waiting = any(type(op) is not Record and op[0] is run_wait and op[1] is record for op in list(stream.queue))
     return int(waiting or (stream.device.is_virtual and record.time > perf_counter())), 0
 
 

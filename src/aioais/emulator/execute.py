@@ -21,7 +21,7 @@ from .dataset import find as find_dataset
 from .errors import DeviceError, EmulatorError
 from .model import Model, models
 from .model import find as find_model
-from .ordering import Ordered, Queue, is_ordered
+from .ordering import Executions, Queue, is_ordered
 from .plan import Plan, make_plan
 from .stream import Operation, Stream, foreign, resolve, streams
 from .timeline import sleep_until
@@ -68,27 +68,28 @@ def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
     pair = _prepare("execute", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    if model.last > model.known:
-        raise EmulatorError(_not_finished(model, model.last_queue, f"model {model_id}"))
+    executions = model.executions
+    if executions.last > executions.known:
+        raise EmulatorError(_not_finished(model, executions.last_queue, str(executions)))
     plan = _plan(model, pair, context, allocate=True)
     if isinstance(plan, int):
         return plan
     for rival in plan.use.rivals:
         if not rival.is_finished():
             raise EmulatorError(_not_finished(model, rival.last_queue, f"{rival.owner}, with the same device memory,"))
-    number = _number(model, plan, None)
+    number = _number(executions, plan, None)
     model.finished += 1
     try:
         return _execute_now(model, plan, context)
     finally:
-        model.known = number
+        executions.known = number
 
 
-def _number(model: Model, plan: Plan, queue: Queue | None) -> int:
+def _number(executions: Executions, plan: Plan, queue: Queue | None) -> int:
     """Give an execution its number."""
-    model.submitted = number = model.submitted + 1
-    model.last = plan.use.last = number
-    model.last_queue = plan.use.last_queue = queue
+    executions.submitted = number = executions.submitted + 1
+    executions.last = plan.use.last = number
+    executions.last_queue = plan.use.last_queue = queue
     return number
 
 
@@ -136,7 +137,7 @@ def run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
     if state.is_leaving:
         stream.fail(AclCode.RT_STREAM_ABORT, "execute_async: the interpreter exits")
     elif stream.is_halted:
-        model.drop(number)
+        model.executions.drop(number)
     else:
         device = stream.device
         if state.gates and not faults.pass_gates("execute", device.index, deadline):
@@ -180,8 +181,9 @@ def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle:
     pair = _prepare("execute_async", model, in_handle, out_handle, context)
     if isinstance(pair, int):
         return pair
-    if not is_ordered(model, model.last, stream):
-        raise EmulatorError(_not_ordered(model, stream, model, model.last_queue))
+    executions = model.executions
+    if not is_ordered(executions, executions.last, stream):
+        raise EmulatorError(_not_ordered(model, stream, executions, executions.last_queue))
     plan = _plan(model, pair, context, allocate=False)
     if isinstance(plan, int):
         return plan
@@ -189,8 +191,8 @@ def execute_async(model_id: int, in_handle: int, out_handle: int, stream_handle:
         if not (rival.is_finished() or is_ordered(rival.owner, rival.last, stream)):
             raise EmulatorError(_not_ordered(model, stream, rival.owner, rival.last_queue))
     fault = faults.take_device_fault("acl.mdl.execute_async") if state.device_faults else 0
-    number = _number(model, plan, stream)
-    stream.behind = {**stream.behind, model: number}
+    number = _number(executions, plan, stream)
+    stream.behind = {**stream.behind, executions: number}
     submitted = perf_counter() if stream.device.is_virtual else 0.0
     stream.queue.append((run_execute, submitted, fault, model, plan, number))
     return 0
@@ -202,15 +204,15 @@ def _name(queue: Queue | None) -> str:
 
 def _not_finished(model: Model, queue: Queue | None, what: str) -> str:
     return (
-        f"execute of {model} while an execution of {what} is queued or running on {_name(queue)}: "
+        f"execute of model {model.handle} while an execution of {what} is queued or running on {_name(queue)}: "
         f"wait for that one first (synchronize_stream, synchronize_event or synchronize_device)"
     )
 
 
-def _not_ordered(model: Model, stream: Stream, other: Ordered, first: Queue | None) -> str:
+def _not_ordered(model: Model, stream: Stream, other: Executions, first: Queue | None) -> str:
     """Say why two executions are not ordered, and what would order them."""
-    problem = f"execute_async of {model} on {stream} may overlap the last execution of {other}"
-    if other is not model:
+    problem = f"execute_async of model {model.handle} on {stream} may overlap the last execution of {other}"
+    if other is not model.executions:
         problem += ", which uses the same device memory,"
     if first is None:
         return f"{problem} which is inside a synchronous execute: let that return first"

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from .memory import Block
-from .ordering import Ordered, Queue
+from .ordering import Executions, Queue
 
 __all__ = ["Range", "Use"]
 
@@ -33,14 +33,14 @@ class Use:
     Parameters
     ----------
     owner
-        The model.
+        Those of the model.
     ranges
         The memory.
     """
 
     __slots__ = ("is_retired", "last", "last_queue", "owner", "parts", "rivals")
 
-    def __init__(self, owner: Ordered, ranges: list[Range]) -> None:
+    def __init__(self, owner: Executions, ranges: list[Range]) -> None:
         self.owner = owner
         self.last = 0
         """The number of the last execution that used it."""

@@ -25,7 +25,7 @@ from .device import Device
 from .errors import EmulatorError
 from .memory import device_memory, is_device_address
 from .model_info import ModelInfo, describe
-from .ordering import Ordered
+from .ordering import Executions
 from .ort import LoadError, OrtModel
 from .timeline import pause
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "find", "load", "models", "open_model", "unload"]
 
 
-class Model(Ordered):
+class Model:
     """A loaded model.
 
     Parameters
@@ -57,6 +57,7 @@ class Model(Ordered):
         "context",
         "device",
         "engine",
+        "executions",
         "finished",
         "gear",
         "guard",
@@ -71,7 +72,6 @@ class Model(Ordered):
     def __init__(
         self, info: ModelInfo, engine: OrtModel, context: Context, name: str = "", probe: Probe | None = None
     ) -> None:
-        super().__init__()
         self.info = info
         self.name = name
         self.probe = probe
@@ -88,10 +88,8 @@ class Model(Ordered):
         self.plans: dict[Any, Any] = {}
         self.bindings: OrderedDict[Any, Any] = OrderedDict()
         self.handle = next(model_ids)
+        self.executions = Executions(self.handle)
         models[self.handle] = self
-
-    def __str__(self) -> str:
-        return f"model {self.handle}"
 
 
 models: dict[int, Model] = table("models")
@@ -231,7 +229,7 @@ def unload(handle: int) -> int:
     model = find(handle)
     if model is None:
         return AclCode.GE_EXEC_MODEL_ID_INVALID
-    if model.submitted != model.finished or model.guard.locked():
+    if model.executions.submitted != model.finished or model.guard.locked():
         return report(AclCode.RT_MODEL_RUNNING, f"model {handle} has queued work: synchronise before unloading")
     del models[handle]
     for plan in model.plans.values():

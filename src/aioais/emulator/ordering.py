@@ -18,15 +18,24 @@ calls and loops only.
 
 from __future__ import annotations
 
-__all__ = ["Behind", "Ordered", "Queue", "is_ordered", "note_finished", "note_wait"]
+__all__ = ["Behind", "Executions", "Queue", "is_ordered", "note_finished", "note_wait"]
 
 
-class Ordered:
-    """Executions that run one behind the other: those of a model."""
+class Executions:
+    """The executions of a model, which run one behind the other.
 
-    __slots__ = ("dropped", "known", "last", "last_queue", "submitted")
+    An object of its own: records of events refer to it, and must not keep a model that is unloaded.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    model
+        Id of the model.
+    """
+
+    __slots__ = ("dropped", "known", "last", "last_queue", "model", "submitted")
+
+    def __init__(self, model: int) -> None:
+        self.model = model
         self.submitted = 0
         """The number of the newest execution."""
         self.last = 0
@@ -45,8 +54,11 @@ class Ordered:
             self.dropped.remove(self.last)
             self.last -= 1
 
+    def __str__(self) -> str:
+        return f"model {self.model}"
 
-Behind = dict[Ordered, int]
+
+Behind = dict[Executions, int]
 """For each model the number of an execution: this one and all before run first."""
 
 _NOTHING: Behind = {}
@@ -67,10 +79,10 @@ def note_wait(queue: Queue, behind: Behind) -> None:
     while True:
         mine = queue.behind
         if mine:
-            merged = {model: number for model, number in mine.items() if number > model.known}
-            for model, number in behind.items():
-                if number > merged.get(model, model.known):
-                    merged[model] = number
+            merged = {each: number for each, number in mine.items() if number > each.known}
+            for each, number in behind.items():
+                if number > merged.get(each, each.known):
+                    merged[each] = number
         else:
             merged = behind
         if queue.behind is mine:
@@ -80,13 +92,13 @@ def note_wait(queue: Queue, behind: Behind) -> None:
 
 def note_finished(queue: Queue, behind: Behind) -> None:
     """Note that the host has seen a queue get past this point."""
-    for model, number in behind.items():
-        if model.known < number:
-            model.known = number
+    for each, number in behind.items():
+        if each.known < number:
+            each.known = number
     if queue.behind is behind:
         queue.behind = _NOTHING
 
 
-def is_ordered(model: Ordered, number: int, queue: Queue) -> bool:
+def is_ordered(executions: Executions, number: int, queue: Queue) -> bool:
     """Return whether the next operation of a queue runs behind an execution."""
-    return model.known >= number or queue.behind.get(model, 0) >= number
+    return executions.known >= number or queue.behind.get(executions, 0) >= number

@@ -86,7 +86,7 @@ class Plan:
         self.fed_version, self.version, self.epoch = self.fed.version, self.dataset.version, device_memory.epoch
         self.blocks = [region.block for region in (*inputs, *outputs) if region.block is not None]
         self.use = Use(
-            model,
+            model.executions,
             [
                 Range(region.block, region.pointer, region.pointer + region.size, is_output)
                 for is_output, regions in ((False, inputs), (True, outputs))

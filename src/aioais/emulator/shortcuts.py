@@ -128,6 +128,7 @@ def memcpy_async(*args: Any) -> Any:
             and type(destination) is type(maximum) is type(source) is type(count) is type(kind) is type(handle) is int
             and local.context is context
             and context.is_alive
+            and device is not None
             and device is context.device
             and not _armed
             and not _device_faults
@@ -149,13 +150,14 @@ def execute_async(*args: Any) -> Any:
     except _NOT_USUAL:
         pass
     else:
-        context, use, last = stream.context, plan.use, model.last
+        context, use, executions = stream.context, plan.use, model.executions
+        last = executions.last
         if (
             type(model_id) is type(in_handle) is type(out_handle) is type(handle) is int
             and model.context is local.context is context
             and context.is_alive
             and model.manner == "execute_async"  # never set for dynamic shapes
-            and (model.known >= last or stream.behind.get(model, 0) >= last)
+            and (executions.known >= last or stream.behind.get(executions, 0) >= last)
             and plan.epoch == device_memory.epoch
             and plan.fed_version == plan.fed.version
             and plan.version == plan.dataset.version
@@ -164,9 +166,9 @@ def execute_async(*args: Any) -> Any:
             and not _device_faults
         ):
             _counts["acl.mdl.execute_async"] += 1
-            model.submitted = model.last = use.last = number = model.submitted + 1
-            model.last_queue = use.last_queue = stream
-            stream.behind = {**stream.behind, model: number}
+            executions.submitted = executions.last = use.last = number = executions.submitted + 1
+            executions.last_queue = use.last_queue = stream
+            stream.behind = {**stream.behind, executions: number}
             submitted = perf_counter() if stream.device.is_virtual else 0.0
             stream.queue.append((run_execute, submitted, 0, model, plan, number))
             return 0
@@ -188,8 +190,7 @@ def synchronize_stream(*args: Any) -> Any:
             and context is not None
             and context.is_alive
             and not stream.device.is_virtual
-            and not _armed
-            and not _dead
+            and not _armed  # nor is the device dead, which arms all calls
         ):
             _counts["acl.rt.synchronize_stream"] += 1
             behind = stream.behind

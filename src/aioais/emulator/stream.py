@@ -10,26 +10,39 @@ from __future__ import annotations
 from collections import deque
 from threading import Lock
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from .._acl.codes import AclCode
-from ._args import VALUE, entry
 from ._registry import handles, table
 from ._state import report, state
-from .context import Context, contexts, current
+from .context import Context, contexts
 from .device import Device
 from .errors import EmulatorError
 from .ordering import Queue, note_finished
 from .timeline import FOREVER, sleep_until
 
-__all__ = ["Failure", "Operation", "Record", "Stream", "default_of", "resolve", "run", "streams", "streams_of"]
+__all__ = [
+    "Failure",
+    "Operation",
+    "Record",
+    "Stream",
+    "default_of",
+    "drop",
+    "drop_all",
+    "foreign",
+    "refuse_deadlock",
+    "resolve",
+    "run",
+    "streams",
+    "streams_of",
+    "synchronize",
+    "take_failure",
+    "wake",
+]
 
 Operation = tuple[Any, ...]
 """What a stream queues, if not a :class:`Record`. First item:
 ``runner(stream, operation, deadline) -> bool``, False when it is blocked."""
-
-_LIMIT = 1984
-"""Streams of one device (A2/A3); more give 207008."""
 
 
 class Failure:
@@ -43,6 +56,7 @@ class Failure:
         self.is_reported = False
 
 
+@final
 class Record:
     """One record of an event: a position in a stream, queued as it is."""
 
@@ -186,8 +200,8 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
         left = len(queue) if record is None else -1
         while left and queue and (record is None or not record.is_done):
             operation = queue[0]
-            if operation.__class__ is not Record:
-                if not operation[0](stream, operation, deadline):  # type: ignore[index]
+            if type(operation) is not Record:
+                if not operation[0](stream, operation, deadline):
                     return False
             elif is_virtual:
                 reach(stream, operation)
@@ -282,77 +296,10 @@ def synchronize(stream: Stream, deadline: float, held: bool) -> bool:
     return True
 
 
-@entry("acl.rt.create_stream", answer=VALUE)
-def create_stream() -> tuple[int, int]:
-    """Create a stream in the current context."""
-    return _create(0)
-
-
-@entry("acl.rt.create_stream_with_config", "II", answer=VALUE)
-def create_stream_with_config(priority: int, flag: int) -> tuple[int, int]:
-    """Create a stream with a priority (0..7) and flags."""
-    if priority > 7 or flag > 0x3F:
-        return 0, report(AclCode.RT_PARAM_INVALID, f"create_stream_with_config({priority}, {flag}): out of range")
-    return _create(priority)
-
-
-def _create(priority: int) -> tuple[int, int]:
-    context = current()
-    if context is None:
-        return 0, AclCode.RT_CONTEXT_NULL
-    device = context.device
-    if sum(stream.device is device for stream in list(streams.values())) >= _LIMIT:
-        return 0, report(AclCode.RT_NO_STREAM_RESOURCE, f"device {device.index} has {_LIMIT} streams already")
-    return Stream(context, priority).handle, 0
-
-
-def _destroy(handle: int, call: str, force: bool) -> int:
-    if handle == 0:
-        return report(AclCode.INVALID_PARAM, f"{call} of 0")
-    context = current()
-    if context is None:
-        return AclCode.RT_CONTEXT_NULL
-    stream = resolve(handle, context)
-    if stream.context is not context:
-        return foreign(call)
-    if stream.reporter is not None:
-        return report(AclCode.RT_STREAM_SUBSCRIBE, f"{call}: unsubscribe_report must come first")
-    if force:
-        drop(stream)
-    else:
-        refuse_deadlock(stream, call)
-        synchronize(stream, FOREVER, state.settings.gil != "release")
-    stream.is_alive = False
-    streams.pop(handle, None)
-    return 0
-
-
 def refuse_deadlock(stream: Stream, call: str) -> None:
     """Stop a wait that holds the GIL while a callback needs it: pyACL would hang forever."""
     if stream.blocking and state.settings.gil != "release":
         raise EmulatorError(f"{call} would hang: it holds the GIL and the stream waits for a Python callback")
-
-
-@entry("acl.rt.destroy_stream", "k")
-def destroy_stream(handle: int) -> int:
-    """Wait for a stream's work and destroy it."""
-    return _destroy(handle, "destroy_stream", force=False)
-
-
-@entry("acl.rt.destroy_stream_force", "k")
-def destroy_stream_force(handle: int) -> int:
-    """Destroy a stream and drop its work."""
-    return _destroy(handle, "destroy_stream_force", force=True)
-
-
-@entry("acl.rt.stream_abort", "k")
-def stream_abort(handle: int) -> int:
-    """Drop the work of a stream."""
-    context = current()
-    if context is None:
-        return AclCode.RT_CONTEXT_NULL
-    drop(resolve(handle, context))
-    return 0
 
 
 def drop(stream: Stream) -> None:
@@ -375,27 +322,6 @@ def drop(stream: Stream) -> None:
         stream.is_halted = halt
         stream.behind = {}  # dropped waits order nothing
     wake(stream)
-
-
-@entry("acl.rt.stream_get_id", "k", answer=VALUE)
-def stream_get_id(handle: int) -> tuple[int, int]:
-    """Return the number of a stream."""
-    context = current()
-    if context is None:
-        return 0, AclCode.RT_CONTEXT_NULL
-    return resolve(handle, context).index, 0
-
-
-@entry("acl.rt.set_stream_failure_mode", "kK")
-def set_stream_failure_mode(handle: int, mode: int) -> int:
-    """Choose whether a stream stops at its first failure (1) or goes on (0)."""
-    context = current()
-    if context is None:
-        return AclCode.RT_CONTEXT_NULL
-    if mode not in (0, 1) or handle == 0:
-        return report(AclCode.INVALID_PARAM, f"set_stream_failure_mode({handle:#x}, {mode})")
-    resolve(handle, context).is_halted_by_failure = mode == 1
-    return 0
 
 
 def drop_all(device: Device) -> int:
