@@ -49,7 +49,6 @@ async def burst(session: InferSession, shape: tuple[int, ...], count: int) -> li
         "acl.rt.memcpy_async",
         "acl.mdl.execute_async",
         "acl.rt.record_event",
-        "acl.rt.stream_wait_event",
         "acl.rt.synchronize_stream",
         "acl.rt.event_elapsed_time",
     ],
@@ -80,6 +79,31 @@ async def test_refused_call(models: Models, call: str, shape: tuple[int, ...]) -
                 assert other.statistics().failed == 0
                 assert await burst(session, shape, 16) == []
                 del caught, error
+
+
+@BOTH
+async def test_a_refused_wait_for_the_execution_before(models: Models, shape: tuple[int, ...]) -> None:
+    """It concerns the request that would have waited; the next one waits in its place."""
+    async with InferSession(0, models.add(shape), depth=3) as session:
+        check(shape, 0, await session.infer(feeds(shape, 0)))
+        with emulator.gate("execute") as gate:
+            first = asyncio.ensure_future(session.infer(feeds(shape, 1)))
+            assert await asyncio.to_thread(gate.wait_reached)
+            emulator.fail("acl.rt.stream_wait_event", CODE)
+            second = asyncio.ensure_future(session.infer(feeds(shape, 2)))
+            while emulator.pending():
+                await asyncio.sleep(0.001)
+            third = asyncio.ensure_future(session.infer(feeds(shape, 3)))
+            while session.statistics().in_flight < 3:
+                await asyncio.sleep(0.001)
+        check(shape, 1, await first)
+        with pytest.raises(AclError) as caught:
+            await second
+        assert (caught.value.call, caught.value.code) == ("acl.rt.stream_wait_event", CODE)
+        del caught
+        check(shape, 3, await third)
+        assert await burst(session, shape, 16) == []
+        assert session.statistics().failed == 1
 
 
 @pytest.mark.pairs
@@ -126,19 +150,20 @@ async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple
         emulator.fail("acl.rt.malloc", 207001, times=2)  # once more when idle memory was given back
         assert await asyncio.wait_for(burst(session, shape, 32), 20) == []
         now = session.statistics()
-        # Small requests share one set, so no other is asked for.
-        assert (now.depth, now.slots, now.failed) == (4 if shape == SMALL else 1, 1, 0)
-        assert bool(emulator.pending()) == (shape == SMALL)
-        emulator.disarm()
+        assert (now.depth, now.slots, now.failed) == (1, 1, 0)
+        assert not emulator.pending()
 
 
 async def test_spare_buffers_are_kept_when_others_cannot_be_made(models: Models) -> None:
     async with InferSession(0, models.add(LARGE), depth=4) as session:
         check(LARGE, 0, await session.infer(feeds(LARGE, 0)))
         emulator.fail("acl.rt.malloc", 207001, after=1, times=2)
-        with emulator.gate("malloc") as gate:
-            first, second = (asyncio.create_task(session.infer(feeds(LARGE, seed))) for seed in (1, 2))
+        with emulator.gate("execute") as running, emulator.gate("malloc") as gate:
+            first = asyncio.create_task(session.infer(feeds(LARGE, 1)))
+            assert await asyncio.to_thread(running.wait_reached, 60)
+            second = asyncio.create_task(session.infer(feeds(LARGE, 2)))
             assert await asyncio.to_thread(gate.wait_reached, 60)
+            running.open()
             check(LARGE, 1, await first)  # its buffers are free now, while others are being made
         check(LARGE, 2, await second)
         now = session.statistics()
@@ -161,7 +186,7 @@ async def test_no_events_or_streams_for_another_set_of_buffers(
             assert await asyncio.to_thread(gate.wait_reached, 60)
         assert await task == []
         assert (session.statistics().failed, session.statistics().depth) == (0, 1)
-    assert f"has no {what} for 2 requests at once" in caplog.text
+    assert f"out of {what} for 2 concurrent requests" in caplog.text
 
 
 async def test_no_memory_at_all(models: Models) -> None:
@@ -208,7 +233,7 @@ async def test_a_buffer_cannot_be_bound(models: Models, what: str) -> None:
 
 
 @pytest.mark.parametrize("hang_timeout", [None, 60])
-@pytest.mark.parametrize(("shape", "stage", "nth"), [(SMALL, "execute", 0), (SMALL, "d2h", 0), (LARGE, "d2h", 1)])
+@pytest.mark.parametrize(("shape", "stage", "nth"), [(SMALL, "execute", 0), (SMALL, "d2h", 0), (LARGE, "d2h", 0)])
 async def test_a_refused_wait_gives_nothing_away(
     models: Models, shape: tuple[int, ...], stage: str, nth: int, hang_timeout: float | None
 ) -> None:

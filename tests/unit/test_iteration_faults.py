@@ -56,7 +56,6 @@ IN_EACH_MODE = ["static", "dymbatch", "dymshape"]
 CALLED = {
     "acl.rt.memcpy_async": IN_EACH_MODE,
     "acl.rt.record_event": IN_EACH_MODE,
-    "acl.rt.stream_wait_event": IN_EACH_MODE,
     "acl.rt.synchronize_stream": IN_EACH_MODE,
     "acl.rt.event_elapsed_time": IN_EACH_MODE,
     "acl.rt.malloc": IN_EACH_MODE,

@@ -84,14 +84,26 @@ async def test_dynamic_shape(models: Models) -> None:
 @pytest.mark.parametrize("call", ["acl.rt.record_event", "acl.rt.stream_wait_event", "acl.rt.reset_event"])
 async def test_an_event_that_was_left_set_is_reset(models: Models, call: str) -> None:
     ones = np.ones(LARGE, np.float32)
-    async with InferSession(0, models.add(LARGE), depth=1) as session:
-        for after in range(8):
-            emulator.fail(call, 107000, after=after)
-            results = await asyncio.gather(*(session.infer([ones, k * ones]) for k in range(3)), return_exceptions=True)
+    struck = 0
+    async with InferSession(0, models.add(LARGE), depth=3) as session:
+        for after in range(6):
+            with emulator.gate("execute") as gate:
+                first = asyncio.ensure_future(session.infer([ones, 0 * ones]))
+                await asyncio.to_thread(gate.wait_reached)
+                emulator.fail(call, 107000, after=after)
+                # Each of these waits for the execution before, on another stream.
+                others = [asyncio.ensure_future(session.infer([ones, k * ones])) for k in range(1, 3)]
+                # One that fails behind its execution waits for the device, and the next one for it.
+                while emulator.pending() and session.statistics().in_flight < 3:
+                    await asyncio.sleep(0.001)
+            results = await asyncio.gather(first, *others, return_exceptions=True)
+            has_struck = not emulator.pending()
             emulator.disarm()
-            assert any(isinstance(result, AclError) for result in results) or after > 5
+            struck += has_struck
+            assert any(isinstance(result, AclError) for result in results) == has_struck
             for k, (total,) in enumerate(await asyncio.gather(*(session.infer([ones, k * ones]) for k in range(3)))):
                 np.testing.assert_array_equal(total, (k + 1) * ones)
+    assert struck >= (1 if call == "acl.rt.reset_event" else 2)
 
 
 # --- other differences ----------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_acl_errors_tell_their_parts_and_pickle(kind: type[AclError]) -> None:
 def test_session_tells_what_it_is() -> None:
     session = InferSession(cast(int, np.int64(3)), "folder/model.onnx", loop=2)
     assert (session.device_id, session.model_path, session.loop, session.closed) == (3, "folder/model.onnx", 2, False)
-    assert repr(session) == "<InferSession 'folder/model.onnx' on cpu device 3, not open>"
+    assert repr(session) == "<InferSession 'folder/model.onnx' on cpu device 3, depth auto, not open>"
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,10 @@ class PinnedPool:
         """Blocks that arrays or slots hold."""
         return self._blocks - self.idle
 
+    def has_idle(self, nbytes: int) -> bool:
+        """Whether a block of that size can be taken without a call of ACL."""
+        return bool(self._idle.get(size_class(nbytes)))
+
     def acquire(self, nbytes: int, *, force: bool = False) -> int | None:
         """Take a block of at least ``nbytes``; ``None`` at the limit unless ``force``."""
         size = size_class(nbytes)

@@ -92,7 +92,7 @@ class DynamicShapes:
         request.is_unproven = True
 
     def proves(self, request: Request, slot: Slot) -> bool:
-        """Whether the outputs of a request that is complete are as expected; if not, it must run again.
+        """Whether the outputs of a request that is complete are as expected; if not, it knows the real ones.
 
         Raises
         ------
@@ -103,7 +103,12 @@ class DynamicShapes:
         if outputs == request.outputs:
             return True
         self._varies = True
+        request.outputs = outputs
         return False
+
+    def holds(self, request: Request, slot: Slot) -> bool:
+        """Whether the buffers of a slot were large enough for the outputs that a request had."""
+        return all(item.nbytes <= _capacity(slot, item.position) for item in request.outputs or ())
 
     def may_be_larger(self, error: BaseException) -> bool:
         """Whether a failure can mean that an output is larger than expected; then the request must run again."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
+from .._buffers.landing import Landing
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
 from ..errors import AclError, BrokenSessionError, DeviceHangError, blames_device
@@ -226,6 +227,9 @@ class Failure:
             if not holdings.wait_idle(self._patience):
                 return False
             for blocks in self._blocks:
+                for block in blocks:
+                    if isinstance(block, Landing):  # an error's frames may hold it as well
+                        block.close()
                 blocks.clear()
             holdings.free()
         except BaseException as exc:  # noqa: BLE001 - it is broken anyway; what could be freed was

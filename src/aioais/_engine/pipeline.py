@@ -7,7 +7,7 @@ from functools import partial
 from .._acl.model import LoadedModel
 from .._bridge.delivery import Delivery
 from .._bridge.stage_threads import StageThreads
-from .._buffers.slot import Slot, executions_per_mark
+from .._buffers.slot import SMALL_OUTPUT, Slot, executions_per_mark
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
 from .._feeds.planner import Planner
@@ -152,7 +152,7 @@ class Pipeline:
         self._router.wait_for_bell()
         if self._router.is_over or self.failure.cause is not None:
             return False
-        self._submit_all(is_finish_thread=False)
+        self._submit_all()
         return True
 
     def _finish_step(self) -> bool:
@@ -174,22 +174,30 @@ class Pipeline:
             return False
         if self._stages.finish(batch):
             self._free(batch)
-            self._submit_all(is_finish_thread=True)  # before the loop is woken, which takes the GIL
+            self._submit_all(is_finish_thread=True, has_results=True)  # before the loop is woken, which takes the GIL
             self._end(batch.requests)
         else:
             router.going_on.append(batch)
         self._delivery.give_way()
         return True
 
-    def _submit_all(self, is_finish_thread: bool) -> None:
-        """Submit what can be submitted; the finish thread leaves it to the other one where that is at it already."""
+    def _submit_all(self, is_finish_thread: bool = False, has_results: bool = False) -> None:
+        """Submit what can be submitted; the finish thread leaves it to the other one where that is at it already.
+
+        Parameters
+        ----------
+        is_finish_thread
+            Called in the finish thread.
+        has_results
+            It has results that are not delivered yet.
+        """
         router = self._router
         while router.has_work() and self.failure.cause is None:
             if not router.submitting.acquire(blocking=not is_finish_thread):
                 return  # the thread that has it looks again after it has released it
             try:
                 while True:
-                    if is_finish_thread and router.submitted and not self._is_quick():
+                    if is_finish_thread and (has_results or router.submitted) and not self._is_quick():
                         return  # the other thread is woken for it before this one waits
                     batch = self._next()
                     if batch is None:
@@ -204,15 +212,15 @@ class Pipeline:
         """Whether what comes next can be submitted without holding up results that are due."""
         router = self._router
         if router.going_on:
-            plan = router.going_on[0].requests[0].plan
-            return plan.dynamic_shapes is None
+            return router.going_on[0].requests[0].plan.dynamic_shapes is None
         if not router.line:
             return True
         plan = router.line[0].plan
-        return (
-            self.slots.has_free
-            and not plan.is_large
-            and (plan.dynamic_shapes is None or self._knows_outputs(plan) is not None)
+        outputs = plan.outputs if plan.dynamic_shapes is None else self._knows_outputs(plan)
+        if plan.is_large or not self.slots.has_free or (outputs is None and plan.dynamic_shapes is not None):
+            return False
+        return self.device.is_shared or all(
+            item.nbytes <= SMALL_OUTPUT or self.device.pinned.has_idle(item.nbytes) for item in outputs or ()
         )
 
     def _next(self) -> Batch | None:

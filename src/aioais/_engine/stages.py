@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Final
 
@@ -172,13 +173,18 @@ class Stages:
             self._stage(batch, request, commands, feeds)
         self._dynamic.run(request, slot)
         batch.number = self._executions.count()
-        if is_last:
-            back = self._cache.step(request, slot, None, (False, True))
-            executions = len(slot.executions)
-            spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
-            commands = commands._replace(spans=spans, landing=back.landing, copies_back=back.copies_back)
-            self._executions.queue(back.back)
         batch.queued = [(request, commands)]
+        if is_last:
+            self._copy_back(batch, request, commands)
+
+    def _copy_back(self, batch: Batch, request: Request, commands: CommandList) -> None:
+        """Queue the copies of outputs that are known now, behind a run that is complete."""
+        slot, executions = batch.slot, len(batch.slot.executions)
+        back = self._cache.step(request, slot, None, (False, True))
+        spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
+        commands = commands._replace(spans=spans, landing=back.landing, copies_back=back.copies_back)
+        batch.queued = [(request, commands)]
+        self._executions.queue(back.back)
 
     def _begin(self, request: Request) -> list[Any] | None:
         """Take the feeds of a request that starts; ``None`` for one that has started before."""
@@ -252,7 +258,7 @@ class Stages:
                     rows.append(row)
                     queued.append(request.queued_ms)
         if rows and commands is not None:
-            self._book(requests[0], rows, queued, commands)
+            self._book_all(requests[0], rows, queued, commands)
         for request in requests:
             has_failed = has_failed or request.error is not None
             self._end(request, slot, commands)
@@ -262,27 +268,37 @@ class Stages:
 
     def _goes_on(self, batch: Batch, request: Request) -> bool:
         """Whether another step follows, or the same again with its outputs asked for."""
-        slot = batch.slot
         try:
-            if request.is_unproven and not request.was_cancelled:
-                error = request.error
-                is_right = error is None and self._dynamic.proves(request, slot)
-                if not is_right and (error is None or self._dynamic.may_be_larger(error)):
-                    request.error, request.must_wait, request.is_unproven = None, True, False
-                    request.blocks.clear()
-                    return True
+            if request.is_unproven and not request.was_cancelled and self._must_run_again(batch, request):
+                request.error, request.must_wait, request.is_unproven = None, True, False
+                return True
             if isinstance(request, IterationRequest) and not request.is_last:
                 if request.error is not None or request.was_cancelled:
                     return False
                 _, commands = batch.queued.pop()
                 row = read_times(self._device.library, commands.spans)
-                self._times.add_step(row, commands.copies_in)
+                self._book(self._times.add_step, row, commands.copies_in)
                 request.earlier_h2d += sum(row[: commands.copies_in])
                 request.earlier_execute += sum(row[commands.copies_in :])
                 request.next_step()
                 return True
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
             self.fail(request, exc)
+        return False
+
+    def _must_run_again(self, batch: Batch, request: Request) -> bool:
+        """Whether the outputs of a request were not as expected and cannot be read from where they are."""
+        dynamic, slot = self._dynamic, batch.slot
+        if request.error is not None:
+            return dynamic.may_be_larger(request.error)
+        if dynamic.proves(request, slot):
+            return False
+        request.blocks.clear()
+        if not dynamic.holds(request, slot):
+            return True
+        # The copies back were those of other shapes: they are made once more.
+        self._copy_back(batch, request, batch.queued[0][1])
+        slot.stream.synchronize()
         return False
 
     def _make_result(self, request: Request, commands: CommandList, slot: Slot) -> None:
@@ -293,11 +309,18 @@ class Stages:
         else:
             request.result = make_arrays(outputs, commands.landing, self._device, slot)
 
-    def _book(self, first: Request, rows: list[list[float]], queued: list[float], commands: CommandList) -> None:
+    def _book_all(self, first: Request, rows: list[list[float]], queued: list[float], commands: CommandList) -> None:
         if isinstance(first, IterationRequest) and not first.is_first:
-            self._times.add_last_step(rows[0], queued[0], first.earlier_h2d, first.earlier_execute)
+            earlier = first.earlier_h2d, first.earlier_execute
+            self._book(self._times.add_last_step, rows[0], queued[0], *earlier)
         else:
-            self._times.add(rows, queued, commands.copies_in, commands.copies_back)
+            self._book(self._times.add, rows, queued, commands.copies_in, commands.copies_back)
+
+    def _book(self, add: Callable[..., None], *times: Any) -> None:
+        try:
+            add(*times)
+        except Exception:  # noqa: BLE001 - times are lost; no request fails because of that
+            _log.exception("times of requests could not be booked")
 
     def _end(self, request: Request, slot: Slot, commands: CommandList | None) -> None:
         draft = request.draft
