@@ -21,20 +21,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "_acl": {"errors", "types"},
     "_bridge": {"errors"},
-    "_path": {"errors", "types", "summary", "tensor", "timing", "_acl", "_bridge"},
+    "_device": {"errors", "summary", "_acl", "_bridge"},
+    "tensor": {"errors", "_acl", "_bridge", "_device"},
+    "_feeds": {"errors", "types", "tensor", "_acl", "_device"},
+    "_buffers": {"errors", "_acl", "_device", "_feeds"},
+    "_engine": {"errors", "types", "summary", "timing", "tensor", "_acl", "_bridge", "_device", "_feeds", "_buffers"},
+    "_sources": {"errors", "_engine"},
     "timing": {"errors"},
     "trace": {"timing", "_bridge"},
     "_multi": {
         "errors",
         "types",
-        "session",  # the engine: one of them per device
         "_acl.library",
         "_acl.process",  # to count the devices
         "_bridge",
-        "_path.opening",
-        "_path.request",
-        "_path.source",
-        "_path.streaming",
+        "_engine.core",  # one for each device
+        "_engine.options",
+        "_engine.request",
+        "_sources",
     },
     "_atc": {"errors", "emulator.metadata"},
     # The checks of an `acl` know what the engine calls (its Protocols), and nothing of the engine; the rest of the kit
@@ -43,47 +47,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "emulator": {"_acl.constants", "_acl.codes"},  # a fake must not be built from the code it checks
 }
 
-PATH_SHARED: dict[str, str] = {
-    # Modules of `_path` that are no step of the path: why every stage may import them.
-    "request": "the record that travels",
-    "draft": "a record: the times of a request that somebody records",
-    "plan": "a record: what a kind of request will do",
-    "slot": "a record: the buffers of one request in flight",
-    "device": "what all stages and sessions of a device share",
-    "copies": "moves what belongs to no request: part of the device",
-    "clock": "what a session has measured; stages do not import it, the admission does",
-    "slot_pool": "the slots of a session",
-    "shortage": "what a device does when its memory ends: part of the device",
-    "cells": "a record: the ACL calls of a request, prepared",
-    "landing": "a record: where an output arrives",
-    "dynamic": "executions of dynamic shape: part of the execute step",
-    "source": "reads a source of feeds, no knowledge of requests",
-    "arrays": "views of feeds, no knowledge of the model",
-}
-
-PATH_KNOWS_THE_ORDER = {
-    "admission",
-    "breakage",
-    "holdings",
-    "bursts",
-    "entrance",
-    "pipeline",
-    "prepared",
-    "steps",
-    "iteration",
-    "opening",
-    "lifecycle",
-    "streaming",
-    "upload",
-}
-"""Modules of `_path` that may import the stages."""
-
 NEVER: dict[str, set[str]] = {
     # Foreign modules that a layer may not import, not even inside a function.
     "errors": {"asyncio", "anyio", "uvloop"},
     "types": {"asyncio", "anyio", "uvloop"},
     "_acl": {"asyncio", "anyio", "uvloop"},  # plain blocking calls, for whatever thread calls
-    "_path": {"anyio"},  # per request its primitives cost too much; it is for structure between sessions
+    # Per request its primitives cost too much; it is for structure between sessions.
+    "_device": {"anyio", "asyncio"},
+    "_feeds": {"anyio", "asyncio"},
+    "_buffers": {"anyio", "asyncio"},
+    "_engine": {"anyio"},
+    "_sources": {"anyio"},
     "_bridge": {"numpy", "anyio"},  # it knows threads and loops, no data and no device
     "_atc": {"errors", "emulator.metadata"},
     "emulator": {"asyncio", "anyio", "uvloop"},
@@ -99,9 +73,6 @@ ONLY_IN: dict[str, set[str]] = {
 
 ONLY_LAZILY = {"onnx", "onnxruntime", "torch"}
 """Optional or slow to import: inside a function or under TYPE_CHECKING only."""
-
-LAZY_CIRCLES = {"_path"}
-"""Layers whose lazy imports may close a circle; none other may."""
 
 CONFORMANCE_MAY_IMPORT = {"_acl.api", "_acl.codes", "_acl.constants", "types"}
 """What ``testing.conformance`` may import of ours: it must not know the emulator, which it checks like any other."""
@@ -214,12 +185,6 @@ def root_of(target: str) -> str:
     return target.partition(".")[0]
 
 
-def is_stage(target: str) -> bool:
-    """Whether a module of ours is a step of the path, neither shared nor the order."""
-    layer, _, rest = target.partition(".")
-    return layer == "_path" and rest.partition(".")[0] not in PATH_SHARED.keys() | PATH_KNOWS_THE_ORDER
-
-
 def report(wrong: list[str]) -> str:
     return "\n".join(["against the house rules:", *wrong])
 
@@ -263,18 +228,6 @@ def test_the_checks_of_an_acl_know_neither_engine_nor_emulator() -> None:
     assert not wrong, report(wrong)
 
 
-def test_only_the_order_knowers_import_stages() -> None:
-    knowers = {f"_path.{name}" for name in PATH_KNOWS_THE_ORDER}
-    wrong = [
-        f"{module.where(found.line)} imports {found.target}, a stage"
-        for module in MODULES
-        if module.name not in knowers
-        for found in module.imports
-        if found.ours and is_stage(found.target)
-    ]
-    assert not wrong, report(wrong)
-
-
 def circle_in(graph: dict[str, set[str]]) -> list[str]:
     """Give the modules of a circle of imports, empty without one."""
     try:
@@ -287,11 +240,7 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
 def test_no_imports_in_a_circle() -> None:
     """Lazy ones and those for type checkers count too: who reads a module reads what it names."""
     graph = {
-        module.name: {
-            found.target
-            for found in module.imports
-            if found.ours and found.target != module.name and not (found.lazy and module.layer in LAZY_CIRCLES)
-        }
+        module.name: {found.target for found in module.imports if found.ours and found.target != module.name}
         for module in MODULES
     }
     circle = circle_in(graph)
@@ -350,10 +299,8 @@ def test_the_tables_name_what_exists() -> None:
     names = {module.name for module in MODULES}
     layers = {module.layer for module in MODULES}
     gone = [f"LONG_FILES: {name}" for name in LONG_FILES if not (SRC / name).is_file()]
-    gone += [f"LAZY_CIRCLES: {name}" for name in LAZY_CIRCLES if name not in layers]
     gone += [f"MAY_IMPORT: {name}" for name in MAY_IMPORT if name not in layers]
     gone += [f"NEVER: {name}" for name in NEVER if name not in layers]
-    gone += [f"_path/{name}" for name in PATH_SHARED.keys() | PATH_KNOWS_THE_ORDER if f"_path.{name}" not in names]
     assert not gone, report(gone)
 
 

@@ -14,8 +14,7 @@ from .._bridge.offload import wait_given_up
 from .._device.device import Device, live_devices
 from ..tensor import live_tensors
 from .failure import free_what_was_left
-from .live import live_pipelines
-from .pipeline import Pipeline
+from .pipeline import Pipeline, live_pipelines
 
 __all__ = ["finalize_all"]
 

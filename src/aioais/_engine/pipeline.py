@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
 from functools import partial
 
 from .._acl.model import LoadedModel
@@ -13,7 +15,6 @@ from .._device.device import Device
 from .._feeds.planner import Planner
 from ..timing import Recording
 from ..types import SessionStatistics
-from . import live
 from .admission import Admission
 from .batch import Batch, fill
 from .dynamic_shape import DynamicShapes
@@ -26,7 +27,11 @@ from .routing import Router
 from .stages import Stages
 from .times import Times
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "live_pipelines"]
+
+_live: set[Pipeline] = set()
+"""The pipelines that have not ended."""
+_live_lock = threading.Lock()  # guards the set
 
 
 class Pipeline:
@@ -92,7 +97,9 @@ class Pipeline:
             self.slots.close()
             executions.close()
             raise
-        live.begin(self)
+        with _live_lock:
+            _live.add(self)
+        self.closed.add_done_callback(self._ended)
 
     # --------------------------------------------------------------------------------- the loop
     def submit(self, request: Request) -> None:
@@ -138,6 +145,10 @@ class Pipeline:
         """Wait for the threads once ``closed`` is done: microseconds, as their last step is."""
         if self.failure.cause is None:
             self._threads.join()
+
+    def _ended(self, _: Future[None]) -> None:
+        with _live_lock:
+            _live.discard(self)
 
     def _drained(self) -> None:
         self._router.is_over = True
@@ -274,3 +285,9 @@ class Pipeline:
         """Count requests as ended, and have the loop set their futures."""
         self.admission.leave(requests)
         self._delivery.post(requests)
+
+
+def live_pipelines() -> list[Pipeline]:
+    """List the pipelines that have not ended."""
+    with _live_lock:
+        return [pipeline for pipeline in _live if not pipeline.closed.done()]
