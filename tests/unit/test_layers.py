@@ -296,7 +296,6 @@ def test_a_file_has_one_subject() -> None:
 
 
 def test_the_tables_name_what_exists() -> None:
-    names = {module.name for module in MODULES}
     layers = {module.layer for module in MODULES}
     gone = [f"LONG_FILES: {name}" for name in LONG_FILES if not (SRC / name).is_file()]
     gone += [f"MAY_IMPORT: {name}" for name in MAY_IMPORT if name not in layers]
