@@ -186,7 +186,7 @@ class Gate:
     Parameters
     ----------
     stage : str
-        One of :data:`STAGES`.
+        What it stops, as in :func:`aioais.emulator.gate`.
     device : int, optional
         Only this device's operations.
     """
