@@ -47,7 +47,7 @@ def test_the_examples_were_found() -> None:
     "script",
     [
         pytest.param(script, marks=[pytest.mark.slow] if script in SLOW else [])
-        for script in sorted(set(SCRIPTS) - HELPERS - set(PROGRAMS))
+        for script in sorted(set(SCRIPTS) - set(PROGRAMS))
     ],
 )
 @pytest.mark.usefixtures("fresh")

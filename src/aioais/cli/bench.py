@@ -113,7 +113,7 @@ async def _measure(
 
     session = aioais.InferSession(device, model, loop=loop, depth=depth, platform=cast("Platform | None", platform))
     async with session:
-        feeds = _random_feeds(core_of(session).opened().info, shape)
+        feeds = await _feeds(session, shape)
         latency_ms: list[float] = []
 
         async def request(number: int) -> None:
@@ -140,7 +140,7 @@ async def _measure(
 
 async def _feeds(session: aioais.InferSession, text: str | None) -> list[np.ndarray]:
     """Make the feeds; if dims are open that the caller did not give, raise with shapes that were tried and run."""
-    info = session._opened().info
+    info = core_of(session).opened().info
     given = {} if text is None else _read_shapes(text)
     shapes = _shapes(info, given)
     open_inputs = [name for name, dims in shapes.items() if any(dim < 0 for dim in dims)]
