@@ -21,7 +21,9 @@ PYTHON = {
         "exception:TimeoutError exception:TypeError exception:ValueError"
     ),
     "library/constants.html": "data:None data:NotImplemented",
-    "library/typing.html": "data:typing.Any data:typing.Literal data:typing.NoReturn data:typing.Self class:typing.NamedTuple",
+    "library/typing.html": (
+        "data:typing.Any data:typing.Literal data:typing.NoReturn data:typing.Self class:typing.NamedTuple"
+    ),
     "library/types.html": "class:types.ModuleType class:types.TracebackType",
     "library/collections.abc.html": (
         "class:collections.abc.AsyncGenerator class:collections.abc.AsyncIterable class:collections.abc.Awaitable "
@@ -43,7 +45,7 @@ NUMPY = {
 
 
 def inventory(project: str, version: str, pages: dict[str, str]) -> bytes:
-    """Return an inventory in Sphinx's format 2: a header, and compressed lines ``name domain:kind priority place -``."""
+    """Return an inventory in Sphinx's format 2: a header, and compressed lines ``name kind priority place -``."""
     lines = []
     for page, names in pages.items():
         for entry in names.split():
