@@ -117,7 +117,7 @@ def test_the_frequent_codes_are_explained() -> None:
     assert not {code for code in explained if code not in CODES}
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for module in ("sphinx", "furo", "myst_parser", "sphinx_copybutton"):
         pytest.importorskip(module)
