@@ -57,7 +57,7 @@ napoleon_google_docstring = False
 napoleon_use_rtype = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_class_signature = "separated"
+autodoc_class_signature = "mixed"
 autodoc_type_aliases = {name: f"aioais.{name}" for name in ("Check", "Feeds", "Mode")}
 python_maximum_signature_line_length = 100
 
@@ -84,16 +84,36 @@ LATER = ("ais_bench",)
 def prepare(app: Any, docname: str, source: list[str]) -> None:
     """Point relative links that leave docs/ at the repository: they work on GitHub and on the site."""
     for page in LATER:
-        if docname == "index" and not (HERE / f"{page}.md").is_file():
-            source[0] = source[0].replace(f"\n{page}\n", "\n")
+        if not (HERE / f"{page}.md").is_file():
+            source[0] = source[0].replace(f"\n{page}\n", "\n").replace(f"]({page}.md", f"]({REPOSITORY}#{page}")
     if docname != "changelog":
         source[0] = re.sub(r"\]\(\.\./([^)\s]*)\)", rf"]({REPOSITORY}/blob/main/\1)", source[0])
+
+
+NOT_CALLED = {
+    "aioais.DeviceInfo",
+    "aioais.DeviceStatistics",
+    "aioais.InferSummary",
+    "aioais.PipelineOutput",
+    "aioais.Recording",
+    "aioais.RequestTiming",
+    "aioais.SessionStatistics",
+    "aioais.Span",
+    "aioais.StageTime",
+    "aioais.StreamOutput",
+    "aioais.Tensor",
+    "aioais.TensorDesc",
+    "aioais.Trace",
+}
+"""Classes that programs get and do not make: their parameters are no part of the reference."""
 
 
 def name_aliases(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
     """Write a type alias by its name where Sphinx writes its parts, as it does inside other types."""
+    if what == "class" and name in NOT_CALLED:
+        return "", None
     if signature:
         signature = re.sub(r"TypeAliasForwardRef\('aioais\.(\w+)'\)|aioais\.(?=Check|Feeds|Mode)", r"\1", signature)
         signature = re.sub(
