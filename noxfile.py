@@ -128,13 +128,15 @@ def tests_oldest(session: nox.Session) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Run every example as a user would: from the installed package, each in a process of its own."""
-    session.install(f".[{EXTRAS}]", *group("serving"))
+    """Run every example as a user would: from the installed package, each in a process of its own, notebooks too."""
+    session.install(f".[{EXTRAS}]", *group("serving", "notebook"))
     scripts = sorted((ROOT / "examples").rglob("*.py"))
     assert scripts, "no examples found"
     session.chdir(session.create_tmp())
     for script in scripts:
         session.run("python", str(script))
+    for notebook in sorted((ROOT / "examples").rglob("*.ipynb")):
+        session.run("jupyter", "execute", str(notebook))
 
 
 @nox.session
