@@ -147,6 +147,23 @@ async def test_fastapi_survives_a_request_that_fails(aioais_devices: EmulatedDev
         assert (await client.post("/infer", content=BODY)).status_code == 200
 
 
+async def test_the_smallest_service_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(compile(page.partition("```python\n")[2].partition("```")[0], "serving.md", "exec"), names)
+    app = names["app"]
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        assert (await client.post("/infer", json=IMAGES[0].reshape(8, 8).tolist())).json() == {"digit": DIGIT}
+        for wrong in ([[0.0] * 8] * 7, [[1.0], [1.0, 2.0]], []):
+            refused = await client.post("/infer", json=wrong)
+            assert refused.status_code == 400
+            assert refused.json()["detail"]
+
+
 # --- aiohttp ------------------------------------------------------------------------------------
 
 
