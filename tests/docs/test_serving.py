@@ -316,9 +316,12 @@ class BoundedBroker(consumer.Broker):
             self._polling.cancel()
 
 
+DEPTH = 4
+
+
 async def run(broker: consumer.Broker, polling: anyio.CancelScope) -> None:
     sender, receiver = anyio.create_memory_object_stream[consumer.Message](consumer.BUFFER)
-    async with receiver, MultiDeviceSession(DIGITS_MODEL) as session, anyio.create_task_group() as tasks:
+    async with receiver, MultiDeviceSession(DIGITS_MODEL, depth=DEPTH) as session, anyio.create_task_group() as tasks:
         tasks.start_soon(consumer.poll, broker, sender, polling)
         await consumer.consume(broker, session, receiver)
 
@@ -335,8 +338,9 @@ async def test_the_consumer_takes_no_more_than_it_can_hold() -> None:
     await run(broker, polling)
     assert len(broker.answers) >= 200
     assert list(broker.answers) == sorted(broker.answers)
-    # One in hand, those in the inbox, one between inbox and stream, four times the depth of both devices.
-    assert broker.most <= 1 + consumer.BUFFER + 1 + 4 * 2 * 4
+    # One in hand, those in the inbox, one between inbox and stream, and four times what the stream may hold: the depth
+    # of both devices and as many items read ahead.
+    assert broker.most <= 1 + consumer.BUFFER + 1 + 4 * 2 * (DEPTH + DEPTH)
 
 
 @pytest.mark.usefixtures("two_devices")
