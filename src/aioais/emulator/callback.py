@@ -33,14 +33,14 @@ class Call:
     __slots__ = ("argument", "block", "done", "function", "is_posted", "mark", "time")
 
     def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, mark: Mark) -> None:
-        self.mark = mark
+        self.mark: Mark = mark
         """Its place in the stream: what comes before is finished once the host runs the function."""
-        self.function = function
-        self.argument = argument
-        self.block = block
-        self.is_posted = False
-        self.done = False
-        self.time = 0.0
+        self.function: Callable[[Any], Any] = function
+        self.argument: Any = argument
+        self.block: bool = block
+        self.is_posted: bool = False
+        self.done: bool = False
+        self.time: float = 0.0
 
 
 class Reporter:
@@ -49,10 +49,10 @@ class Reporter:
     __slots__ = ("calls", "changed", "streams", "thread_id")
 
     def __init__(self, thread_id: int) -> None:
-        self.thread_id = thread_id
+        self.thread_id: int = thread_id
         self.streams: list[Stream] = []
         self.calls: deque[Call] = deque()
-        self.changed = threading.Condition()
+        self.changed: threading.Condition = threading.Condition()
 
     def notify(self) -> None:
         """Wake the thread, and whoever waits for a callback of it."""

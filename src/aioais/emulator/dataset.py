@@ -29,11 +29,11 @@ class DataBuffer:
     __slots__ = ("address", "datasets", "handle", "is_alive", "size")
 
     def __init__(self, address: int, size: int) -> None:
-        self.address = address
-        self.size = size
-        self.is_alive = True
+        self.address: int = address
+        self.size: int = size
+        self.is_alive: bool = True
         self.datasets: list[Dataset] = []
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         data_buffers[self.handle] = self
 
     def point(self, address: int, size: int) -> None:
@@ -53,9 +53,9 @@ class Dataset:
         self.buffers: list[DataBuffer] = []
         self.descs: dict[int, TensorDesc] = {}
         self.gear: tuple[int, ...] | None = None
-        self.version = 0
+        self.version: int = 0
         """Changes with everything that matters to an execution."""
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         datasets[self.handle] = self
 
     def describe(self, index: int, desc: TensorDesc | None) -> None:

@@ -38,16 +38,16 @@ class Device:
     )
 
     def __init__(self, index: int) -> None:
-        self.index = index
-        self.count = 0
-        self.used = 0
+        self.index: int = index
+        self.count: int = 0
+        self.used: int = 0
         self.peers: set[int] = set()
-        self.stream_ids = itertools.count(1)  # 0 stands for none
-        self.h2d = Engine("h2d")
-        self.execute = Engine("execute")
-        self.d2h = Engine("d2h")
-        self.d2d = Engine("d2d")
-        self.is_virtual = False
+        self.stream_ids: itertools.count[int] = itertools.count(1)  # 0 stands for none
+        self.h2d: Engine = Engine("h2d")
+        self.execute: Engine = Engine("execute")
+        self.d2h: Engine = Engine("d2h")
+        self.d2d: Engine = Engine("d2d")
+        self.is_virtual: bool = False
         """Whether any timing is dialled: if so, time is that of the engines' timelines."""
 
 

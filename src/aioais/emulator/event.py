@@ -58,16 +58,16 @@ class Event:
     __slots__ = ("device", "flags", "handle", "is_extended", "is_recorded_again", "is_sticky", "record", "waited")
 
     def __init__(self, device: Device, flags: int, extended: bool, sticky: bool) -> None:
-        self.device = device
-        self.flags = flags
-        self.is_extended = extended
-        self.is_sticky = sticky
-        self.is_recorded_again = False
+        self.device: Device = device
+        self.flags: int = flags
+        self.is_extended: bool = extended
+        self.is_sticky: bool = sticky
+        self.is_recorded_again: bool = False
         """Sticky, and recorded again without a reset."""
         self.record: Record | None = None
         self.waited: tuple[Stream, Record] | None = None
         """Last ``stream_wait_event``: the waiting stream and the mark behind the wait."""
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         events[self.handle] = self
 
 

@@ -66,9 +66,9 @@ class Fault:
     __slots__ = ("after", "code", "times")
 
     def __init__(self, code: int, after: int, times: int) -> None:
-        self.code = code
-        self.after = after
-        self.times = times
+        self.code: int = code
+        self.after: int = after
+        self.times: int = times
 
     def strike(self) -> bool:
         """Count one call; tell whether it fails."""
@@ -194,7 +194,7 @@ class Gate:
     def __init__(self, stage: str, device: int | None) -> None:
         self.stage = stage
         self.device = device
-        self.reached = 0
+        self.reached: int = 0
         """How many operations have come to the gate so far."""
         self._open = False
         self._changed = threading.Condition()

@@ -8,6 +8,7 @@ address is never used twice. Facts: pyACL reference, Huawei's memory pages (alig
 from __future__ import annotations
 
 import ctypes
+import threading
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from threading import Lock
@@ -70,15 +71,15 @@ class Block:
     __slots__ = ("address", "array", "device", "is_alive", "pointer", "size", "uses")
 
     def __init__(self, size: int, device: Device | None) -> None:
-        self.size = size
-        self.device = device
-        self.is_alive = True
+        self.size: int = size
+        self.device: Device | None = device
+        self.is_alive: bool = True
         self.uses: list[Any] = []
         """The ways in which models use it, see ``memory_use``."""
         self.array: Any = np.empty(size + SLACK + _ALIGN, np.uint8)
         start = int(self.array.ctypes.data)
-        self.pointer = (start + _ALIGN - 1) // _ALIGN * _ALIGN
-        self.address = self.pointer
+        self.pointer: int = (start + _ALIGN - 1) // _ALIGN * _ALIGN
+        self.address: int = self.pointer
         if state.settings.poison:
             ctypes.memset(self.pointer, FRESH, size)
 
@@ -119,15 +120,15 @@ class Heap:
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.lock = Lock()
+        self.lock: threading.Lock = Lock()
         """Guards the live and the freed blocks; only the look-up of a whole block does without it."""
         self._live = Places()
         self._freed = Places()
-        self.blocks = self._live.blocks
+        self.blocks: OrderedDict[int, Block] = self._live.blocks
         """The live blocks by address."""
-        self.quarantined = 0
-        self.bytes = 0
-        self.epoch = 0
+        self.quarantined: int = 0
+        self.bytes: int = 0
+        self.epoch: int = 0
         """Changes with every free: what was resolved in the same epoch is still good."""
         self.unused = _BASE
         """The first address that no device has had yet: all devices take theirs from one row."""
@@ -190,8 +191,8 @@ class Heap:
         return None if block is None else f"{self.what} {block.address:#x} of {block.size} bytes, already freed"
 
 
-device_memory = Heap("device memory")
-host_memory = Heap("pinned host memory")
+device_memory: Heap = Heap("device memory")
+host_memory: Heap = Heap("pinned host memory")
 register(
     device_memory.clear,
     device_blocks=lambda: len(device_memory.blocks),

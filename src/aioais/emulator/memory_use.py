@@ -41,14 +41,14 @@ class Use:
     __slots__ = ("is_retired", "last", "owner", "parts", "rivals")
 
     def __init__(self, owner: int, ranges: list[Range]) -> None:
-        self.owner = owner
+        self.owner: int = owner
         self.last: tuple[Ordered, int] | None = None
         """The last execution."""
-        self.is_retired = False
+        self.is_retired: bool = False
         """The model is executed in this way no more."""
         self.rivals: list[Use] = []
         # Addresses only: blocks know their uses, and a circle would keep their memory.
-        self.parts = [(part.start, part.stop, part.is_written) for part in ranges]
+        self.parts: list[tuple[int, int, bool]] = [(part.start, part.stop, part.is_written) for part in ranges]
         with _lock:
             for block in {id(part.block): part.block for part in ranges}.values():
                 others = [use for use in block.uses if not use.is_over()]

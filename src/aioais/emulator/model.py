@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import threading
 from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -74,32 +75,32 @@ class Model:
     def __init__(
         self, info: ModelInfo, engine: OrtModel, context: Context, name: str = "", probe: Probe | None = None
     ) -> None:
-        self.info = info
-        self.name = name
-        self.probe = probe
-        self.engine = engine
-        self.context = context
-        self.device = context.device
+        self.info: ModelInfo = info
+        self.name: str = name
+        self.probe: Probe | None = probe
+        self.engine: OrtModel = engine
+        self.context: Context = context
+        self.device: Device = context.device
         self.manner: str | None = None
         """``execute`` or ``execute_async``: the first call decides for static models."""
         self.gear: int | None = None
         """The gear last set on this model, which ``get_cur_output_dims`` reports."""
         self.last: tuple[Ordered, int] | None = None
         """The last execution: its stream, and when it was submitted."""
-        self.own = Ordered()
+        self.own: Ordered = Ordered()
         """Stands for the stream inside AscendCL that synchronous executions run on."""
-        self.submitted = 0
-        self.finished = 0
-        self.guard = Lock()
+        self.submitted: int = 0
+        self.finished: int = 0
+        self.guard: threading.Lock = Lock()
         """Held while the model computes: it has one set of work memory."""
         self.plans: dict[Any, Any] = {}
         self.bindings: OrderedDict[Any, Any] = OrderedDict()
-        self.handle = next(model_ids)
+        self.handle: int = next(model_ids)
         models[self.handle] = self
 
 
 models: dict[int, Model] = table("models")
-model_ids = itertools.count(1)
+model_ids: itertools.count[int] = itertools.count(1)
 
 
 def open_model(source: str | bytes) -> tuple[ModelInfo, OrtModel]:

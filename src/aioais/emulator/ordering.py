@@ -14,11 +14,12 @@ both along, waiting for it merges them into the waiting stream.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from threading import Lock
 
 __all__ = ["Mark", "Ordered", "has_finished", "is_ordered", "note_finished", "note_wait", "tick"]
 
-tick = itertools.count(1).__next__
+tick: Callable[[], int] = itertools.count(1).__next__
 """The next number of the clock; a C function, so that threads never get one number twice."""
 
 _lock = Lock()
@@ -34,7 +35,7 @@ class Ordered:
         self.behind: dict[Ordered, int] = {}
         """For other streams: what they were given before this number runs before what comes next here. Replaced,
         never changed, so that records may keep it."""
-        self.known = 0
+        self.known: int = 0
         """The host knows that what was submitted before this number is finished."""
 
 
@@ -44,9 +45,9 @@ class Mark:
     __slots__ = ("behind", "number", "stream")
 
     def __init__(self, stream: Ordered) -> None:
-        self.stream = stream
-        self.number = tick()
-        self.behind = stream.behind
+        self.stream: Ordered = stream
+        self.number: int = tick()
+        self.behind: dict[Ordered, int] = stream.behind
 
 
 def note_wait(stream: Ordered, mark: Mark) -> None:

@@ -15,8 +15,8 @@ from .context import Context
 from .dataset import Dataset, datasets
 from .errors import DeviceError, EmulatorError
 from .gears import decode
+from .memory import Block, device_memory
 from .memory import allocate as allocate_block
-from .memory import device_memory
 from .memory_use import Range, Use
 from .model import Model
 from .ort import Binding, Bound
@@ -76,15 +76,15 @@ class Plan:
         dataset: Dataset,
         stamp: tuple[int, int, int],
     ) -> None:
-        self.model = model
-        self.inputs = inputs
-        self.outputs = outputs
+        self.model: Model = model
+        self.inputs: list[Region] = inputs
+        self.outputs: list[Region] = outputs
         self.shapes = shapes
-        self.gear = gear
-        self.dataset = dataset
-        self.stamp = stamp
-        self.blocks = [region.block for region in (*inputs, *outputs) if region.block is not None]
-        self.use = Use(
+        self.gear: int | None = gear
+        self.dataset: Dataset = dataset
+        self.stamp: tuple[int, int, int] = stamp
+        self.blocks: list[Block] = [region.block for region in (*inputs, *outputs) if region.block is not None]
+        self.use: Use = Use(
             model.handle,
             [
                 Range(region.block, region.pointer, region.pointer + region.size, is_output)
@@ -93,7 +93,7 @@ class Plan:
                 if region.block is not None and region.size
             ],
         )
-        self.has_scratch = False
+        self.has_scratch: bool = False
         self.binding: Binding | None = None
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)

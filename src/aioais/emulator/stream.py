@@ -7,6 +7,7 @@ synchronise always shows, and threads that wait for different streams work in pa
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
@@ -38,9 +39,9 @@ class Failure:
     __slots__ = ("code", "is_reported", "text")
 
     def __init__(self, code: int, text: str) -> None:
-        self.code = code
-        self.text = text
-        self.is_reported = False
+        self.code: int = code
+        self.text: str = text
+        self.is_reported: bool = False
 
 
 class Record(Mark):
@@ -52,9 +53,9 @@ class Record(Mark):
 
     def __init__(self, stream: Stream, submitted: float) -> None:
         super().__init__(stream)
-        self.submitted = submitted
-        self.done = False
-        self.time = 0.0
+        self.submitted: float = submitted
+        self.done: bool = False
+        self.time: float = 0.0
 
 
 class Stream(Ordered):
@@ -91,27 +92,27 @@ class Stream(Ordered):
 
     def __init__(self, context: Context, priority: int, registered: bool = True) -> None:
         super().__init__()
-        self.context = context
-        self.device = context.device
-        self.priority = priority
+        self.context: Context = context
+        self.device: Device = context.device
+        self.priority: int = priority
         self.queue: deque[Operation] = deque()
-        self.lock = Lock()
+        self.lock: threading.Lock = Lock()
         """Held by the thread that runs this stream's work."""
         self.sleepers: deque[Any] = deque()
         """Locks of threads that wait for a record or for their turn to run."""
-        self.tail = 0.0
+        self.tail: float = 0.0
         """When the last operation that has run ended."""
         self.failure: Failure | None = None
         self.reporter: Any = None
-        self.blocking = 0
+        self.blocking: int = 0
         """Queued callbacks that the stream waits for."""
-        self.halt_on_failure = False
-        self.is_halted = False
+        self.halt_on_failure: bool = False
+        self.is_halted: bool = False
         self.stop: Callable[[], None] | None = None
         """Ends the running model early, while one runs."""
-        self.is_alive = True
-        self.index = next(context.device.stream_ids)
-        self.handle = next(handles) if registered else 0
+        self.is_alive: bool = True
+        self.index: int = next(context.device.stream_ids)
+        self.handle: int = next(handles) if registered else 0
         if registered:
             streams[self.handle] = self
 
