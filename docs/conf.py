@@ -46,7 +46,6 @@ intersphinx_mapping = {
 
 # --- Markdown -----------------------------------------------------------------------------------
 
-myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 # Blocks of other languages than Python are commands and what they print.
 highlight_language = "none"

@@ -32,7 +32,7 @@ def test_public_types(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-PENDING = ("_acl", "_bridge", "_buffers", "_device", "_engine", "_feeds", "_multi")
+PENDING: tuple[str, ...] = ("_acl", "_bridge", "_buffers", "_device", "_engine", "_feeds", "_multi")
 """Folders whose attributes still lack some annotations, which shows in public types that refer to them."""
 
 

@@ -49,7 +49,7 @@ class Record(Mark):
 
     __slots__ = ("done", "submitted", "time")
 
-    stream: Stream
+    stream: Stream  # pyright: ignore[reportIncompatibleVariableOverride]  # set once; a record is of a stream
 
     def __init__(self, stream: Stream, submitted: float) -> None:
         super().__init__(stream)
