@@ -1,6 +1,6 @@
 """Draw docs/pipeline.svg: a traced pipeline on the CPU device, with engines of 1, 2 and 1 ms.
 
-    pip install --group docs && python docs/draw_trace.py [picture.svg]
+    pip install --group pictures && python docs/draw_trace.py [picture.svg]
 
 The times are measured, so the picture differs by some microseconds from run to run.
 """

@@ -17,6 +17,7 @@ from ._engine.core import SessionCore
 from ._engine.options import Given, check_options, check_prefetch
 from ._engine.request import Request
 from ._engine.upload import upload
+from ._ported import OldNames
 from ._sources.streaming import session_results
 from .measures import Measures
 from .tensor import Tensor
@@ -34,7 +35,7 @@ Sizes = int | Sequence[int] | None
 """Bytes that are preallocated for the outputs of a model of dynamic shape: for each, or one for all."""
 
 
-class InferSession(Measures):
+class InferSession(Measures, OldNames):
     """A model on a device, behind ``await``.
 
     The constructor only checks its arguments. ``async with``, ``await`` or ``async with await`` open the session: they

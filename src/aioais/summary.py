@@ -7,7 +7,7 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, overload
+from typing import Any, ClassVar, Final, overload
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class InferSummary(Sequence[float]):
             return self._times == other
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # equal to lists, which have none
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Act as a list in NumPy's functions: ``numpy.mean`` would otherwise call :attr:`mean`."""

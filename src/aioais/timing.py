@@ -51,7 +51,7 @@ class RequestTiming(NamedTuple):
     is_measured: bool
     """Whether the times of the device stages are known."""
     mode: str
-    """Mode of the model: ``static``, ``dymbatch``, ``dymhw``, ``dymdims`` or ``dymshape``."""
+    """Mode of the model, one of ``static``, ``dymbatch``, ``dymhw``, ``dymdims`` or ``dymshape``."""
     shapes: tuple[tuple[int, ...], ...]
     """Shapes of the feeds, in model order."""
     queue: Span

@@ -191,7 +191,7 @@ class TensorDesc(NamedTuple):
     size: int
     """Bytes of the largest buffer; 0 if the model sets no upper bound."""
     realsize: int
-    """Bytes of a feed of the largest shape: the same as ``size``.
+    """Bytes of a feed of the largest shape, the same as ``size``.
 
     In ais_bench setting a mode changes this value. Here the mode belongs to each request, so the value never changes.
     """
@@ -232,7 +232,7 @@ class SessionStatistics(NamedTuple):
     cancelled: int
     """Requests whose caller stopped waiting."""
     stages: dict[str, StageTime]
-    """Times by stage: ``queue`` (waiting for buffers), ``h2d``, ``execute``, ``d2h``.
+    """Times by stage, which are ``queue`` (waiting for buffers), ``h2d``, ``execute``, ``d2h``.
     ``InferSession.record`` returns those of single requests, with their delivery."""
     depth: int
     """Most requests past admission at once."""

@@ -1,8 +1,7 @@
-"""The README's picture is there, and the script that draws it still does."""
+"""The pictures of README and pages are there, and the scripts that draw them still do."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +24,33 @@ def check(picture: Path) -> None:
     assert all(words.count(str(number)) >= 3 for number in range(1, 9))
 
 
-def test_the_pictures_of_the_readme_exist() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text("utf-8"))
-    assert "docs/pipeline.svg" in pictures
-    for picture in pictures:
-        assert (ROOT / picture).is_file(), picture
+def test_the_pictures_exist() -> None:
+    """That every link leads somewhere is test_pages.py's."""
+    assert "(docs/demo.svg)" in (ROOT / "README.md").read_text("utf-8")
+    assert "(pipeline.svg)" in (ROOT / "docs" / "pipelines.md").read_text("utf-8")
     check(ROOT / "docs" / "pipeline.svg")
+    check_demo(ROOT / "docs" / "demo.svg")
+
+
+def check_demo(picture: Path) -> None:
+    words = " ".join(texts(picture)).replace("\xa0", " ")
+    assert "aioais demo" in words
+    assert "requests/s" in words
+    assert "font-face" not in picture.read_text("utf-8"), "a picture asks no server for its font"
+
+
+@pytest.mark.slow
+def test_the_script_draws_the_demo(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    picture = tmp_path / "demo.svg"
+    subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "make_demo_picture.py"), str(picture)],
+        check=True,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        timeout=100,
+    )
+    check_demo(picture)
 
 
 def test_the_script_draws(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every Python block of README.md and docs/*.md runs, by pytest where it defines tests.
+"""Every Python block of README.md and docs/ runs, by pytest where it defines tests.
 
 A block is left out by an HTML comment right before it that says why::
 
@@ -48,7 +48,7 @@ def read_blocks(path: Path) -> list[Block]:
     return blocks
 
 
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 
 

@@ -147,6 +147,23 @@ async def test_fastapi_survives_a_request_that_fails(aioais_devices: EmulatedDev
         assert (await client.post("/infer", content=BODY)).status_code == 200
 
 
+async def test_the_smallest_service_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(compile(page.partition("```python\n")[2].partition("```")[0], "serving.md", "exec"), names)
+    app = names["app"]
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        assert (await client.post("/infer", json=IMAGES[0].reshape(8, 8).tolist())).json() == {"digit": DIGIT}
+        for wrong in ([[0.0] * 8] * 7, [[1.0], [1.0, 2.0]], []):
+            refused = await client.post("/infer", json=wrong)
+            assert refused.status_code == 400
+            assert refused.json()["detail"]
+
+
 # --- aiohttp ------------------------------------------------------------------------------------
 
 
@@ -299,9 +316,12 @@ class BoundedBroker(consumer.Broker):
             self._polling.cancel()
 
 
+DEPTH = 4
+
+
 async def run(broker: consumer.Broker, polling: anyio.CancelScope) -> None:
     sender, receiver = anyio.create_memory_object_stream[consumer.Message](consumer.BUFFER)
-    async with receiver, MultiDeviceSession(DIGITS_MODEL) as session, anyio.create_task_group() as tasks:
+    async with receiver, MultiDeviceSession(DIGITS_MODEL, depth=DEPTH) as session, anyio.create_task_group() as tasks:
         tasks.start_soon(consumer.poll, broker, sender, polling)
         await consumer.consume(broker, session, receiver)
 
@@ -318,8 +338,9 @@ async def test_the_consumer_takes_no_more_than_it_can_hold() -> None:
     await run(broker, polling)
     assert len(broker.answers) >= 200
     assert list(broker.answers) == sorted(broker.answers)
-    # One in hand, those in the inbox, one between inbox and stream, four times the depth of both devices.
-    assert broker.most <= 1 + consumer.BUFFER + 1 + 4 * 2 * 4
+    # One in hand, those in the inbox, one between inbox and stream, and four times what the stream may hold: the depth
+    # of both devices and as many items read ahead.
+    assert broker.most <= 1 + consumer.BUFFER + 1 + 4 * 2 * (DEPTH + DEPTH)
 
 
 @pytest.mark.usefixtures("two_devices")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +30,36 @@ def test_public_types(tmp_path: Path) -> None:
         timeout=110,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+PENDING: tuple[str, ...] = ("_acl", "_bridge", "_buffers", "_device", "_engine", "_feeds", "_multi")
+"""Folders whose attributes still lack some annotations, which shows in public types that refer to them."""
+
+
+@pytest.mark.slow
+def test_every_public_type_is_known(tmp_path: Path) -> None:
+    """``pyright --verifytypes``: what it finds incomplete has its cause in the folders above and nowhere else."""
+    pytest.importorskip("pyright", reason="pyright is not installed")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--verifytypes", "aioais", "--ignoreexternal"],
+        cwd=tmp_path,
+        env=environment,  # pyright looks at the first python of PATH
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    report = json.loads(done.stdout)["typeCompleteness"]
+    assert report["pyTypedPath"], "pyright found another installation"
+    assert report["exportedSymbolCounts"]["withUnknownType"] == 0
+    causes = {
+        f"{diagnostic['file']}:{diagnostic['range']['start']['line'] + 1}"
+        for symbol in report["symbols"]
+        for diagnostic in symbol["diagnostics"]
+        if diagnostic["severity"] == "error" and diagnostic["message"].startswith(("Type is missing", "Ambiguous"))
+    }
+    folder = ROOT / "src" / "aioais"
+    assert not {cause for cause in causes if not cause.startswith(tuple(f"{folder}/{name}/" for name in PENDING))}
+    if not PENDING:
+        assert report["completenessScore"] == 1

@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "_version": set(),
+    "_ported": set(),
     "_acl": {"errors", "types"},
     "_bridge": {"errors"},
     "_device": {"errors", "summary", "_acl", "_bridge"},

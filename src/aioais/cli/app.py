@@ -16,7 +16,7 @@ from .inspect import inspect
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Asyncio-native inference on Ascend NPUs, and on the CPU through the same engine.",
     no_args_is_help=True,
     add_completion=False,

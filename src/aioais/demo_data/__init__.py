@@ -15,7 +15,7 @@ import numpy.typing as npt
 __all__ = ["ADD_MODEL", "DIGITS_MODEL", "load_digits"]
 
 ADD_MODEL: Final = Path(__file__).with_name("add.onnx")
-"""An ONNX file: ``output = input1 + input2``, float32 of shape (n, 3, h, w) with n, h and w open."""
+"""An ONNX file that computes ``output = input1 + input2``, float32 of shape (n, 3, h, w) with n, h and w open."""
 
 DIGITS_MODEL: Final = Path(__file__).with_name("digits.onnx")
 """An ONNX file. Input ``image``: float32 of shape (1, 1, 8, 8), pixels of 0 to 16; output ``logits``: (1, 10)."""

@@ -66,7 +66,7 @@ MODULES = {
     for name in ("acl", "acl.rt", "acl.mdl", "acl.util", "acl.prof", "acl.op", "acl.media")
 }
 
-acl = MODULES["acl"]
+acl: ModuleType = MODULES["acl"]
 """The emulated ``acl`` module."""
 
 for _name, _module in MODULES.items():

@@ -33,7 +33,7 @@ class Aipp:
     __slots__ = ("batch", "values")
 
     def __init__(self, batch: int) -> None:
-        self.batch = batch
+        self.batch: int = batch
         self.values: dict[str, tuple[Any, ...]] = {}
 
 

@@ -50,10 +50,10 @@ class Reporter:
     __slots__ = ("calls", "changed", "streams", "thread_id")
 
     def __init__(self, thread_id: int) -> None:
-        self.thread_id = thread_id
+        self.thread_id: int = thread_id
         self.streams: list[Stream] = []
         self.calls: deque[Call] = deque()
-        self.changed = threading.Condition()
+        self.changed: threading.Condition = threading.Condition()
 
     def notify(self) -> None:
         """Wake the thread, and threads that wait for one of its callbacks."""

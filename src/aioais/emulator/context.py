@@ -49,7 +49,7 @@ class Local(threading.local):
     context: Context | None = None
 
 
-local = Local()
+local: Local = Local()
 
 
 def _forget() -> None:

@@ -29,11 +29,11 @@ class DataBuffer:
     __slots__ = ("address", "datasets", "handle", "is_alive", "size")
 
     def __init__(self, address: int, size: int) -> None:
-        self.address = address
-        self.size = size
-        self.is_alive = True
+        self.address: int = address
+        self.size: int = size
+        self.is_alive: bool = True
         self.datasets: list[Dataset] = []
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         data_buffers[self.handle] = self
 
     def point(self, address: int, size: int) -> None:

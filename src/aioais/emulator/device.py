@@ -38,9 +38,9 @@ class Device:
     )
 
     def __init__(self, index: int) -> None:
-        self.index = index
-        self.count = 0
-        self.used = 0
+        self.index: int = index
+        self.count: int = 0
+        self.used: int = 0
         self.peers: set[int] = set()
         self.stream_ids = itertools.count(1)  # 0 means no stream
         self.h2d = Engine("h2d")

@@ -66,9 +66,9 @@ class Fault:
     __slots__ = ("after", "code", "times")
 
     def __init__(self, code: int, after: int, times: int) -> None:
-        self.code = code
-        self.after = after
-        self.times = times
+        self.code: int = code
+        self.after: int = after
+        self.times: int = times
 
     def strike(self) -> bool:
         """Count one call; return whether it fails."""

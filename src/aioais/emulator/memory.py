@@ -8,6 +8,7 @@ address is never used twice. Facts: pyACL reference, Huawei's memory pages (alig
 from __future__ import annotations
 
 import ctypes
+import threading
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from threading import Lock
@@ -70,9 +71,9 @@ class Block:
     __slots__ = ("address", "array", "device", "is_alive", "pointer", "size", "uses", "view")
 
     def __init__(self, size: int, device: Device | None) -> None:
-        self.size = size
-        self.device = device
-        self.is_alive = True
+        self.size: int = size
+        self.device: Device | None = device
+        self.is_alive: bool = True
         self.uses: list[Any] = []
         """How models use it, see ``memory_use``."""
         self.array: Any = np.empty(size + SLACK + _ALIGN, np.uint8)
@@ -126,7 +127,7 @@ class Heap:
         """Guards the live and the freed blocks; only the look-up by the start of a block needs no lock."""
         self._live = Places()
         self._freed = Places()
-        self.blocks = self._live.blocks
+        self.blocks: OrderedDict[int, Block] = self._live.blocks
         """The live blocks by address."""
         self.quarantined = 0
         self.bytes = 0
@@ -195,8 +196,8 @@ class Heap:
         return None if block is None else f"{self.what} {block.address:#x} of {block.size} bytes, already freed"
 
 
-device_memory = Heap("device memory")
-host_memory = Heap("pinned host memory")
+device_memory: Heap = Heap("device memory")
+host_memory: Heap = Heap("pinned host memory")
 register(
     device_memory.clear,
     device_blocks=lambda: len(device_memory.blocks),

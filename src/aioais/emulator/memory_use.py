@@ -49,7 +49,7 @@ class Use:
         """The model will not execute in this way again."""
         self.rivals: list[Use] = []
         # Addresses only: blocks know their uses, and a circle would keep their memory.
-        self.parts = [(part.start, part.stop, part.is_written) for part in ranges]
+        self.parts: list[tuple[int, int, bool]] = [(part.start, part.stop, part.is_written) for part in ranges]
         with _lock:
             for block in {id(part.block): part.block for part in ranges}.values():
                 others = [use for use in block.uses if not use.is_over()]

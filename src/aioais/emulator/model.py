@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import threading
 from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -72,12 +73,12 @@ class Model:
     def __init__(
         self, info: ModelInfo, engine: OrtModel, context: Context, name: str = "", probe: Probe | None = None
     ) -> None:
-        self.info = info
-        self.name = name
-        self.probe = probe
-        self.engine = engine
-        self.context = context
-        self.device = context.device
+        self.info: ModelInfo = info
+        self.name: str = name
+        self.probe: Probe | None = probe
+        self.engine: OrtModel = engine
+        self.context: Context = context
+        self.device: Device = context.device
         self.manner: str | None = None
         """``execute`` or ``execute_async``: the first call decides for static models."""
         self.gear: int | None = None
@@ -93,7 +94,7 @@ class Model:
 
 
 models: dict[int, Model] = table("models")
-model_ids = itertools.count(1)
+model_ids: itertools.count[int] = itertools.count(1)
 
 
 def open_model(source: str | bytes) -> tuple[ModelInfo, OrtModel]:

@@ -32,7 +32,7 @@ class ModelDesc:
     def __init__(self) -> None:
         self.info: ModelInfo | None = None
         self.model: Model | None = None
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         descs[self.handle] = self
 
 

@@ -314,8 +314,8 @@ class OrtModel:
         one = not threads and is_small_file(source)
         self.session: Any = start_session(source, what, 1 if one else threads, spin)
         try:
-            self.inputs = [self._tensor(node, "input") for node in self.session.get_inputs()]
-            self.outputs = [self._tensor(node, "output") for node in self.session.get_outputs()]
+            self.inputs: list[OrtTensor] = [self._tensor(node, "input") for node in self.session.get_inputs()]
+            self.outputs: list[OrtTensor] = [self._tensor(node, "output") for node in self.session.get_outputs()]
             if any(tensor.shape == () for tensor in (*self.inputs, *self.outputs)):
                 unknown = without_rank(source)
                 for tensors in (self.inputs, self.outputs):
@@ -325,7 +325,7 @@ class OrtModel:
                     ]
             about = self.session.get_modelmeta()
             self.metadata: dict[str, str] = dict(about.custom_metadata_map)
-            self.title = str(about.graph_name)
+            self.title: str = str(about.graph_name)
         except UnicodeDecodeError as exc:
             text = f"{what} is damaged: a name in it is not UTF-8 ({exc})"
             raise LoadError(AclCode.GE_LOAD_MODEL, text) from exc
@@ -335,7 +335,7 @@ class OrtModel:
         self.options.log_severity_level = 4
         # Looked up before every run; a missing entry costs 40 µs for an exception inside.
         self.options.add_run_config_entry("gpu_graph_id", "-1")
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.is_running = False
         self.is_stopping = False
 

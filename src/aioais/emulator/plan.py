@@ -15,8 +15,8 @@ from .context import Context
 from .dataset import Dataset, datasets
 from .errors import DeviceError, EmulatorError
 from .gears import decode
+from .memory import Block, device_memory
 from .memory import allocate as allocate_block
-from .memory import device_memory
 from .memory_use import Range, Use
 from .model import Model
 from .ort import Binding, Bound
@@ -77,9 +77,9 @@ class Plan:
         gear: int | None,
         datasets: tuple[Dataset, Dataset],
     ) -> None:
-        self.model = model
-        self.inputs = inputs
-        self.outputs = outputs
+        self.model: Model = model
+        self.inputs: list[Region] = inputs
+        self.outputs: list[Region] = outputs
         self.shapes = shapes
         self.gear = gear
         self.fed, self.dataset = datasets
@@ -94,7 +94,7 @@ class Plan:
                 if region.block is not None and region.size
             ],
         )
-        self.has_scratch = False
+        self.has_scratch: bool = False
         self.binding: Binding | None = None
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)

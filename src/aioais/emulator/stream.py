@@ -7,6 +7,7 @@ synchronise always shows, and threads that wait for different streams work in pa
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from threading import Lock
 from time import perf_counter
@@ -51,9 +52,9 @@ class Failure:
     __slots__ = ("code", "is_reported", "text")
 
     def __init__(self, code: int, text: str) -> None:
-        self.code = code
-        self.text = text
-        self.is_reported = False
+        self.code: int = code
+        self.text: str = text
+        self.is_reported: bool = False
 
 
 @final
@@ -123,7 +124,7 @@ class Stream(Queue):
         """When the last finished operation ended."""
         self.failure: Failure | None = None
         self.reporter: Any = None
-        self.blocking = 0
+        self.blocking: int = 0
         """Queued callbacks that the stream waits for."""
         self.is_halted_by_failure = False
         self.is_halted = False

@@ -23,7 +23,7 @@ from .timeline import pause
 
 __all__ = ["log"]
 
-log = logging.getLogger("aioais.emulator")
+log: logging.Logger = logging.getLogger("aioais.emulator")
 
 _VERSION = (1, 14, 0)
 _LEVELS = {0: logging.DEBUG, 1: logging.INFO, 2: logging.WARNING, 3: logging.ERROR}

@@ -47,14 +47,14 @@ class TensorDesc:
     __slots__ = ("address", "dims", "dtype", "extras", "fmt", "handle", "is_owned", "name")
 
     def __init__(self, dtype: int, dims: tuple[int, ...], fmt: int, owned: bool = False) -> None:
-        self.dtype = dtype
-        self.dims = dims
-        self.fmt = fmt
-        self.is_owned = owned
-        self.name = ""
-        self.address = 0
+        self.dtype: int = dtype
+        self.dims: tuple[int, ...] = dims
+        self.fmt: int = fmt
+        self.is_owned: bool = owned
+        self.name: str = ""
+        self.address: int = 0
         self.extras: dict[str, Any] = {}
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         tensor_descs[self.handle] = self
 
 

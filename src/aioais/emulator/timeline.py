@@ -9,6 +9,7 @@ thread does the work.
 from __future__ import annotations
 
 import ctypes
+import threading
 from threading import Lock
 from time import perf_counter, sleep
 
@@ -38,12 +39,12 @@ class Engine:
     __slots__ = ("fixed", "free", "gaps", "lock", "name", "per_byte")
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.fixed = 0.0
-        self.per_byte = 0.0
-        self.free = 0.0
+        self.name: str = name
+        self.fixed: float = 0.0
+        self.per_byte: float = 0.0
+        self.free: float = 0.0
         self.gaps: list[tuple[float, float]] = []
-        self.lock = Lock()
+        self.lock: threading.Lock = Lock()
 
     def dial(self, milliseconds: float, gbps: float = 0.0) -> bool:
         """Set the duration of a job; return whether it is more than 0."""

@@ -42,9 +42,11 @@ class Check:
     needs_model: bool
 
 
-def checks_of(
-    subject: str, found: list[Check], *, context: bool = True, model: bool = False
-) -> Callable[[str], Callable[[Callable[[Bench], None]], Callable[[Bench], None]]]:
+Register = Callable[[str], Callable[[Callable[["Bench"], None]], Callable[["Bench"], None]]]
+"""A decorator that takes the rule of a check, and collects it."""
+
+
+def checks_of(subject: str, found: list[Check], *, context: bool = True, model: bool = False) -> Register:
     """Make the decorator that collects the checks of one subject.
 
     Parameters

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ..._acl.codes import AclCode
-from .bench import Bench, Check, checks_of
+from .bench import Bench, Check, Register, checks_of
 from .net import Net, Slot
 
 __all__ = ["CHECKS"]
 
 CHECKS: list[Check] = []
 
-check = checks_of("gears", CHECKS, model=True)
+check: Register = checks_of("gears", CHECKS, model=True)
 
 _KINDS = ("batch", "hw", "dims")
 

@@ -6,13 +6,13 @@ import ctypes
 
 from ..._acl.codes import AclCode
 from ..._acl.constants import MallocPolicy, MemcpyKind
-from .bench import Bench, Check, checks_of
+from .bench import Bench, Check, Register, checks_of
 
 __all__ = ["CHECKS"]
 
 CHECKS: list[Check] = []
 
-check = checks_of("memory", CHECKS)
+check: Register = checks_of("memory", CHECKS)
 
 H2D, D2H, D2D = MemcpyKind.HOST_TO_DEVICE, MemcpyKind.DEVICE_TO_HOST, MemcpyKind.DEVICE_TO_DEVICE
 _TOO_MUCH = 1 << 50

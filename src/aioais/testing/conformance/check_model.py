@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from ..._acl.codes import AclCode
-from .bench import Bench, Check, checks_of
+from .bench import Bench, Check, Register, checks_of
 from .net import Net, Slot
 
 __all__ = ["CHECKS"]
 
 CHECKS: list[Check] = []
 
-loads = checks_of("load", CHECKS)
-check = checks_of("model", CHECKS, model=True)
+loads: Register = checks_of("load", CHECKS)
+check: Register = checks_of("model", CHECKS, model=True)
 
 _NO_MODEL = 0x7FFF_FFF0
 _BAD_INDEX = 1000

@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 
 from ..._acl.constants import MallocPolicy
-from .bench import NULL, Bench, Check, checks_of
+from .bench import NULL, Bench, Check, Register, checks_of
 
 __all__ = ["CHECKS"]
 
 CHECKS: list[Check] = []
 
-check = checks_of("objects", CHECKS)
+check: Register = checks_of("objects", CHECKS)
 
 _FLOAT32, _ND = 0, 2
 

@@ -7,14 +7,14 @@ from typing import Any
 from ..._acl import api
 from ..._acl.codes import AclCode
 from ..._acl.constants import MallocPolicy, MemAttr, RunMode
-from .bench import NULL, Bench, Check, Skip, checks_of
+from .bench import NULL, Bench, Check, Register, Skip, checks_of
 
 __all__ = ["CHECKS", "missing_names"]
 
 CHECKS: list[Check] = []
 
-early = checks_of("process", CHECKS, context=False)
-check = checks_of("contexts", CHECKS)
+early: Register = checks_of("process", CHECKS, context=False)
+check: Register = checks_of("contexts", CHECKS)
 
 OPTIONAL = {"acl.rt.create_event_ex_with_flag", "acl.mdl.get_input_dims_range", "acl.mdl.get_input_dims_v2"}
 """Calls that older releases do not have; the engine does without."""

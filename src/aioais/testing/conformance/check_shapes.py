@@ -8,14 +8,14 @@ import numpy as np
 
 from ..._acl.codes import AclCode
 from ..._acl.constants import MemcpyKind
-from .bench import Bench, Check, Skip, checks_of
+from .bench import Bench, Check, Register, Skip, checks_of
 from .net import Net, Slot
 
 __all__ = ["CHECKS"]
 
 CHECKS: list[Check] = []
 
-check = checks_of("shapes", CHECKS, model=True)
+check: Register = checks_of("shapes", CHECKS, model=True)
 
 
 def _dynamic(bench: Bench) -> Net:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..._acl.constants import EventFlag, MemcpyKind
-from .bench import EVENT, NULL, Bench, Check, Skip, checks_of
+from .bench import EVENT, NULL, Bench, Check, Register, Skip, checks_of
 
 __all__ = ["CHECKS"]
 
 CHECKS: list[Check] = []
 
-check = checks_of("streams", CHECKS)
+check: Register = checks_of("streams", CHECKS)
 
 _NBYTES = 1 << 20
 

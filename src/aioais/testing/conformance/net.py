@@ -64,11 +64,11 @@ class Net:
         bench.true("create_desc: got a handle of 0", self.desc != 0)
         bench.later("destroy_desc", lambda: mdl.destroy_desc(self.desc))
         bench.ok("get_desc", mdl.get_desc(self.desc, self.id))
-        self.inputs = [self._read("input", k) for k in range(mdl.get_num_inputs(self.desc))]
-        self.outputs = [self._read("output", k) for k in range(mdl.get_num_outputs(self.desc))]
+        self.inputs: list[Tensor] = [self._read("input", k) for k in range(mdl.get_num_inputs(self.desc))]
+        self.outputs: list[Tensor] = [self._read("output", k) for k in range(mdl.get_num_outputs(self.desc))]
         names = [tensor.name for tensor in self.inputs]
-        self.hidden = names.index(DYNAMIC_INPUT_NAME) if DYNAMIC_INPUT_NAME in names else -1
-        self.kind = self._kind()
+        self.hidden: int = names.index(DYNAMIC_INPUT_NAME) if DYNAMIC_INPUT_NAME in names else -1
+        self.kind: str = self._kind()
 
     @property
     def visible(self) -> list[int]:
@@ -172,17 +172,17 @@ class Slot:
     def __init__(self, net: Net, out_bytes: int | None = None) -> None:
         bench = net.bench
         self.net = net
-        self.shapes = net.small_shapes() if net.kind == "shape" else []
-        self.sizes = [tensor.size for tensor in net.inputs]
+        self.shapes: list[tuple[int, ...]] = net.small_shapes() if net.kind == "shape" else []
+        self.sizes: list[int] = [tensor.size for tensor in net.inputs]
         for index, shape in zip(net.visible, self.shapes, strict=False):
             self.sizes[index] = int(np.prod(shape)) * net.inputs[index].itemsize
         ample = 16 * sum(self.sizes) + _ROOM
-        self.out_sizes = [(t.size or ample) if out_bytes is None else out_bytes for t in net.outputs]
-        self.in_memory = [bench.memory(max(1, size)) for size in self.sizes]
-        self.out_memory = [bench.memory(size) if size else 0 for size in self.out_sizes]
+        self.out_sizes: list[int] = [(t.size or ample) if out_bytes is None else out_bytes for t in net.outputs]
+        self.in_memory: list[int] = [bench.memory(max(1, size)) for size in self.sizes]
+        self.out_memory: list[int] = [bench.memory(size) if size else 0 for size in self.out_sizes]
         self.out_buffers: list[int] = []
-        self.in_data = self._dataset(self.in_memory, self.sizes, [])
-        self.out_data = self._dataset(self.out_memory, self.out_sizes, self.out_buffers)
+        self.in_data: int = self._dataset(self.in_memory, self.sizes, [])
+        self.out_data: int = self._dataset(self.out_memory, self.out_sizes, self.out_buffers)
         for index, shape in zip(net.visible, self.shapes, strict=False):
             self._describe(index, shape)
 
