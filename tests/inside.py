@@ -16,7 +16,7 @@ from aioais import InferSession, MultiDeviceSession
 from aioais._acl.api import Acl, Mdl, Rt
 from aioais._acl.library import Library, find_library
 from aioais._acl.slow import SlowCalls
-from aioais._atc import onnx_file
+from aioais._atc import onnx_file, other_options
 from aioais._atc.options import InputShape, Options, parse_options
 from aioais._bridge.offload import wait_future
 from aioais._bridge.worker import Worker
@@ -25,10 +25,13 @@ from aioais._device.transfers import Transfers
 from aioais._engine import closing, core, execute, speed
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
+from aioais.cli.devices import _remarks as remarks_on_devices
 from aioais.emulator import event as emulator_event
 from aioais.emulator import memory as emulator_memory
+from aioais.emulator._observers import observers as emulator_observers
 from aioais.emulator._state import state as emulator_state
 from aioais.emulator.model import find as find_model
+from aioais.emulator.plan import _KEPT as KEPT_PLANS
 from aioais.emulator.threads import cores, is_small_file
 from aioais.session import core_of
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACL_CALLS",
+    "KEPT_PLANS",
     "MOST_BATCHED",
     "PASSING_THREADS",
     "SLOW_CALLS",
@@ -56,6 +60,7 @@ __all__ = [
     "cores",
     "cpu_library",
     "emulator_memory",
+    "emulator_observers",
     "emulator_state",
     "end_of",
     "end_without_waiting",
@@ -73,10 +78,12 @@ __all__ = [
     "limit_events",
     "limit_leases",
     "limit_proto",
+    "other_options",
     "parse_options",
     "places",
     "recordings",
     "refuse_memory_for_times",
+    "remarks_on_devices",
     "run_exit_hook",
     "session_of",
     "set_exit_patience",

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from tests.inside import emulator_observers as observers
 
 from aioais import emulator
-from aioais.emulator._observers import observers
 from aioais.emulator.model import models as models_of_acl
 
 from .conftest import Models, Net

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
+from tests.inside import KEPT_PLANS as _KEPT
 
 from aioais import emulator
 from aioais.emulator.model import models as models_of_acl
-from aioais.emulator.plan import _KEPT
 
 from .conftest import Models, Net
 

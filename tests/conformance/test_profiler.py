@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import inside
+from tests.inside import emulator_observers as observers
 
 from aioais import emulator
-from aioais.emulator._observers import observers
 
 from .conftest import H2D, Models, Net
 
@@ -318,7 +319,7 @@ def test_reset_closes_the_trace(acl: Any, init: Init, tmp_path: Path) -> None:
     assert acl.rt.memcpy(there, 8, host, 8, H2D) == 0
     emulator.reset()
     assert observers.profiler is None
-    assert profiler._file == -1
+    assert inside.is_file_closed(profiler)
     (path,) = traces(tmp_path)
     assert len(events(path)) == 1
     size = path.stat().st_size

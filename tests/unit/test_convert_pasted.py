@@ -12,10 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
+from tests.inside import other_options
 
 import aioais
 from aioais import ConvertError, InferSession, ModelError
-from aioais._atc.other_options import CHANGES_THE_MODEL, COMPILATION_ONLY, OWN_OPTIONS, read_arguments
+
+CHANGES_THE_MODEL = other_options.CHANGES_THE_MODEL
+COMPILATION_ONLY = other_options.COMPILATION_ONLY
+OWN_OPTIONS = other_options.OWN_OPTIONS
+read_arguments = other_options.read_arguments
 
 FAKE_ATC = """#!{python}
 import json, sys

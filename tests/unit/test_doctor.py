@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.inside import remarks_on_devices as _remarks
 
 from aioais.cli.checks import ready_platforms, report_json, report_lines, run_checks, run_doctor, why_not
-from aioais.cli.devices import _remarks
 from aioais.cli.host import Check, Host, version_tuple
 
 SITE = "/site"

@@ -8,7 +8,6 @@ address is never used twice. Facts: pyACL reference, Huawei's memory pages (alig
 from __future__ import annotations
 
 import ctypes
-import threading
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from threading import Lock

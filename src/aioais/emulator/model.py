@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import threading
 from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any

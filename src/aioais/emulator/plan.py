@@ -15,8 +15,8 @@ from .context import Context
 from .dataset import Dataset, datasets
 from .errors import DeviceError, EmulatorError
 from .gears import decode
-from .memory import Block, device_memory
 from .memory import allocate as allocate_block
+from .memory import device_memory
 from .memory_use import Range, Use
 from .model import Model
 from .ort import Binding, Bound

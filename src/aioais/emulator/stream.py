@@ -7,7 +7,6 @@ synchronise always shows, and threads that wait for different streams work in pa
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from threading import Lock
 from time import perf_counter
