@@ -14,6 +14,7 @@ import aioais.session
 import aioais.summary
 from aioais import InferSession, MultiDeviceSession
 from aioais._acl.api import Acl, Mdl, Rt
+from aioais._acl.codes import CODES
 from aioais._acl.library import Library, find_library
 from aioais._acl.slow import SlowCalls
 from aioais._atc import onnx_file, other_options
@@ -25,6 +26,7 @@ from aioais._device.transfers import Transfers
 from aioais._engine import closing, core, execute, speed
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
+from aioais._ported import INSTEAD
 from aioais.cli.devices import _remarks as remarks_on_devices
 from aioais.emulator import event as emulator_event
 from aioais.emulator import memory as emulator_memory
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACL_CALLS",
+    "CODES",
+    "INSTEAD",
     "KEPT_PLANS",
     "MOST_BATCHED",
     "PASSING_THREADS",

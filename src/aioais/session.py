@@ -339,8 +339,9 @@ class InferSession(Measures, OldNames):
         """
         core = self._core
         iteration = core.iteration(in_out_list, iteration_times, mem_copy)
-        request = core.request(feeds, mode, custom_sizes, iteration=iteration)
-        return await core.result(request)  # type: ignore[no-any-return]
+        return await core.result(  # type: ignore[no-any-return]
+            core.request(feeds, mode, custom_sizes, iteration=iteration)
+        )
 
     async def to_device(self, array: Any) -> Tensor:
         """Copy an array to this session's device.

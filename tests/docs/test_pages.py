@@ -130,7 +130,7 @@ def test_the_page_of_codes_is_up_to_date() -> None:
 
 
 def test_the_frequent_codes_are_explained() -> None:
-    from aioais._acl.codes import CODES
+    from tests.inside import CODES
 
     text = (DOCS / "troubleshooting.md").read_text("utf-8").partition("## By error code")[2]
     explained: set[int] = set()

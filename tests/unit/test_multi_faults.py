@@ -133,7 +133,8 @@ async def test_an_opening_that_fails_after_its_call_was_cancelled(
             await asyncio.to_thread(gate.wait_reached)
             call.cancel()
             await asyncio.wait([call])
-            with emulator.kill(1), caplog.at_level(logging.WARNING, "aioais"):
+            emulator.fail("acl.mdl.get_desc", 507010)
+            with caplog.at_level(logging.WARNING, "aioais"):
                 gate.open()
                 while session.statistics()[1].failure is None:  # the suite's timeout ends it
                     await asyncio.sleep(0.001)

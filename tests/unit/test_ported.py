@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.inside import INSTEAD
 
 from aioais import InferSession
-from aioais._ported import INSTEAD
 from aioais.demo_data import DIGITS_MODEL
 
 

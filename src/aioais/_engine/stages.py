@@ -15,7 +15,7 @@ from .._acl.stream import read_times
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
 from .._device.device import Device
-from ..errors import AclError
+from ..errors import AclError, AioaisError
 from .batch import Batch
 from .command_cache import CommandCache
 from .dynamic_shape import DynamicShapes
@@ -218,6 +218,7 @@ class Stages:
         """Wait until a batch is complete on the device; ``False`` once the session is broken."""
         error = self._executions.wait(batch.slot, batch.number, batch.is_shared)
         if error is not None:
+            drop_frames(error)
             self._failure.judge(error)
             for request in batch.requests:
                 if request.error is None:
@@ -342,5 +343,18 @@ class Stages:
 
     def fail(self, request: Request, error: BaseException) -> None:
         """Note the first failure of a request, and break the session where it cannot go on."""
+        drop_frames(error)
         request.error = request.error or error
         self._failure.judge(error)
+
+
+def drop_frames(error: BaseException) -> None:
+    """Forget where in the library an error came up; it says itself which call failed.
+
+    Frames of the engine, also those that called the ones in the traceback, hold batches, and these feeds and buffers,
+    for as long as the caller keeps the error.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, AioaisError):
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
