@@ -38,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--long", action="store_true", help="as --full, with the long forms of the stress tests: half an hour"
     )
     parser.addoption(
+        "--one-stream",
+        action="store_true",
+        help="executions share one stream, as where ACL refuses to chain them over several",
+    )
+    parser.addoption(
         "--loop",
         choices=("asyncio", "uvloop", "both"),
         default=os.environ.get("AIOAIS_TEST_LOOP", "asyncio"),
@@ -51,6 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     Tier.is_long = bool(config.getoption("--long"))
     Tier.is_full = Tier.is_long or bool(config.getoption("--full"))
+    if config.getoption("--one-stream"):
+        os.environ["AIOAIS_ONE_STREAM"] = "1"  # for this process and the programs that tests start
     # A slow or busy machine is no failure, and all runs but the long ones are the same.
     hypothesis.settings.register_profile(
         "aioais",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -20,7 +21,7 @@ __all__ = ["IS_CHAINED", "Executions"]
 
 _log = logging.getLogger("aioais")
 
-IS_CHAINED: Final = [True]
+IS_CHAINED: Final = [not os.environ.get("AIOAIS_ONE_STREAM")]
 """Private switch for tests: with ``[False]``, sessions opened from then on have one execute stream."""
 
 
