@@ -1,0 +1,174 @@
+"""The awaitable session behind a blocking one: it lives on the loop thread and can be awaited on any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+import weakref
+from collections.abc import Awaitable
+from typing import Any
+
+from .._engine.core import SessionCore
+from .._engine.iteration import Iteration
+from .._engine.request import Request
+from ..session import InferSession
+from ._loop import Call, LoopThread, Started, hold, is_ending
+
+__all__ = ["AioSession", "finalize_all", "live_sessions"]
+
+
+class AioSession(InferSession):
+    """:class:`aioais.InferSession`, opened on the loop thread, for coroutines on any event loop.
+
+    All of its methods work on the event loop that calls them, :meth:`infer_pipeline` over sources of that loop
+    included. A request that is awaited elsewhere costs one more hop from thread to thread in each direction, 50 to
+    100 microseconds; where that counts, open an :class:`aioais.InferSession` on the loop itself.
+
+    Parameters
+    ----------
+    runner
+        The loop thread, held by the session until it is closed or collected.
+    arguments, options
+        As of :class:`aioais.InferSession`.
+    """
+
+    def __init__(self, runner: LoopThread, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._core = self._elsewhere = _Core(self._core.options, runner)
+        self._runner: LoopThread | None = runner
+        live_sessions.add(self)
+
+    @property
+    def elsewhere(self) -> _Core:
+        """What starts requests, for the blocking calls."""
+        return self._elsewhere
+
+    async def aclose(self) -> None:
+        """Free all that the session holds on the device; idempotent. See :meth:`aioais.InferSession.aclose`."""
+        await super().aclose()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drop the hold on the loop thread; idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.drop()
+
+    def __del__(self) -> None:
+        core = getattr(self, "_elsewhere", None)
+        if core is None:
+            return  # the constructor has raised
+        text = repr(self)
+        try:
+            if core.abandon():
+                warnings.warn(
+                    f"{text} was never closed: call session.free_resource()", ResourceWarning, stacklevel=2, source=self
+                )
+        finally:
+            self.let_go()
+
+
+class _Core(SessionCore):
+    """What is behind a session whose requests come from many threads and event loops.
+
+    Everything that changes the session happens on the loop thread. Elsewhere a request is a :class:`_Remote`.
+    """
+
+    def __init__(self, options: Any, runner: LoopThread) -> None:
+        super().__init__(options)
+        self.runner = runner
+
+    def check_loop(self) -> None:
+        """Allow any event loop."""
+
+    def request(
+        self,
+        feeds: Any,
+        mode: Any = "static",
+        custom_sizes: Any = None,
+        to_host: bool = True,
+        iteration: Iteration | None = None,
+    ) -> Request | Awaitable[Request]:
+        """Check feeds and submit them; from another event loop than the session's by way of the loop thread."""
+        if self.runner.is_here:
+            return super().request(feeds, mode, custom_sizes, to_host, iteration)
+        self.opened()
+        return _Remote(self.runner, lambda: self.begin(feeds, mode, custom_sizes, to_host, iteration))
+
+    def begin(
+        self, feeds: Any, mode: Any, custom_sizes: Any, to_host: bool, iteration: Iteration | None = None
+    ) -> Started[list[Any]]:
+        """Start a request; on the loop thread."""
+        request = super().request(feeds, mode, custom_sizes, to_host, iteration)
+        return request if isinstance(request, Request) else _Pending(self, request)
+
+
+class _Pending:
+    """A request whose feeds are still being converted."""
+
+    def __init__(self, core: SessionCore, request: Awaitable[Request]) -> None:
+        self.future: asyncio.Future[list[Any]] = asyncio.ensure_future(core.result(request))
+
+    def give_up(self) -> None:
+        self.future.cancel()
+
+
+class _Remote(Request):
+    """A request that is awaited on another event loop than the session's: it stands for the real one."""
+
+    def __init__(self, runner: LoopThread, begin: Any) -> None:
+        # Not the constructor of Request: nothing of this is ever submitted.
+        self._loop = asyncio.get_running_loop()
+        self._runner = runner
+        self.future = self._loop.create_future()
+        self._call: Call[list[Any]] = Call(begin, self._wake)
+        runner.start(self._call)
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._settle)
+        except RuntimeError:
+            pass  # the caller's loop is closed: no caller waits any more
+
+    def _settle(self) -> None:
+        future = self.future
+        if future.done():
+            return
+        try:
+            future.set_result(self._call.take())
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            future.set_exception(exc)
+
+    def abandon(self) -> None:
+        """Give up the real request, if the caller has stopped waiting."""
+        if self.future.cancelled():
+            self._runner.post(self._call.give_up)
+
+    def give_up(self) -> None:
+        """Stop waiting."""
+        future = self.future
+        if not future.cancel() and not future.cancelled():
+            future.exception()  # seen: no caller will ask for it
+        self.abandon()
+
+
+live_sessions: weakref.WeakSet[AioSession] = weakref.WeakSet()
+"""All that are not collected yet."""
+
+
+def finalize_all() -> None:
+    """Free every session of the process, reset the devices and finalise ACL; blocks.
+
+    At the end of the interpreter the library does the same by itself, and there is nothing left to do.
+    """
+    if is_ending():
+        return
+    runner = hold()
+    try:
+        runner.run_coroutine(InferSession.finalize)
+    finally:
+        for session in list(live_sessions):
+            if session.closed:
+                session.let_go()
+        runner.drop()
+        runner.join()

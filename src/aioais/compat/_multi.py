@@ -1,0 +1,250 @@
+"""``MultiDeviceSession`` of ais_bench, in one process: the library's own, with blocking calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from ..multi_device import MultiDeviceSession as AioMultiDeviceSession
+from ..types import DEFAULT_OUTPUT_BYTES
+from ._errors import as_runtime_error
+from ._loop import LoopThread, before_exit, hold
+from ._models import find_model
+from ._summary import LaneTimes
+from ._tensor import as_feeds
+
+__all__ = ["MultiDeviceSession"]
+
+_T = TypeVar("_T")
+
+_PATIENCE_S: Final = 5.0
+
+
+class MultiDeviceSession:
+    """A model on many devices, as ais_bench's ``MultiDeviceSession``: calls block, from any thread.
+
+    Nothing is forked, and nothing is loaded by the constructor. The first call that wants a device loads the model
+    there; later calls find it warm. All feeds of a call run at once, and results have the order of the feeds. If one
+    fails, its error is raised.
+
+    Parameters
+    ----------
+    model_path, acl_json_path, debug, loop
+        As for :class:`InferSession`.
+    """
+
+    def __init__(self, model_path: str, acl_json_path: str | None = None, debug: bool = False, loop: int = 1) -> None:
+        self.model_path = model_path
+        self.acl_json_path = acl_json_path
+        self.debug = debug
+        self.loop = loop
+        try:
+            path, platform = find_model(model_path)
+            self._aio = AioMultiDeviceSession(path, acl_json_path, debug, loop, platform=platform, check="bytes")
+        except Exception as exc:
+            raise as_runtime_error(exc) from exc.__cause__
+        self._runner: LoopThread | None = None
+        _live.add(self)
+
+    @property
+    def summary(self) -> LaneTimes:
+        """``{device_id: [ms, ...]}`` of the last call, end to end for each of its feeds, with the load where it loaded.
+
+        In ais_bench's code this is an attribute, in its guide a method: both work.
+        """
+        return LaneTimes(self._aio.summary())
+
+    def infer(
+        self, device_feeds: Any = None, mode: str = "static", custom_sizes: Any = DEFAULT_OUTPUT_BYTES, **names: Any
+    ) -> dict[int, list[list[np.ndarray]]]:
+        """Run one request for each feeds.
+
+        Parameters
+        ----------
+        device_feeds
+            ``{device_id: [feeds1, feeds2, ...]}``; also by the name ``devices_feeds``.
+        mode, custom_sizes
+            As in :meth:`InferSession.infer`.
+
+        Returns
+        -------
+        dict of list of list of numpy.ndarray
+            ``{device_id: [outputs1, outputs2, ...]}``, in the order of the feeds.
+
+        Raises
+        ------
+        RuntimeError
+            A request failed; device and lane are in the notes.
+        """
+        feeds = _by_device(_one_of(device_feeds, "devices_feeds", names), as_feeds)
+        aio = self._aio
+        return self._run(lambda: aio.infer(feeds, mode, custom_sizes))  # type: ignore[arg-type]
+
+    def infer_pipeline(
+        self,
+        device_feeds_list: Any = None,
+        mode: str = "static",
+        custom_sizes: Any = DEFAULT_OUTPUT_BYTES,
+        **names: Any,
+    ) -> dict[int, list[list[list[np.ndarray]]]]:
+        """Run a pipeline for each list of feeds.
+
+        Parameters
+        ----------
+        device_feeds_list
+            ``{device_id: [feeds_list1, feeds_list2, ...]}``; also by the name ``devices_feeds_list``.
+        mode, custom_sizes
+            As in :meth:`InferSession.infer`.
+
+        Returns
+        -------
+        dict
+            ``{device_id: [outputs_list1, ...]}``, each what :meth:`InferSession.infer_pipeline` returns.
+
+        Raises
+        ------
+        RuntimeError
+            As in :meth:`infer`.
+        """
+        given = _one_of(device_feeds_list, "devices_feeds_list", names)
+        feeds = _by_device(given, lambda items: [as_feeds(item) for item in items])
+        aio = self._aio
+
+        async def collect() -> dict[int, list[list[list[np.ndarray]]]]:
+            return await aio.infer_pipeline(feeds, mode, custom_sizes)  # type: ignore[arg-type]
+
+        return self._run(collect)
+
+    def infer_iteration(
+        self,
+        device_feeds: Any = None,
+        in_out_list: Sequence[int] | None = None,
+        iteration_times: int = 1,
+        mode: str = "static",
+        custom_sizes: Any = None,
+        mem_copy: bool = True,
+        **names: Any,
+    ) -> dict[int, list[list[np.ndarray]]]:
+        """Run an iteration for each feeds.
+
+        Parameters
+        ----------
+        device_feeds
+            ``{device_id: [feeds1, feeds2, ...]}``; also by the name ``devices_feeds``.
+        in_out_list, iteration_times, mode, custom_sizes, mem_copy
+            As in :meth:`InferSession.infer_iteration`.
+
+        Returns
+        -------
+        dict of list of list of numpy.ndarray
+            The outputs of the last step for each feeds, in their order.
+
+        Raises
+        ------
+        RuntimeError
+            As in :meth:`infer`.
+        """
+        feeds = _by_device(_one_of(device_feeds, "devices_feeds", names), as_feeds)
+        pairs = None if in_out_list is None or not len(in_out_list) else [max(-1, int(k)) for k in in_out_list]
+        aio = self._aio
+        return self._run(
+            lambda: aio.infer_iteration(feeds, pairs, iteration_times, mode, custom_sizes, mem_copy)  # type: ignore[arg-type]
+        )
+
+    def free_resource(self) -> None:
+        """Free what the session holds on all devices; a later call loads the model again. ais_bench has no such call.
+
+        Without it everything is freed when the session is collected, or at the end of the program.
+        """
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        fresh = AioMultiDeviceSession(**self._options())
+        aio, self._aio = self._aio, fresh
+        try:
+            if not runner.is_over:
+                runner.run_coroutine(aio.aclose)
+        finally:
+            runner.drop()
+            runner.join()
+
+    def _options(self) -> dict[str, Any]:
+        path, platform = find_model(self.model_path)
+        return {
+            "model_path": path,
+            "acl_json_path": self.acl_json_path,
+            "debug": self.debug,
+            "loop": self.loop,
+            "platform": platform,
+            "check": "bytes",
+        }
+
+    def _run(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        runner = self._runner
+        if runner is None:
+            runner = hold()
+            if self._runner is None:
+                self._runner = runner
+            else:  # another thread was first
+                runner.drop()
+        return runner.run_coroutine(make)
+
+    def __del__(self) -> None:
+        runner, aio = getattr(self, "_runner", None), getattr(self, "_aio", None)
+        if runner is not None and aio is not None:
+            runner.post(lambda: _close_soon(runner, aio))
+
+    def __repr__(self) -> str:
+        return repr(self._aio)
+
+
+_live: weakref.WeakSet[MultiDeviceSession] = weakref.WeakSet()
+
+
+def _close_soon(runner: LoopThread, aio: AioMultiDeviceSession) -> None:
+    """Close a session that was dropped; on the loop's thread."""
+
+    def closed(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen; all else was freed
+        runner.drop()
+
+    asyncio.ensure_future(aio.aclose()).add_done_callback(closed)  # noqa: RUF006 - the loop keeps it
+
+
+def _close_all(runner: LoopThread) -> None:
+    """Close what is open when the program ends: ais_bench has no call that a program could have made."""
+
+    async def close() -> None:
+        for session in list(_live):
+            if session._runner is runner:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(session._aio.aclose(), _PATIENCE_S)
+
+    with contextlib.suppress(Exception):
+        runner.run_coroutine(close)
+
+
+before_exit(_close_all)
+
+
+def _one_of(first: Any, other: str, names: dict[str, Any]) -> Any:
+    """Return the one of two arguments that was given."""
+    given = [value for value in (first, names.pop(other, None)) if value is not None]
+    if names:
+        raise TypeError(f"got unexpected arguments {sorted(names)}; expected {other}")
+    if len(given) != 1:
+        raise TypeError(f"got {len(given)} of {other} and its other name; expected one")
+    return given[0]
+
+
+def _by_device(given: Any, change: Callable[[Any], Any]) -> Any:
+    """Change each lane of a mapping of devices; what is no such mapping is returned for the library to refuse."""
+    if not hasattr(given, "items"):
+        return given
+    return {device_id: [change(lane) for lane in lanes] for device_id, lanes in given.items()}
