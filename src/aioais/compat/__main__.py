@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ArgumentError
 from ._install import install
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         print(_USAGE, file=sys.stderr)
         return 0 if rest else 2
     try:
-        install(_checked(platform))
+        install(cast("Any", platform))
     except ArgumentError as exc:
         print(f"python -m aioais.compat: {exc}", file=sys.stderr)
         return 2
@@ -61,11 +61,6 @@ def main(arguments: list[str]) -> int:
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name="__main__")
     return 0
-
-
-def _checked(platform: str | None) -> Any:
-    """Return the platform as ``install`` takes it, which checks it; given without a name it is none that exists."""
-    return platform
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
 import weakref
 from collections.abc import Awaitable
@@ -36,7 +37,8 @@ class AioSession(InferSession):
         super().__init__(*arguments, **options)
         self._core = self._elsewhere = _Core(self._core.options, runner)
         self._runner: LoopThread | None = runner
-        live_sessions.add(self)
+        with _live_lock:
+            _live.add(self)
 
     @property
     def elsewhere(self) -> _Core:
@@ -65,7 +67,9 @@ class AioSession(InferSession):
                     f"{text} was never closed: call session.free_resource()", ResourceWarning, stacklevel=2, source=self
                 )
         finally:
-            self.let_go()
+            runner, self._runner = self._runner, None
+            if runner is not None:
+                runner.drop_soon()
 
 
 class _Core(SessionCore):
@@ -152,8 +156,14 @@ class _Remote(Request):
         self.abandon()
 
 
-live_sessions: weakref.WeakSet[AioSession] = weakref.WeakSet()
-"""All that are not collected yet."""
+_live: weakref.WeakSet[AioSession] = weakref.WeakSet()
+_live_lock = threading.Lock()  # a set must not grow while it is read
+
+
+def live_sessions() -> list[AioSession]:
+    """List the sessions that are not collected yet."""
+    with _live_lock:
+        return list(_live)
 
 
 def finalize_all() -> None:
@@ -167,7 +177,7 @@ def finalize_all() -> None:
     try:
         runner.run_coroutine(InferSession.finalize)
     finally:
-        for session in list(live_sessions):
+        for session in live_sessions():
             if session.closed:
                 session.let_go()
         runner.drop()

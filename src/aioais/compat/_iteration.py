@@ -37,7 +37,9 @@ class Steps:
         """
         state = getattr(self._own, "state", None)
         if state is None:
-            raise as_runtime_error(ArgumentError("got inner_run() in a thread without first_inner_run(); call it first"))
+            raise as_runtime_error(
+                ArgumentError("got inner_run() in a thread without first_inner_run(); call it first")
+            )
         feeds, outputs, mode, custom_sizes = state
         if len(in_out_list) != len(feeds) or not all(k < len(outputs) for k in in_out_list):
             raise as_runtime_error(

@@ -27,9 +27,11 @@ class Started(Protocol[_T_co]):
     @property
     def future(self) -> asyncio.Future[Any]:
         """Its end."""
+        ...
 
     def give_up(self) -> None:
         """Stop waiting for it."""
+        ...
 
 
 class _Task(Generic[_T]):
@@ -225,7 +227,14 @@ class LoopThread:
         return True
 
     def drop(self) -> None:
-        """Let go of one hold, without waiting; safe in a finaliser."""
+        """Let go of one hold; not in a finaliser."""
+        if self.is_here:
+            self._drop()
+        else:
+            self.post(self._drop)
+
+    def drop_soon(self) -> None:
+        """Let go of one hold; safe in a finaliser."""
         self.post(self._drop)
 
     def join(self) -> None:

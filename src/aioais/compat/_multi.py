@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from ..errors import AioaisError
 from ..multi_device import MultiDeviceSession as AioMultiDeviceSession
 from ..types import DEFAULT_OUTPUT_BYTES
 from ._errors import as_runtime_error
@@ -46,7 +47,7 @@ class MultiDeviceSession:
         try:
             path, platform = find_model(model_path)
             self._aio = AioMultiDeviceSession(path, acl_json_path, debug, loop, platform=platform, check="bytes")
-        except Exception as exc:
+        except AioaisError as exc:
             raise as_runtime_error(exc) from exc.__cause__
         self._runner: LoopThread | None = None
         _live.add(self)
@@ -214,7 +215,7 @@ def _close_soon(runner: LoopThread, aio: AioMultiDeviceSession) -> None:
             task.exception()  # seen; all else was freed
         runner.drop()
 
-    asyncio.ensure_future(aio.aclose()).add_done_callback(closed)  # noqa: RUF006 - the loop keeps it
+    asyncio.ensure_future(aio.aclose()).add_done_callback(closed)
 
 
 def _close_all(runner: LoopThread) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from ..summary import InferSummary
 from ..summary import MemorySummary as _MemorySummary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ExecTime", "ExecTimes", "LaneTimes", "MemorySummary", "Summary"]
 
@@ -21,7 +24,7 @@ class ExecTime(float):
 
     __slots__ = ("_index", "_times")
 
-    def __new__(cls, times: list[float], index: int) -> ExecTime:
+    def __new__(cls, times: list[float], index: int) -> Self:
         """Return the time at an index, which is not negative, of a list."""
         made = super().__new__(cls, list.__getitem__(times, index))
         made._times, made._index = times, index
@@ -82,11 +85,11 @@ class MemorySummary(_MemorySummary):
     """Copy times of the whole process, one entry per tensor copied; see :class:`aioais.MemorySummary`."""
 
     @staticmethod
-    def get_H2D_time_list() -> list[float]:  # noqa: N802 - the name in older releases
+    def get_H2D_time_list() -> list[float]:
         """Return the milliseconds of each copy from host to device."""
         return _MemorySummary.get_h2d_time_list()
 
     @staticmethod
-    def get_D2H_time_list() -> list[float]:  # noqa: N802 - the name in older releases
+    def get_D2H_time_list() -> list[float]:
         """Return the milliseconds of each copy from device to host."""
         return _MemorySummary.get_d2h_time_list()

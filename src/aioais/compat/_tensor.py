@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -76,7 +75,7 @@ class Tensor:
             if self._tensor.device_id == device_id:
                 return
             self.to_host()
-        session = next((one for one in list(live_sessions) if one.device_id == device_id and not one.closed), None)
+        session = next((one for one in live_sessions() if one.device_id == device_id and not one.closed), None)
         if session is None:
             raise as_runtime_error(
                 DeviceError(f"got device {device_id!r}; expected one that a session is open on; open a session there")
@@ -119,7 +118,7 @@ class Tensor:
         """Return the memory of the host (Python 3.12 and newer)."""
         if self._array is None:
             raise RuntimeError(f"{self!r} is on a device; call to_host() first")
-        return memoryview(self._array)
+        return self._array.data
 
     def __repr__(self) -> str:
         memory = self._memory()
@@ -151,7 +150,8 @@ class BaseTensor:
         """Return the bytes as an array over the same memory."""
         if not self.nbytes:
             return np.empty(0, np.uint8)
-        return np.frombuffer((ctypes.c_uint8 * self.nbytes).from_address(self._address), np.uint8)
+        memory = (ctypes.c_uint8 * self.nbytes).from_address(self._address)
+        return np.frombuffer(memoryview(memory), np.uint8)
 
 
 def on_device(tensor: DeviceTensor) -> Tensor:
@@ -181,16 +181,8 @@ def as_feeds(feeds: Any) -> Any:
     if type(feeds) is not list:
         if hasattr(feeds, "keys"):
             return {name: as_feed(feeds[name]) for name in feeds}
-        feeds = list(_iterable(feeds))
+        feeds = [*feeds]
     for feed in feeds:
         if type(feed) is not np.ndarray:
             return [as_feed(feed) for feed in feeds]
     return feeds
-
-
-def _iterable(feeds: Any) -> Iterable[Any]:
-    if isinstance(feeds, (str, bytes)):
-        raise as_runtime_error(TypeError(f"got feeds={feeds!r}; expected a list with one array per input"))
-    return iter(feeds)
-
-

@@ -13,7 +13,7 @@ from ..types import DataType, TensorDesc
 __all__ = ["dtype", "dtype_of", "make_desc", "memory_type", "session_options", "tensor_desc"]
 
 
-class dtype(IntEnum):  # noqa: N801 - aclruntime's name
+class dtype(IntEnum):
     """Element type, with the values of ``aclDataType``; ``str()`` gives ``dtype.float32``, as in aclruntime."""
 
     undefined = -1
@@ -77,7 +77,7 @@ def dtype_of(kind: np.dtype[Any]) -> dtype:
     return found
 
 
-class memory_type(Enum):  # noqa: N801 - named as the rest of this module
+class memory_type(Enum):
     """Where the memory of a :class:`Tensor` is."""
 
     memory_host = 0
@@ -86,7 +86,7 @@ class memory_type(Enum):  # noqa: N801 - named as the rest of this module
 
 
 @dataclass
-class tensor_desc:  # noqa: N801 - aclruntime's name
+class tensor_desc:
     """Description of an input or output of a model.
 
     ``realsize`` is the number of bytes of a feed for the gear or the shapes that were set last; ``size`` that of the
@@ -114,7 +114,7 @@ def make_desc(desc: TensorDesc, realsize: int | None = None) -> tensor_desc:
 
 
 @dataclass
-class session_options:  # noqa: N801 - aclruntime's name
+class session_options:
     """Options of an :class:`InferenceSession`.
 
     ``log_level`` 1 logs each request at DEBUG on the logger ``aioais``; other levels are those of that logger.

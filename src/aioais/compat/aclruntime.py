@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError
+from ..errors import AioaisError, ArgumentError
 from ..session import core_of
 from ..types import DEFAULT_OUTPUT_BYTES
 from ._aio import AioSession, finalize_all
@@ -76,7 +76,9 @@ class InferenceSession:
         except BaseException as exc:
             runner.drop()
             runner.join()
-            raise as_runtime_error(exc) from exc.__cause__
+            if isinstance(exc, AioaisError):
+                raise as_runtime_error(exc) from exc.__cause__
+            raise
         self._runner = runner
         try:
             runner.run_coroutine(lambda: _open(aio))
@@ -245,7 +247,7 @@ class InferenceSession:
         return "\n".join(lines)
 
 
-def model(modelPath: str, deviceId: int = 0, options: session_options | None = None) -> InferenceSession:  # noqa: N803
+def model(modelPath: str, deviceId: int = 0, options: session_options | None = None) -> InferenceSession:
     """Open a model: aclruntime's other name of :class:`InferenceSession`."""
     return InferenceSession(modelPath, deviceId, options)
 

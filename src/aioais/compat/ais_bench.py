@@ -16,6 +16,7 @@ import numpy as np
 from ..types import DEFAULT_OUTPUT_BYTES
 from . import aclruntime
 from ._aio import AioSession, finalize_all
+from ._gone import AIPP, GONE
 from ._iteration import Steps
 from ._multi import MultiDeviceSession
 from ._summary import MemorySummary, Summary
@@ -53,29 +54,6 @@ NP_TYPE_LIST: Final = [
     np.float32,
     np.float64,
 ]
-
-_AIPP = "aioais takes no dynamic AIPP; build the model with static AIPP, or without"
-_GONE: Final = {
-    "run_pipeline": "a part of the command line; infer_pipeline() takes arrays, and `aioais bench` measures",
-    "create_tensor_from_fileslist": "use create_tensor_from_arrays_to_device(numpy.fromfile(...))",
-    "load_aipp_config_file": _AIPP,
-    **{
-        f"aipp_set_{name}": _AIPP
-        for name in (
-            "input_format",
-            "src_image_size",
-            "rbuv_swap_switch",
-            "ax_swap_switch",
-            "csc_params",
-            "crop_params",
-            "padding_params",
-            "dtc_pixel_mean",
-            "dtc_pixel_min",
-            "pixel_var_reci",
-        )
-    },
-}
-"""Members of ais_bench's class that are not here, and what to do instead."""
 
 
 class InferSession:
@@ -345,7 +323,7 @@ class InferSession:
 
     def check_dym_aipp_input_exist(self) -> NoReturn:
         """Raise: dynamic AIPP cannot be used here."""
-        raise RuntimeError(_AIPP)
+        raise RuntimeError(AIPP)
 
     def create_tensor_from_arrays_to_device(self, arrays: Any) -> Tensor:
         """Copy one array to the session's device."""
@@ -390,8 +368,8 @@ class InferSession:
 
     def __getattr__(self, name: str) -> NoReturn:
         """Say what to do about a member of ais_bench that is not here."""
-        if name in _GONE:
-            raise AttributeError(f"InferSession.{name} of ais_bench is not in aioais: {_GONE[name]}")
+        if name in GONE:
+            raise AttributeError(f"InferSession.{name} of ais_bench is not in aioais: {GONE[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
