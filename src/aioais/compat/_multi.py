@@ -44,13 +44,7 @@ class MultiDeviceSession:
         self.acl_json_path = acl_json_path
         self.debug = debug
         self.loop = loop
-        try:
-            path, platform = find_model(model_path)
-            self._aio = AioMultiDeviceSession(path, acl_json_path, debug, loop, platform=platform, check="bytes")
-        except AioaisError as exc:
-            raise as_runtime_error(exc) from exc.__cause__
-        self._runner: LoopThread | None = None
-        _live.add(self)
+        self._aio = self._make()
 
     @property
     def summary(self) -> LaneTimes:
@@ -83,8 +77,7 @@ class MultiDeviceSession:
             A request failed; device and lane are in the notes.
         """
         feeds = _by_device(_one_of(device_feeds, "devices_feeds", names), as_feeds)
-        aio = self._aio
-        return self._run(lambda: aio.infer(feeds, mode, custom_sizes))  # type: ignore[arg-type]
+        return self._run(lambda aio: aio.infer(feeds, mode, custom_sizes))  # type: ignore[arg-type]
 
     def infer_pipeline(
         self,
@@ -114,9 +107,8 @@ class MultiDeviceSession:
         """
         given = _one_of(device_feeds_list, "devices_feeds_list", names)
         feeds = _by_device(given, lambda items: [as_feeds(item) for item in items])
-        aio = self._aio
 
-        async def collect() -> dict[int, list[list[list[np.ndarray]]]]:
+        async def collect(aio: _Aio) -> dict[int, list[list[list[np.ndarray]]]]:
             return await aio.infer_pipeline(feeds, mode, custom_sizes)  # type: ignore[arg-type]
 
         return self._run(collect)
@@ -152,9 +144,8 @@ class MultiDeviceSession:
         """
         feeds = _by_device(_one_of(device_feeds, "devices_feeds", names), as_feeds)
         pairs = None if in_out_list is None or not len(in_out_list) else [max(-1, int(k)) for k in in_out_list]
-        aio = self._aio
         return self._run(
-            lambda: aio.infer_iteration(feeds, pairs, iteration_times, mode, custom_sizes, mem_copy)  # type: ignore[arg-type]
+            lambda aio: aio.infer_iteration(feeds, pairs, iteration_times, mode, custom_sizes, mem_copy)  # type: ignore[arg-type]
         )
 
     def free_resource(self) -> None:
@@ -162,11 +153,10 @@ class MultiDeviceSession:
 
         Without it everything is freed when the session is collected, or at the end of the program.
         """
-        runner, self._runner = self._runner, None
+        aio, self._aio = self._aio, self._make()
+        runner, aio.runner = aio.runner, None
         if runner is None:
             return
-        fresh = AioMultiDeviceSession(**self._options())
-        aio, self._aio = self._aio, fresh
         try:
             if not runner.is_over:
                 runner.run_coroutine(aio.aclose)
@@ -174,40 +164,55 @@ class MultiDeviceSession:
             runner.drop()
             runner.join()
 
-    def _options(self) -> dict[str, Any]:
-        path, platform = find_model(self.model_path)
-        return {
-            "model_path": path,
-            "acl_json_path": self.acl_json_path,
-            "debug": self.debug,
-            "loop": self.loop,
-            "platform": platform,
-            "check": "bytes",
-        }
+    def _make(self) -> _Aio:
+        try:
+            path, platform = find_model(self.model_path)
+            return _Aio(path, self.acl_json_path, self.debug, self.loop, platform=platform, check="bytes")
+        except AioaisError as exc:
+            raise as_runtime_error(exc) from exc.__cause__
 
-    def _run(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        runner = self._runner
+    def _run(self, make: Callable[[_Aio], Coroutine[Any, Any, _T]]) -> _T:
+        aio = self._aio
+        runner = aio.runner
         if runner is None:
             runner = hold()
-            if self._runner is None:
-                self._runner = runner
+            if aio.runner is None:
+                aio.runner = runner
             else:  # another thread was first
                 runner.drop()
-        return runner.run_coroutine(make)
 
-    def __del__(self) -> None:
-        runner, aio = getattr(self, "_runner", None), getattr(self, "_aio", None)
-        if runner is not None and aio is not None:
-            runner.post(lambda: _close_soon(runner, aio))
+        async def work() -> _T:
+            _live.add(aio)
+            return await make(aio)
+
+        return runner.run_coroutine(work)
 
     def __repr__(self) -> str:
         return repr(self._aio)
 
 
-_live: weakref.WeakSet[MultiDeviceSession] = weakref.WeakSet()
+class _Aio(AioMultiDeviceSession):
+    """The library's own class, closed without a warning when it is dropped: ais_bench has no call to close it.
+
+    Attributes
+    ----------
+    runner
+        The loop thread, held since the first call.
+    """
+
+    runner: LoopThread | None = None
+
+    def __del__(self) -> None:
+        runner = self.runner
+        if runner is not None:
+            runner.post(lambda: _close_soon(runner, self))
 
 
-def _close_soon(runner: LoopThread, aio: AioMultiDeviceSession) -> None:
+_live: weakref.WeakSet[_Aio] = weakref.WeakSet()
+"""Sessions that have a hold on the loop thread; read and changed there."""
+
+
+def _close_soon(runner: LoopThread, aio: _Aio) -> None:
     """Close a session that was dropped; on the loop's thread."""
 
     def closed(task: asyncio.Task[None]) -> None:
@@ -222,10 +227,9 @@ def _close_all(runner: LoopThread) -> None:
     """Close what is open when the program ends: ais_bench has no call that a program could have made."""
 
     async def close() -> None:
-        for session in list(_live):
-            if session._runner is runner:
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(session._aio.aclose(), _PATIENCE_S)
+        for aio in list(_live):
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(aio.aclose(), _PATIENCE_S)
 
     with contextlib.suppress(Exception):
         runner.run_coroutine(close)
