@@ -360,6 +360,7 @@ class InferSession:
     def free_resource(self) -> None:
         """Free all that the session holds on the device, after requests under way; idempotent, never fails."""
         self.session.free_resource()
+        self._steps = Steps(self.session)  # an iteration by hand keeps device memory
 
     @staticmethod
     def finalize() -> None:
