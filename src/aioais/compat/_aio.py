@@ -45,6 +45,11 @@ class AioSession(InferSession):
         """What starts requests, for the blocking calls."""
         return self._elsewhere
 
+    @property
+    def has_loop(self) -> bool:
+        """Whether the session still has its hold on the loop thread."""
+        return self._runner is not None
+
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent. See :meth:`aioais.InferSession.aclose`."""
         await super().aclose()

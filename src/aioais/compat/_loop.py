@@ -137,7 +137,7 @@ class LoopThread:
     loop
         The loop.
     calls
-        Calls under way. The end of the thread fails those that are left, so no caller waits for ever.
+        Calls under way. The end of the thread fails those that are left, so that no caller waits for ever.
     is_forked
         This process is a child of the one that has the thread.
     """
@@ -214,6 +214,8 @@ class LoopThread:
         self.calls.add(call)  # before the flag is read: the thread sets the flag before it looks at the calls
         if self._is_over or not self.post(call.begin):
             self.calls.discard(call)
+            if _is_ending and threading.current_thread().daemon:
+                threading.Event().wait()  # as Python does with a daemon thread at its end
             raise as_runtime_error(ClosedError("the session is closed, or the interpreter is ending; open a new one"))
 
     def post(self, function: Callable[[], object]) -> bool:
@@ -269,7 +271,8 @@ class LoopThread:
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             self._is_over = True
-            for call in list(self.calls):
+            # Only daemon threads still call at the end of the interpreter: they end with it, without a traceback.
+            for call in [] if _is_ending else list(self.calls):
                 call.fail(ClosedError("the session was closed while a call was under way; open a new one"))
             loop.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AioaisError, ArgumentError
+from ..errors import AioaisError, ArgumentError, ClosedError
 from ..session import core_of
 from ..types import DEFAULT_OUTPUT_BYTES
 from ._aio import AioSession, finalize_all
@@ -223,11 +223,13 @@ class InferenceSession:
     def free_resource(self) -> None:
         """Free all that the session holds on the device, after requests under way; idempotent, never fails."""
         runner, aio = self._runner, self._aio
-        if runner.is_over or aio.closed:
+        if runner.is_over:
             aio.let_go()
-        else:
+        elif aio.has_loop:
             try:
                 runner.run_coroutine(aio.aclose)
+            except ClosedError:
+                pass  # another thread has freed it meanwhile
             except Exception as exc:  # noqa: BLE001 - ais_bench's does not raise either; all else was freed
                 _log.warning("%r was not freed cleanly: %s", aio, exc)
         runner.join()

@@ -102,7 +102,7 @@ class InferSession:
         self.outtensors_desc = self.session.get_outputs()
         self.outputs_names = [desc.name for desc in self.outtensors_desc]
         self.infer_mode_switch: dict[str, Callable[..., None]] = {
-            mode: self._preparation(mode) for mode in ("static", "dymbatch", "dymhw", "dymdims", "dymshape")
+            mode: _preparation(self.session, mode) for mode in ("static", "dymbatch", "dymhw", "dymdims", "dymshape")
         }
         self._steps = Steps(self.session)
 
@@ -382,10 +382,13 @@ class InferSession:
             return DEFAULT_OUTPUT_BYTES
         return self.session.output_sizes(custom_sizes)
 
-    def _preparation(self, mode: str) -> Callable[..., None]:
-        def prepare(shapes: Sequence[Sequence[int]], custom_sizes: Any = DEFAULT_OUTPUT_BYTES) -> None:
-            self.session.mode.set_from_feeds(mode, shapes)
-            if mode == "dymshape":
-                self.session.set_custom_outsize(custom_sizes)
 
-        return prepare
+def _preparation(session: aclruntime.InferenceSession, mode: str) -> Callable[..., None]:
+    """Return what prepares a mode. It does not hold the session's owner, which is closed when it is dropped."""
+
+    def prepare(shapes: Sequence[Sequence[int]], custom_sizes: Any = DEFAULT_OUTPUT_BYTES) -> None:
+        session.mode.set_from_feeds(mode, shapes)
+        if mode == "dymshape":
+            session.set_custom_outsize(custom_sizes)
+
+    return prepare
