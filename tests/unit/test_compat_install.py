@@ -27,13 +27,19 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo an installation, and what a program has changed."""
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    finders = [finder for finder in sys.meta_path if not isinstance(finder, _install._Finder)]
+    monkeypatch.setattr(sys, "meta_path", finders)
+    forget()
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(_models, "_platform", None)
     monkeypatch.setattr(_models, "_told", set())
     monkeypatch.delenv(_models.VARIABLE, raising=False)
     yield
+    forget()
+
+
+def forget() -> None:
     for name in _install._IMPLEMENTED_BY:
         sys.modules.pop(name, None)
 

@@ -198,3 +198,67 @@ def test_fork_before_start(path: str) -> None:
         session.infer([X])
     """
     assert run(path, program(body), "-W", "ignore") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.stress
+def test_a_storm_of_signals(path: str) -> None:
+    """A handler that raises at any moment, in openings, calls and closings: nothing hangs and nothing is left."""
+    body = """
+    import gc, random
+    emulator.configure(execute_ms=0.3)
+    class Alarm(Exception): pass
+    def strike(*_):
+        raise Alarm
+    signal.signal(signal.SIGALRM, strike)
+    shared, is_over, failures = Blocking(1, PATH), threading.Event(), []
+    def work():
+        try:
+            while not is_over.is_set():
+                assert (shared.infer([X])[0] == X).all()
+        except BaseException as exc:
+            failures.append(exc)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    lost = []  # Python drops what a handler raises in a finaliser, which then has not done all
+    sys.unraisablehook = lambda event: lost.append(str(event.exc_type))
+    struck, deadline = 0, time.monotonic() + 5
+    while time.monotonic() < deadline:
+        session = tensor = outputs = None
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.random() * 0.03)
+            try:
+                session = Blocking(0, PATH)
+                while True:
+                    assert (session.infer([X])[0] == X).all()
+                    assert len(session.infer_pipeline([[X]] * 7)) == 7
+                    session.infer_iteration([X], [0], 5)
+                    tensor = session.create_tensor_from_arrays_to_device(X)
+                    outputs = session.run([tensor])
+                    session.convert_tensors_to_host(outputs)
+                    if random.random() < 0.1:
+                        session.free_resource()
+                        break
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Alarm:
+            struck += 1
+        if session is not None:
+            try:
+                assert (session.infer([X])[0] == X).all()
+            except ClosedError:
+                pass  # the handler struck while it was being closed
+            session.free_resource()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    shared.free_resource()
+    session = tensor = outputs = shared = None
+    gc.collect()
+    Blocking.finalize()
+    assert struck > 20
+    assert not failures, failures
+    assert lost or not emulator.leaks(), emulator.leaks()
+    """
+    run(path, program(body), "-W", "ignore::ResourceWarning")

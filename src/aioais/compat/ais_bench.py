@@ -166,9 +166,10 @@ class InferSession:
         TypeError
             ``feeds`` is no list.
         """
-        feeds = as_feeds(feeds)
-        self.session.mode.remember(mode)
-        return self.session.infer(feeds, mode, self._sizes(mode, custom_sizes), out_array)
+        session = self.session
+        outputs = session.infer(as_feeds(feeds), mode, self._sizes(mode, custom_sizes), out_array)
+        session.mode.remember(mode)
+        return outputs
 
     def infer_pipeline(
         self, feeds_list: Any, mode: str = "static", custom_sizes: Any = DEFAULT_OUTPUT_BYTES
@@ -194,13 +195,14 @@ class InferSession:
         """
         items = [as_feeds(feeds) for feeds in feeds_list]
         sizes = self._sizes(mode, custom_sizes)
-        self.session.mode.remember(mode)
         aio = self.aio
 
         async def collect() -> list[list[np.ndarray]]:
             return [outputs async for outputs in aio.infer_pipeline(items, mode, sizes)]  # type: ignore[arg-type]
 
-        return aio.elsewhere.runner.run_coroutine(collect)
+        results = aio.elsewhere.runner.run_coroutine(collect)
+        self.session.mode.remember(mode)
+        return results
 
     def infer_iteration(
         self,
@@ -237,18 +239,20 @@ class InferSession:
         items = as_feeds(feeds)
         sizes = self._sizes(mode, custom_sizes)
         pairs = None if in_out_list is None or not len(in_out_list) else [max(-1, int(k)) for k in in_out_list]
-        self.session.mode.remember(mode)
         aio = self.aio
-        return aio.elsewhere.runner.run_coroutine(
+        outputs = aio.elsewhere.runner.run_coroutine(
             lambda: aio.infer_iteration(items, pairs, iteration_times, mode, sizes, mem_copy)  # type: ignore[arg-type]
         )
+        self.session.mode.remember(mode)
+        return outputs
 
     def first_inner_run(
         self, feeds: Any, mode: str = "static", custom_sizes: Any = DEFAULT_OUTPUT_BYTES
     ) -> list[Tensor]:
         """Run the first step of an iteration by hand; returns an empty list, as outputs stay on the device."""
+        outputs = self._steps.first(as_feeds(feeds), mode, self._sizes(mode, custom_sizes))
         self.session.mode.remember(mode)
-        return self._steps.first(as_feeds(feeds), mode, self._sizes(mode, custom_sizes))
+        return outputs
 
     def inner_run(
         self, in_out_list: Sequence[int], get_outputs: bool = False, mem_copy: bool = True
