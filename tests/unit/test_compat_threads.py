@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 import aioais
 from aioais import emulator
+from aioais.compat import _loop, aclruntime
 from aioais.compat.ais_bench import InferSession, MultiDeviceSession
 from aioais.testing import LoopLag
 
@@ -199,7 +201,7 @@ def test_a_call_on_the_loop_thread_is_refused(session: InferSession) -> None:
         session.infer([row(1)])
 
     runner = session.aio.elsewhere.runner
-    with pytest.raises(RuntimeError, match="a blocking call on the thread of the event loop"):
+    with pytest.raises(RuntimeError, match="a blocking call on a thread of this library"):
         runner.run_coroutine(wrong)
 
 
@@ -223,6 +225,63 @@ def test_freed_while_others_call(path: str) -> None:
         thread.join(10)
     assert len(ends) == 6
     assert all(isinstance(error, aioais.ClosedError) for error in ends)
+
+
+class Model:
+    """A program's own class: it frees its session when it is collected, which a cycle puts off."""
+
+    def __init__(self, path: str) -> None:
+        self.session = InferSession(0, path)
+        self.multi = MultiDeviceSession(path)
+        self.multi.infer({1: [[row(1)]]})
+        self.me = self
+
+    def __del__(self) -> None:
+        self.session.free_resource()
+        self.multi.free_resource()
+
+
+# The collector may call the finaliser of the session before that of the object which frees it: Python has no order.
+@pytest.mark.filterwarnings("ignore:.*was never closed:ResourceWarning")
+def test_collected_on_the_loop_thread(session: InferSession, path: str) -> None:
+    models = [Model(path)]
+    models.clear()
+
+    async def collect() -> None:
+        gc.collect()
+
+    session.aio.elsewhere.runner.run_coroutine(collect)
+    assert session.infer([row(1)])[0][0, 0] == 1
+
+
+@pytest.mark.engine
+@pytest.mark.filterwarnings("ignore:.*was never closed:ResourceWarning")
+def test_collected_on_a_stage_thread(session: InferSession, path: str) -> None:
+    """Where the locks of a session are held, its own included."""
+    models = [Model(path)]
+    inside.collect_where_locks_are_held(session.aio, gc.collect)
+    inside.collect_where_locks_are_held(models[0].session.aio, gc.collect)
+    models[0].session.infer([row(2)])
+    models.clear()
+    for k in range(5):
+        assert session.infer([row(k)])[0][0, 0] == k
+
+
+@pytest.mark.filterwarnings("ignore:.*was never closed:ResourceWarning")
+def test_collected_while_another_session_is_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finaliser waits for the end of its session in the thread that is about to start the loop."""
+    models = [Model(path)]
+    hold = _loop.hold
+
+    def late() -> _loop.LoopThread:
+        with _loop._lock:
+            models.clear()
+            gc.collect()
+        return hold()
+
+    monkeypatch.setattr(aclruntime, "hold", late)
+    with InferSession(2, path) as session:
+        assert session.infer([row(3)])[0][0, 0] == 3
 
 
 def test_opening_and_freeing_from_many_threads(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import warnings
 import weakref
@@ -16,6 +17,8 @@ from ..session import InferSession
 from ._loop import Call, LoopThread, Started, hold, is_ending
 
 __all__ = ["AioSession", "finalize_all", "live_sessions"]
+
+_log = logging.getLogger("aioais")
 
 
 class AioSession(InferSession):
@@ -32,6 +35,8 @@ class AioSession(InferSession):
     arguments, options
         As of :class:`aioais.InferSession`.
     """
+
+    _is_closing = False
 
     def __init__(self, runner: LoopThread, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -55,6 +60,17 @@ class AioSession(InferSession):
         await super().aclose()
         self.let_go()
 
+    def close_soon(self) -> None:
+        """Have the session closed and do not wait; in any thread, and in finalisers of others."""
+        runner = self._runner
+        if runner is not None:
+            self._is_closing = runner.post(self._begin_to_close)
+
+    def _begin_to_close(self) -> None:
+        task = asyncio.ensure_future(self.aclose())
+        _closing.add(task)
+        task.add_done_callback(_closed)
+
     def let_go(self) -> None:
         """Drop the hold on the loop thread; idempotent."""
         runner, self._runner = self._runner, None
@@ -63,8 +79,8 @@ class AioSession(InferSession):
 
     def __del__(self) -> None:
         core = getattr(self, "_elsewhere", None)
-        if core is None:
-            return  # the constructor has raised
+        if core is None or self._is_closing:
+            return  # the constructor has raised; or what was collected together with this closes it
         text = repr(self)
         try:
             if core.abandon():
@@ -161,8 +177,19 @@ class _Remote(Request):
         self.abandon()
 
 
+_closing: set[asyncio.Task[None]] = set()
+"""A loop keeps no tasks by itself."""
+
+
+def _closed(task: asyncio.Task[None]) -> None:
+    _closing.discard(task)
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.warning("a session was not freed cleanly: %s", error)
+
+
 _live: weakref.WeakSet[AioSession] = weakref.WeakSet()
-_live_lock = threading.Lock()  # a set must not grow while it is read
+_live_lock = threading.RLock()  # a set must not grow while it is read; a finaliser may read it
 
 
 def live_sessions() -> list[AioSession]:

@@ -12,11 +12,12 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from ..errors import ClosedError, ForkError
 from ._errors import as_runtime_error
 
-__all__ = ["Call", "LoopThread", "Started", "before_exit", "hold", "is_ending"]
+__all__ = ["Call", "LoopThread", "Started", "before_exit", "hold", "is_ending", "is_in_library"]
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
+_RETRY_S: Final = 0.001
 _PATIENCE_S: Final = 10.0
 """How long the end of the thread is waited for: it comes at once, or something is wrong."""
 
@@ -198,17 +199,17 @@ class LoopThread:
         Raises
         ------
         RuntimeError
-            This is a forked child, the loop has ended, or the caller is on the loop's thread.
+            This is a forked child, the loop has ended, or the caller is on a thread of this library.
         """
         if self.is_forked:
             raise ForkError(
                 f"this process {os.getpid()} was forked from process {self._pid}, which has the sessions; ACL does not "
                 "survive a fork: open sessions after forking, or use the 'spawn' start method"
             )
-        if self.is_here:
+        if is_in_library():
             raise RuntimeError(
-                "a blocking call on the thread of the event loop that it waits for would wait for ever; "
-                "await the same method of session.aio"
+                "a blocking call on a thread of this library would wait for itself for ever; await the same method of "
+                "session.aio, or make the call in another thread"
             )
         call.runner = self
         self.calls.add(call)  # before the flag is read: the thread sets the flag before it looks at the calls
@@ -251,12 +252,18 @@ class LoopThread:
 
     def _drop(self) -> None:
         global _current
-        with _lock:
+        # The thread that has the lock may be in a finaliser that waits for this thread, so this one never waits.
+        if not _lock.acquire(blocking=False):
+            self.loop.call_later(_RETRY_S, self._drop)
+            return
+        try:
             self.holds -= 1
             if self.holds:
                 return
             if _current is self:
                 _current = None
+        finally:
+            _lock.release()
         self.loop.stop()
 
     def _run(self) -> None:
@@ -277,7 +284,15 @@ class LoopThread:
             loop.close()
 
 
-_lock = threading.Lock()  # guards what follows and the number of holds; never taken in a finaliser
+def is_in_library() -> bool:
+    """Whether this is a thread of the library, where a blocking call would wait for itself.
+
+    The collector runs finalisers in any thread, those of programs that free a session included.
+    """
+    return threading.current_thread().name.startswith("aioais-")
+
+
+_lock = threading.RLock()  # guards what follows and the number of holds; a finaliser may take it where it is held
 _current: LoopThread | None = None
 _is_ending = False
 
@@ -308,7 +323,7 @@ def hold() -> LoopThread:
 
 def _in_forked_child() -> None:
     global _current, _lock
-    _lock = threading.Lock()  # another thread may have held it
+    _lock = threading.RLock()  # another thread may have held it
     if _current is not None:
         _current.is_forked = True
         _current = None

@@ -14,7 +14,7 @@ from ..errors import AioaisError
 from ..multi_device import MultiDeviceSession as AioMultiDeviceSession
 from ..types import DEFAULT_OUTPUT_BYTES
 from ._errors import as_runtime_error
-from ._loop import LoopThread, before_exit, hold
+from ._loop import LoopThread, before_exit, hold, is_in_library
 from ._models import find_model
 from ._summary import LaneTimes
 from ._tensor import as_feeds
@@ -156,6 +156,9 @@ class MultiDeviceSession:
         aio, self._aio = self._aio, self._make()
         runner, aio.runner = aio.runner, None
         if runner is None:
+            return
+        if is_in_library():  # in a finaliser, which must not wait here
+            runner.post(lambda: _close_soon(runner, aio))
             return
         try:
             if not runner.is_over:

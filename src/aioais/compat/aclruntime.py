@@ -16,7 +16,7 @@ from ..session import core_of
 from ..types import DEFAULT_OUTPUT_BYTES
 from ._aio import AioSession, finalize_all
 from ._errors import as_runtime_error
-from ._loop import hold
+from ._loop import hold, is_in_library
 from ._mode import ModeState
 from ._models import find_model
 from ._summary import MemorySummary, Summary
@@ -225,6 +225,9 @@ class InferenceSession:
         runner, aio = self._runner, self._aio
         if runner.is_over:
             aio.let_go()
+        elif is_in_library():  # in a finaliser, which must not wait here
+            aio.close_soon()
+            return
         elif aio.has_loop:
             try:
                 runner.run_coroutine(aio.aclose)
