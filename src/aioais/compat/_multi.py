@@ -206,7 +206,7 @@ class _Aio(AioMultiDeviceSession):
     runner: LoopThread | None = None
 
     def __del__(self) -> None:
-        runner = self.runner
+        runner, self.runner = self.runner, None
         if runner is not None:
             runner.post(lambda: _close_soon(runner, self))
 
