@@ -273,7 +273,7 @@ def test_collected_while_another_session_is_opened(path: str, monkeypatch: pytes
     models = [Model(path)]
     hold = _loop.hold
 
-    def late() -> _loop.LoopThread:
+    def late() -> _loop.Hold:
         with _loop._lock:
             models.clear()
             gc.collect()
@@ -296,10 +296,17 @@ def test_opening_and_freeing_from_many_threads(path: str) -> None:
 def test_a_dropped_session_is_closed(path: str) -> None:
     session = InferSession(0, path)
     session.infer([row(1)])
+    (thread,) = loop_threads()
     sessions = [session]
     del session
-    with pytest.warns(ResourceWarning, match=r"never closed: call session.free_resource\(\)"):
+
+    def drop() -> None:
         sessions.clear()
+        thread.join(5)
+
+    with pytest.warns(ResourceWarning, match=r"never closed: call session.free_resource\(\)"):
+        drop()
+    assert not thread.is_alive()
 
 
 def test_a_kept_aio_keeps_the_loop(path: str, loop_factory: Callable[[], Any]) -> None:

@@ -14,7 +14,7 @@ from .._engine.core import SessionCore
 from .._engine.iteration import Iteration
 from .._engine.request import Request
 from ..session import InferSession
-from ._loop import Call, LoopThread, Started, hold, is_ending
+from ._loop import Call, Hold, LoopThread, Started, hold, is_ending
 
 __all__ = ["AioSession", "finalize_all", "live_sessions"]
 
@@ -30,7 +30,7 @@ class AioSession(InferSession):
 
     Parameters
     ----------
-    runner
+    holding
         The loop thread, held by the session until it is closed or collected.
     arguments, options
         As of :class:`aioais.InferSession`.
@@ -38,10 +38,10 @@ class AioSession(InferSession):
 
     _is_closing = False
 
-    def __init__(self, runner: LoopThread, *arguments: Any, **options: Any) -> None:
+    def __init__(self, holding: Hold, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._core = self._elsewhere = _Core(self._core.options, runner)
-        self._runner: LoopThread | None = runner
+        self._core = self._elsewhere = _Core(self._core.options, holding.runner)
+        self._hold: Hold | None = holding
         with _live_lock:
             _live.add(self)
 
@@ -53,18 +53,24 @@ class AioSession(InferSession):
     @property
     def has_loop(self) -> bool:
         """Whether the session still has its hold on the loop thread."""
-        return self._runner is not None
+        return self._hold is not None
 
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent. See :meth:`aioais.InferSession.aclose`."""
         await super().aclose()
-        self.let_go()
+        holding, self._hold = self._hold, None
+        if holding is None:
+            return
+        if holding.runner.is_here:
+            holding.drop_here()
+        else:
+            holding.drop()
 
     def close_soon(self) -> None:
         """Have the session closed and do not wait; in any thread, and in finalisers of others."""
-        runner = self._runner
-        if runner is not None:
-            self._is_closing = runner.post(self._begin_to_close)
+        holding = self._hold
+        if holding is not None:
+            self._is_closing = holding.runner.post(self._begin_to_close)
 
     def _begin_to_close(self) -> None:
         task = asyncio.ensure_future(self.aclose())
@@ -73,24 +79,28 @@ class AioSession(InferSession):
 
     def let_go(self) -> None:
         """Drop the hold on the loop thread; idempotent."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            runner.drop()
+        holding, self._hold = self._hold, None
+        if holding is not None:
+            holding.drop()
 
     def __del__(self) -> None:
-        core = getattr(self, "_elsewhere", None)
-        if core is None or self._is_closing:
-            return  # the constructor has raised; or what was collected together with this closes it
-        text = repr(self)
-        try:
-            if core.abandon():
-                warnings.warn(
-                    f"{text} was never closed: call session.free_resource()", ResourceWarning, stacklevel=2, source=self
-                )
-        finally:
-            runner, self._runner = self._runner, None
-            if runner is not None:
-                runner.drop_soon()
+        core, holding = getattr(self, "_elsewhere", None), getattr(self, "_hold", None)
+        if core is None or holding is None or self._is_closing:
+            return  # the constructor has raised, it is closed, or what was collected together with this closes it
+        if not holding.runner.post(lambda: _close_dropped(core, holding)):
+            core.abandon()
+
+
+def _close_dropped(core: _Core, holding: Hold) -> None:
+    """Close a session that was dropped open; on the loop thread, where no signal handler can break in."""
+    text = repr(core)
+    try:
+        if core.abandon():
+            warnings.warn(f"{text} was never closed: call session.free_resource()", ResourceWarning, stacklevel=2)
+    except ResourceWarning as exc:  # made an error, which no caller could catch
+        _log.warning("%s", exc)
+    finally:
+        holding.drop_here()
 
 
 class _Core(SessionCore):
@@ -102,6 +112,22 @@ class _Core(SessionCore):
     def __init__(self, options: Any, runner: LoopThread) -> None:
         super().__init__(options)
         self.runner = runner
+        self._ends: list[object] = []
+        """Not empty once the session has ended."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session was closed, or ended by ``finalize``.
+
+        It takes no lock: a signal handler that raises in the main thread might leave one locked.
+        """
+        return self.is_closed or bool(self._ends)
+
+    async def open(self) -> None:
+        """Open the session; on the loop thread."""
+        await super().open()
+        if self.pipeline is not None:
+            self.pipeline.closed.add_done_callback(self._ends.append)
 
     def check_loop(self) -> None:
         """Allow any event loop."""
@@ -205,12 +231,12 @@ def finalize_all() -> None:
     """
     if is_ending():
         return
-    runner = hold()
+    holding = hold()
     try:
-        runner.run_coroutine(InferSession.finalize)
+        holding.runner.run_coroutine(InferSession.finalize)
     finally:
         for session in live_sessions():
             if session.closed:
                 session.let_go()
-        runner.drop()
-        runner.join()
+        holding.drop()
+        holding.runner.join()

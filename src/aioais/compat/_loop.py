@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from ..errors import ClosedError, ForkError
 from ._errors import as_runtime_error
 
-__all__ = ["Call", "LoopThread", "Started", "before_exit", "hold", "is_ending", "is_in_library"]
+__all__ = ["Call", "Hold", "LoopThread", "Started", "before_exit", "hold", "is_ending", "is_in_library"]
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -229,17 +229,6 @@ class LoopThread:
             return False
         return True
 
-    def drop(self) -> None:
-        """Let go of one hold; not in a finaliser."""
-        if self.is_here:
-            self._drop()
-        else:
-            self.post(self._drop)
-
-    def drop_soon(self) -> None:
-        """Let go of one hold; safe in a finaliser."""
-        self.post(self._drop)
-
     def join(self) -> None:
         """Wait for the end of the thread if it is about to end."""
         if not self.is_forked and not self.holds and not self.is_here:
@@ -250,11 +239,12 @@ class LoopThread:
         if self.post(self.loop.stop):
             self._thread.join(_PATIENCE_S)
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Let go of one hold; on the loop's thread."""
         global _current
         # The thread that has the lock may be in a finaliser that waits for this thread, so this one never waits.
         if not _lock.acquire(blocking=False):
-            self.loop.call_later(_RETRY_S, self._drop)
+            self.loop.call_later(_RETRY_S, self.drop)
             return
         try:
             self.holds -= 1
@@ -292,6 +282,42 @@ def is_in_library() -> bool:
     return threading.current_thread().name.startswith("aioais-")
 
 
+class Hold:
+    """One reason for the loop to run; dropped once, at the latest when it is collected.
+
+    Attributes
+    ----------
+    runner
+        The loop.
+    """
+
+    __slots__ = ("_is_dropped", "runner")
+
+    def __init__(self, runner: LoopThread) -> None:
+        self._is_dropped = True  # it counts when hold() has counted it
+        self.runner = runner
+
+    def count(self) -> None:
+        """Begin to hold; where the lock is held."""
+        self.runner.holds += 1
+        self._is_dropped = False
+
+    def drop(self) -> None:
+        """Let the loop end, if nothing else holds it; idempotent, in any thread and in finalisers."""
+        if not self._is_dropped:
+            self._is_dropped = True
+            self.runner.post(self.runner.drop)
+
+    def drop_here(self) -> None:
+        """Do the same at once; on the loop's thread, not in a finaliser."""
+        if not self._is_dropped:
+            self._is_dropped = True
+            self.runner.drop()
+
+    def __del__(self) -> None:
+        self.drop()
+
+
 _lock = threading.RLock()  # guards what follows and the number of holds; a finaliser may take it where it is held
 _current: LoopThread | None = None
 _is_ending = False
@@ -302,8 +328,8 @@ def is_ending() -> bool:
     return _is_ending
 
 
-def hold() -> LoopThread:
-    """Return the loop of this process, which runs until each hold is dropped; it is started where there is none.
+def hold() -> Hold:
+    """Hold the loop of this process, which runs until each hold is dropped; it is started where there is none.
 
     Raises
     ------
@@ -317,8 +343,9 @@ def hold() -> LoopThread:
         runner = _current
         if runner is None or runner.is_over:
             runner = _current = LoopThread()
-        runner.holds += 1
-    return runner
+        made = Hold(runner)
+        made.count()
+    return made
 
 
 def _in_forked_child() -> None:

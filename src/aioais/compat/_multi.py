@@ -14,7 +14,7 @@ from ..errors import AioaisError
 from ..multi_device import MultiDeviceSession as AioMultiDeviceSession
 from ..types import DEFAULT_OUTPUT_BYTES
 from ._errors import as_runtime_error
-from ._loop import LoopThread, before_exit, hold, is_in_library
+from ._loop import Hold, LoopThread, before_exit, hold, is_in_library
 from ._models import find_model
 from ._summary import LaneTimes
 from ._tensor import as_feeds
@@ -154,17 +154,18 @@ class MultiDeviceSession:
         Without it everything is freed when the session is collected, or at the end of the program.
         """
         aio, self._aio = self._aio, self._make()
-        runner, aio.runner = aio.runner, None
-        if runner is None:
+        holding, aio.holding = aio.holding, None
+        if holding is None:
             return
+        runner = holding.runner
         if is_in_library():  # in a finaliser, which must not wait here
-            runner.post(lambda: _close_soon(runner, aio))
+            runner.post(lambda: _close_soon(holding, aio))
             return
         try:
             if not runner.is_over:
                 runner.run_coroutine(aio.aclose)
         finally:
-            runner.drop()
+            holding.drop()
             runner.join()
 
     def _make(self) -> _Aio:
@@ -176,19 +177,17 @@ class MultiDeviceSession:
 
     def _run(self, make: Callable[[_Aio], Coroutine[Any, Any, _T]]) -> _T:
         aio = self._aio
-        runner = aio.runner
-        if runner is None:
-            runner = hold()
-            if aio.runner is None:
-                aio.runner = runner
-            else:  # another thread was first
-                runner.drop()
+        holding = aio.holding
+        if holding is None:
+            holding = hold()
+            if aio.holding is None:  # or else another thread was first, and this one is dropped
+                aio.holding = holding
 
         async def work() -> _T:
             _live.add(aio)
             return await make(aio)
 
-        return runner.run_coroutine(work)
+        return holding.runner.run_coroutine(work)
 
     def __repr__(self) -> str:
         return repr(self._aio)
@@ -199,29 +198,29 @@ class _Aio(AioMultiDeviceSession):
 
     Attributes
     ----------
-    runner
+    holding
         The loop thread, held since the first call.
     """
 
-    runner: LoopThread | None = None
+    holding: Hold | None = None
 
     def __del__(self) -> None:
-        runner, self.runner = self.runner, None
-        if runner is not None:
-            runner.post(lambda: _close_soon(runner, self))
+        holding, self.holding = self.holding, None
+        if holding is not None:
+            holding.runner.post(lambda: _close_soon(holding, self))
 
 
 _live: weakref.WeakSet[_Aio] = weakref.WeakSet()
 """Sessions that have a hold on the loop thread; read and changed there."""
 
 
-def _close_soon(runner: LoopThread, aio: _Aio) -> None:
+def _close_soon(holding: Hold, aio: _Aio) -> None:
     """Close a session that was dropped; on the loop's thread."""
 
     def closed(task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             task.exception()  # seen; all else was freed
-        runner.drop()
+        holding.drop_here()
 
     asyncio.ensure_future(aio.aclose()).add_done_callback(closed)
 

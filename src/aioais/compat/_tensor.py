@@ -95,12 +95,12 @@ class Tensor:
         tensor = self._tensor
         if tensor is None:
             return
-        runner = hold()
+        holding = hold()
         try:
-            self._array = runner.run_coroutine(tensor.to_host)
+            self._array = holding.runner.run_coroutine(tensor.to_host)
         finally:
-            runner.drop()
-        runner.join()
+            holding.drop()
+            holding.runner.join()
         self._tensor = None
 
     def to_dvpp(self, device_id: int) -> None:

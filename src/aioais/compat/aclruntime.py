@@ -60,11 +60,12 @@ class InferenceSession:
     def __init__(self, model_path: str, device_id: int = 0, options: session_options | None = None) -> None:
         self.options = session_options() if options is None else options
         given = self.options
-        runner = hold()
+        holding = hold()
+        runner = self._runner = holding.runner
         try:
             path, platform = find_model(model_path)
             aio = self._aio = AioSession(
-                runner,
+                holding,
                 device_id,
                 path,
                 given.acl_json_path or None,
@@ -73,18 +74,12 @@ class InferenceSession:
                 platform=platform,
                 check="bytes",
             )
+            runner.run_coroutine(lambda: _open(aio))
         except BaseException as exc:
-            runner.drop()
+            holding.drop()
             runner.join()
             if isinstance(exc, AioaisError):
                 raise as_runtime_error(exc) from exc.__cause__
-            raise
-        self._runner = runner
-        try:
-            runner.run_coroutine(lambda: _open(aio))
-        except BaseException:
-            aio.let_go()
-            runner.join()
             raise
         self.mode = ModeState(core_of(aio).known().info)
         self._inputs, self._outputs = aio.get_inputs(), aio.get_outputs()
@@ -224,6 +219,7 @@ class InferenceSession:
         """Free all that the session holds on the device, after requests under way; idempotent, never fails."""
         runner, aio = self._runner, self._aio
         if runner.is_over:
+            aio.elsewhere.abandon()
             aio.let_go()
         elif is_in_library():  # in a finaliser, which must not wait here
             aio.close_soon()
