@@ -70,12 +70,10 @@ class AioSession(InferSession):
         """Have the session closed and do not wait; in any thread, and in finalisers of others."""
         holding = self._hold
         if holding is not None:
-            self._is_closing = holding.runner.post(self._begin_to_close)
-
-    def _begin_to_close(self) -> None:
-        task = asyncio.ensure_future(self.aclose())
-        _closing.add(task)
-        task.add_done_callback(_closed)
+            self._is_closing = True
+            core = self._elsewhere
+            if not holding.runner.post(lambda: _close_dropped(core, holding, False)):
+                core.abandon()
 
     def let_go(self) -> None:
         """Drop the hold on the loop thread; idempotent."""
@@ -87,15 +85,18 @@ class AioSession(InferSession):
         core, holding = getattr(self, "_elsewhere", None), getattr(self, "_hold", None)
         if core is None or holding is None or self._is_closing:
             return  # the constructor has raised, it is closed, or what was collected together with this closes it
-        if not holding.runner.post(lambda: _close_dropped(core, holding)):
+        if not holding.runner.post(lambda: _close_dropped(core, holding, True)):
             core.abandon()
 
 
-def _close_dropped(core: _Core, holding: Hold) -> None:
-    """Close a session that was dropped open; on the loop thread, where no signal handler can break in."""
+def _close_dropped(core: _Core, holding: Hold, warns: bool) -> None:
+    """Have a session closed that was dropped; on the loop thread, where no signal handler can break in.
+
+    It needs no loop from here on: the threads of the session end by themselves.
+    """
     text = repr(core)
     try:
-        if core.abandon():
+        if core.abandon() and warns:
             warnings.warn(f"{text} was never closed: call session.free_resource()", ResourceWarning, stacklevel=2)
     except ResourceWarning as exc:  # made an error, which no caller could catch
         _log.warning("%s", exc)
@@ -201,17 +202,6 @@ class _Remote(Request):
         if not future.cancel() and not future.cancelled():
             future.exception()  # seen: no caller will ask for it
         self.abandon()
-
-
-_closing: set[asyncio.Task[None]] = set()
-"""A loop keeps no tasks by itself."""
-
-
-def _closed(task: asyncio.Task[None]) -> None:
-    _closing.discard(task)
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        _log.warning("a session was not freed cleanly: %s", error)
 
 
 _live: weakref.WeakSet[AioSession] = weakref.WeakSet()

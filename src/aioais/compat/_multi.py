@@ -159,7 +159,7 @@ class MultiDeviceSession:
             return
         runner = holding.runner
         if is_in_library():  # in a finaliser, which must not wait here
-            runner.post(lambda: _close_soon(holding, aio))
+            aio.close_soon(holding)
             return
         try:
             if not runner.is_over:
@@ -204,25 +204,26 @@ class _Aio(AioMultiDeviceSession):
 
     holding: Hold | None = None
 
+    def close_soon(self, holding: Hold) -> None:
+        """Have all devices freed and do not wait; in any thread, and in finalisers."""
+        pool = self._pool
+
+        def close() -> None:
+            pool.abandon()
+            holding.drop_here()
+
+        # On the loop thread, where no signal handler can break in. It needs no loop from there on.
+        if not holding.runner.post(close):
+            pool.abandon()
+
     def __del__(self) -> None:
         holding, self.holding = self.holding, None
         if holding is not None:
-            holding.runner.post(lambda: _close_soon(holding, self))
+            self.close_soon(holding)
 
 
 _live: weakref.WeakSet[_Aio] = weakref.WeakSet()
 """Sessions that have a hold on the loop thread; read and changed there."""
-
-
-def _close_soon(holding: Hold, aio: _Aio) -> None:
-    """Close a session that was dropped; on the loop's thread."""
-
-    def closed(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # seen; all else was freed
-        holding.drop_here()
-
-    asyncio.ensure_future(aio.aclose()).add_done_callback(closed)
 
 
 def _close_all(runner: LoopThread) -> None:
