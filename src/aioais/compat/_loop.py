@@ -289,29 +289,31 @@ class Hold:
     ----------
     runner
         The loop.
+    is_dropped
+        It holds no more.
     """
 
-    __slots__ = ("_is_dropped", "runner")
+    __slots__ = ("is_dropped", "runner")
 
     def __init__(self, runner: LoopThread) -> None:
-        self._is_dropped = True  # it counts when hold() has counted it
+        self.is_dropped = True  # it counts when hold() has counted it
         self.runner = runner
 
     def count(self) -> None:
         """Begin to hold; where the lock is held."""
         self.runner.holds += 1
-        self._is_dropped = False
+        self.is_dropped = False
 
     def drop(self) -> None:
         """Let the loop end, if nothing else holds it; idempotent, in any thread and in finalisers."""
-        if not self._is_dropped:
-            self._is_dropped = True
+        if not self.is_dropped:
+            self.is_dropped = True
             self.runner.post(self.runner.drop)
 
     def drop_here(self) -> None:
         """Do the same at once; on the loop's thread, not in a finaliser."""
-        if not self._is_dropped:
-            self._is_dropped = True
+        if not self.is_dropped:
+            self.is_dropped = True
             self.runner.drop()
 
     def __del__(self) -> None:

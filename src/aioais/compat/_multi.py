@@ -208,11 +208,20 @@ class _Aio(AioMultiDeviceSession):
         """Have all devices freed and do not wait; in any thread, and in finalisers."""
         pool = self._pool
 
-        def close() -> None:
-            pool.abandon()
+        def closed(task: asyncio.Task[None]) -> None:
+            _closing.discard(task)
+            if not task.cancelled():
+                task.exception()  # seen; all else was freed
             holding.drop_here()
 
-        # On the loop thread, where no signal handler can break in. It needs no loop from there on.
+        def close() -> None:
+            if holding.is_dropped:  # the collector came to it first: the loop may end any moment
+                pool.abandon()
+                return
+            task = asyncio.ensure_future(self.aclose())
+            _closing.add(task)
+            task.add_done_callback(closed)
+
         if not holding.runner.post(close):
             pool.abandon()
 
@@ -224,6 +233,8 @@ class _Aio(AioMultiDeviceSession):
 
 _live: weakref.WeakSet[_Aio] = weakref.WeakSet()
 """Sessions that have a hold on the loop thread; read and changed there."""
+_closing: set[asyncio.Task[None]] = set()
+"""The ends of those that were dropped; read and changed there."""
 
 
 def _close_all(runner: LoopThread) -> None:
@@ -233,6 +244,8 @@ def _close_all(runner: LoopThread) -> None:
         for aio in list(_live):
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(aio.aclose(), _PATIENCE_S)
+        if _closing:
+            await asyncio.wait(_closing, timeout=_PATIENCE_S)
 
     with contextlib.suppress(Exception):
         runner.run_coroutine(close)
