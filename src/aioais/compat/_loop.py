@@ -268,6 +268,7 @@ class LoopThread:
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             self._is_over = True
+            loop.run_until_complete(asyncio.sleep(0))  # what was posted before that
             # Only daemon threads still call at the end of the interpreter: they end with it, without a traceback.
             for call in [] if _is_ending else list(self.calls):
                 call.fail(ClosedError("the session was closed while a call was under way; open a new one"))
