@@ -41,6 +41,21 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_engine.request",
         "_sources",
     },
+    # Programs for ais_bench: blocking calls over the public classes, and over what is behind a session.
+    "compat": {
+        "errors",
+        "types",
+        "summary",
+        "tensor",
+        "session",
+        "multi_device",
+        "_acl.library",
+        "_acl.model",
+        "_engine.core",
+        "_engine.iteration",
+        "_engine.options",
+        "_engine.request",
+    },
     "_atc": {"errors", "emulator.metadata"},
     # The checks of an `acl` know what the engine calls (its Protocols), and nothing of the engine; the rest of the kit
     # steers the emulator. Only the command line looks for an installed `acl`.
