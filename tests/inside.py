@@ -6,6 +6,7 @@ keeps it. When the library is built anew, this file follows, and tests do not. P
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
 from aioais._ported import INSTEAD
 from aioais.cli.devices import _remarks as remarks_on_devices
+from aioais.compat import _install
+from aioais.compat import _loop as compat_loop
+from aioais.compat import _models as compat_models
 from aioais.emulator import event as emulator_event
 from aioais.emulator import memory as emulator_memory
 from aioais.emulator._observers import observers as emulator_observers
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ACL_CALLS",
     "CODES",
+    "COMPAT_MODULES",
+    "COMPAT_VARIABLE",
     "INSTEAD",
     "KEPT_PLANS",
     "MOST_BATCHED",
@@ -60,6 +66,8 @@ __all__ = [
     "call_late_in_booking",
     "cause_of_break",
     "collect_where_locks_are_held",
+    "compat_finders",
+    "compat_platform",
     "control_thread",
     "cores",
     "cpu_library",
@@ -71,8 +79,10 @@ __all__ = [
     "file_of_trace",
     "finalize_all",
     "find_model",
+    "forget_compat_platform",
     "hold_end_of_device",
     "hold_opening",
+    "hold_with_lock",
     "idle_slots",
     "is_fast",
     "is_file_closed",
@@ -90,6 +100,7 @@ __all__ = [
     "remarks_on_devices",
     "run_exit_hook",
     "session_of",
+    "set_compat_platform",
     "set_exit_patience",
     "settle_device",
     "share_one_stream",
@@ -354,3 +365,42 @@ def call_late_in_booking(call: Callable[[], None]) -> None:
         learn(self, times)
 
     speed.Speed.learn = late  # type: ignore[method-assign]
+
+
+# --- programs written for ais_bench ---------------------------------------------------------------
+
+COMPAT_MODULES = tuple(_install._IMPLEMENTED_BY)
+"""The modules that an installation makes importable."""
+COMPAT_VARIABLE = compat_models.VARIABLE
+
+
+def compat_finders() -> list[Any]:
+    """Return the finders that installations have put in."""
+    return [finder for finder in sys.meta_path if isinstance(finder, _install._Finder)]
+
+
+def compat_platform() -> str | None:
+    """Return the platform that was asked for, for models named ``.om``."""
+    return compat_models._platform
+
+
+def set_compat_platform(platform: Any) -> None:
+    """Have that platform asked for."""
+    compat_models._platform = platform
+
+
+def forget_compat_platform(patch: pytest.MonkeyPatch) -> None:
+    """Have no platform asked for, and nothing told."""
+    patch.setattr(compat_models, "_platform", None)
+    patch.setattr(compat_models, "_told", set())
+
+
+def hold_with_lock(before: Callable[[], object]) -> Callable[[], compat_loop.Hold]:
+    """Return what holds the loop thread of blocking sessions, and calls a function first, where its lock is held."""
+
+    def late() -> compat_loop.Hold:
+        with compat_loop._lock:
+            before()
+        return compat_loop.hold()
+
+    return late

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import inside
 from tests.unit.conftest import Models, no_handle_left
 
 import aioais
 from aioais import compat
-from aioais.compat import _install, _models
 
 __all__ = ["no_handle_left"]
 
@@ -20,14 +20,14 @@ __all__ = ["no_handle_left"]
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
     """Have ``ais_bench`` found, and forget it afterwards."""
-    finders, platform = list(sys.meta_path), _models._platform
+    finders, platform = list(sys.meta_path), inside.compat_platform()
     compat.install(platform="cpu")
     try:
         yield
     finally:
         sys.meta_path[:] = finders
-        _models._platform = platform
-        for name in _install._IMPLEMENTED_BY:
+        inside.set_compat_platform(platform)
+        for name in inside.COMPAT_MODULES:
             sys.modules.pop(name, None)
 
 

@@ -20,7 +20,7 @@ PAGES = [
     for page in (*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md"))
     if "_build" not in page.parts
 ]
-LATER = {"ais_bench"}
+LATER: set[str] = set()
 """Pages that are linked to before they are written."""
 
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -60,7 +60,7 @@ def is_there(module: str) -> bool:
 
 def entries() -> set[str]:
     """Return the names that the reference has an entry for."""
-    directive = re.compile(r"^\.\. auto(?:class|exception|function|data):: (\S+)$", re.MULTILINE)
+    directive = re.compile(r"^\.\. auto(?:class|exception|function|data|module):: (\S+)$", re.MULTILINE)
     return {name for page in (DOCS / "reference").glob("*.md") for name in directive.findall(page.read_text("utf-8"))}
 
 

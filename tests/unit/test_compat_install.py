@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 import aioais
 from aioais import compat
 from aioais.compat import __main__ as program
-from aioais.compat import _install, _models
 from aioais.compat import ais_bench as ours
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo an installation, and what a program has changed."""
-    finders = [finder for finder in sys.meta_path if not isinstance(finder, _install._Finder)]
+    ours_put_in = inside.compat_finders()
+    finders = [finder for finder in sys.meta_path if finder not in ours_put_in]
     monkeypatch.setattr(sys, "meta_path", finders)
     forget()
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(_models, "_platform", None)
-    monkeypatch.setattr(_models, "_told", set())
-    monkeypatch.delenv(_models.VARIABLE, raising=False)
+    inside.forget_compat_platform(monkeypatch)
+    monkeypatch.delenv(inside.COMPAT_VARIABLE, raising=False)
     yield
     forget()
 
 
 def forget() -> None:
-    for name in _install._IMPLEMENTED_BY:
+    for name in inside.COMPAT_MODULES:
         sys.modules.pop(name, None)
 
 
@@ -61,7 +61,7 @@ def test_names_are_found() -> None:
     assert runtime.InferenceSession is compat.aclruntime.InferenceSession
     assert runtime.float32 == 0
     assert not hasattr(runtime, "nothing")
-    assert sum(isinstance(finder, _install._Finder) for finder in sys.meta_path) == 1
+    assert len(inside.compat_finders()) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_om_files_stand_for_onnx_files_only_where_asked(
         ours.InferSession(0, om)
     assert isinstance(caught.value, aioais.AclNotFoundError)
     caplog.set_level(logging.INFO, "aioais")
-    monkeypatch.setenv(_models.VARIABLE, "cpu")
+    monkeypatch.setenv(inside.COMPAT_VARIABLE, "cpu")
     for _ in range(2):
         with ours.InferSession(0, om) as session:
             assert session.model_path == om
@@ -132,7 +132,7 @@ def test_om_files_stand_for_onnx_files_only_where_asked(
 def test_a_platform_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(aioais.ArgumentError, match="got platform='gpu'; expected 'ascend' or 'cpu'"):
         compat.install(platform="gpu")  # type: ignore[arg-type]
-    monkeypatch.setenv(_models.VARIABLE, "gpu")
+    monkeypatch.setenv(inside.COMPAT_VARIABLE, "gpu")
     with pytest.raises(RuntimeError, match="AIOAIS_COMPAT_PLATFORM='gpu'"):
         ours.InferSession(0, "x.onnx")
 
@@ -163,7 +163,7 @@ def test_a_script_finds_its_neighbours_and_arguments(script: Path) -> None:
     with pytest.raises(SystemExit) as end:
         program.main(["--platform", "cpu", str(script), "fail"])
     assert end.value.code == 3
-    assert _models._platform == "cpu"
+    assert inside.compat_platform() == "cpu"
 
 
 def test_a_module_of_the_current_folder(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests import inside
 
 import aioais
 from aioais import emulator
-from aioais.compat import _loop, aclruntime
+from aioais.compat import aclruntime
 from aioais.compat.ais_bench import InferSession, MultiDeviceSession
 from aioais.testing import LoopLag
 
@@ -271,15 +271,12 @@ def test_collected_on_a_stage_thread(session: InferSession, path: str) -> None:
 def test_collected_while_another_session_is_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The finaliser waits for the end of its session in the thread that is about to start the loop."""
     models = [Model(path)]
-    hold = _loop.hold
 
-    def late() -> _loop.Hold:
-        with _loop._lock:
-            models.clear()
-            gc.collect()
-        return hold()
+    def collect() -> None:
+        models.clear()
+        gc.collect()
 
-    monkeypatch.setattr(aclruntime, "hold", late)
+    monkeypatch.setattr(aclruntime, "hold", inside.hold_with_lock(collect))
     with InferSession(2, path) as session:
         assert session.infer([row(3)])[0][0, 0] == 3
 

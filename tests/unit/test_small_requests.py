@@ -240,7 +240,8 @@ async def test_no_room_to_share_a_slot(
         while not inside.is_fast(session):
             await round_of(session, 2)
         async with waiting(session, 1) as tasks:
-            pass
+            while session.statistics().in_flight < 2:
+                await asyncio.sleep(0.001)
         assert await outcomes(tasks) == []
         assert session.statistics().slots == 2
         emulator.fail(call, code, times=times)
@@ -260,6 +261,11 @@ async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -
     async with InferSession(0, models.add(SMALL), depth=2) as session:
         while not inside.is_fast(session):
             await round_of(session, 2)
+        async with waiting(session, 1) as tasks:
+            while session.statistics().in_flight < 2:
+                await asyncio.sleep(0.001)
+        assert await outcomes(tasks) == []
+        assert session.statistics().slots == 2
         emulator.fail("acl.rt.create_event_ex_with_flag", 207007, after=30, times=1000)
         numbers: set[int] = set()
         with caplog.at_level(logging.WARNING, "aioais"):

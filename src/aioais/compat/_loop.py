@@ -186,7 +186,9 @@ class LoopThread:
             lock.acquire()
         except BaseException:  # a signal handler has raised, or the call cannot start
             self.post(call.give_up)
+            _end_with_the_process()
             raise
+        _end_with_the_process()
         return call.take_or_raise_runtime_error()
 
     def run_coroutine(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -384,3 +386,14 @@ def _at_exit() -> None:
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child)
+
+
+def _end_with_the_process() -> None:
+    """Where the interpreter exits, leave a daemon thread asleep, as a call of ACL would.
+
+    Its session is being closed, and an error would only be printed amid the exit.
+    """
+    if _is_ending and threading.current_thread().daemon:
+        asleep = threading.Lock()
+        asleep.acquire()
+        asleep.acquire()
