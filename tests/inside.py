@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import aioais.session
 import aioais.summary
 from aioais import InferSession, MultiDeviceSession
 from aioais._acl.api import Acl, Mdl, Rt

@@ -91,6 +91,8 @@ def test_every_public_name_has_an_entry(module: str) -> None:
 def test_the_reference_names_nothing_else() -> None:
     for name in entries():
         module, _, attribute = name.rpartition(".")
+        if is_there(name):  # a module
+            continue
         assert attribute in importlib.import_module(module).__all__, name
 
 

@@ -115,7 +115,7 @@ async def test_a_refused_wait_for_the_execution_before(models: Models, shape: tu
         for call, count in {
             "acl.rt.malloc": 3,
             "acl.rt.malloc_host": 3,
-            "acl.rt.create_stream": 2,
+            "acl.rt.create_stream": 1,
             "acl.rt.create_event_ex_with_flag": 3,
             "acl.mdl.create_dataset": 3,
         }.items()
