@@ -1,4 +1,4 @@
-"""Sessions that break: a hung or lost device, an engine thread that dies. Every caller is told, nothing waits for ever."""
+"""Sessions that break: a hung or lost device, a thread that dies. Every caller is told, nothing waits for ever."""
 
 from __future__ import annotations
 
