@@ -276,7 +276,7 @@ STAGES = ("queue", "wait", "finish")
 
 
 def break_stage(patch: pytest.MonkeyPatch, session: InferSession, stage: str, error: Exception) -> None:
-    """Give a stage thread a bug: from now on its work raises an error."""
+    """Give an engine thread a bug: from now on its work raises an error."""
 
     def broken(*_: object, **__: object) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""Sessions that break: a hung or lost device, a stage thread that dies. Everybody is told, nothing waits for ever."""
+"""Sessions that break: a hung or lost device, a thread that dies. Every caller is told, nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ async def test_leaked(models: Models, is_through: bool, caplog: pytest.LogCaptur
             caplog.set_level(logging.ERROR, "aioais")
         with pytest.warns(ResourceWarning, match="broken> was never closed") as warned:  # noqa: PT031
             del session
-            while not warned.list:  # the stage threads, and this step of the loop, hold it for a moment
+            while not warned.list:  # the session's threads, and this step of the loop, hold it for a moment
                 await asyncio.sleep(0.001)
                 gc.collect()
         if not is_through:
@@ -342,7 +342,7 @@ async def test_a_context_that_failed_is_not_joined_again(models: Models) -> None
     del kept, total
 
 
-# --- a stage thread that dies -----------------------------------------------------------------------
+# --- an engine thread that dies ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thread", inside.STAGES)

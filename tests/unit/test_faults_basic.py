@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 CODE = 507899
 
 
-async def burst(session: InferSession, shape: tuple[int, ...], count: int) -> list[AclError]:
+async def many(session: InferSession, shape: tuple[int, ...], count: int) -> list[AclError]:
     """Run many requests at once; what is delivered as good has to be right."""
     results = await asyncio.gather(
         *(session.infer(feeds(shape, seed)) for seed in range(count)), return_exceptions=True
@@ -77,7 +77,7 @@ async def test_refused_call(models: Models, call: str, shape: tuple[int, ...]) -
                 now = session.statistics()
                 assert (now.in_flight, now.queued, now.done, now.failed) == (0, 0, 3, 1)
                 assert other.statistics().failed == 0
-                assert await burst(session, shape, 16) == []
+                assert await many(session, shape, 16) == []
                 del caught, error
 
 
@@ -102,7 +102,7 @@ async def test_a_refused_wait_for_the_execution_before(models: Models, shape: tu
         assert (caught.value.call, caught.value.code) == ("acl.rt.stream_wait_event", CODE)
         del caught
         check(shape, 3, await third)
-        assert await burst(session, shape, 16) == []
+        assert await many(session, shape, 16) == []
         assert session.statistics().failed == 1
 
 
@@ -132,7 +132,7 @@ async def test_buffers_cannot_be_made(models: Models, call: str, nth: int, shape
             assert exc.call == call  # noqa: PT017 - it may as well succeed
             if session.statistics().slots == 0:
                 assert session.statistics().device_bytes == held
-        errors = await burst(session, shape, 8)
+        errors = await many(session, shape, 8)
         assert len(errors) <= 1
         assert not emulator.pending(), f"nothing calls {call}"
         check(shape, 3, await session.infer(feeds(shape, 3)))
@@ -149,7 +149,7 @@ async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple
             check(shape, seed, await session.infer(feeds(shape, seed)))
         emulator.fail("acl.rt.malloc", 207001, times=2)  # once more when idle memory was given back
         with emulator.gate("execute"):
-            task = asyncio.ensure_future(burst(session, shape, 32))
+            task = asyncio.ensure_future(many(session, shape, 32))
             while emulator.pending():  # the suite's timeout ends it
                 await asyncio.sleep(0.001)
         assert await task == []
@@ -185,7 +185,7 @@ async def test_no_events_or_streams_for_another_set_of_buffers(
         check(shape, 0, await session.infer(feeds(shape, 0)))
         emulator.fail(call, code)
         with emulator.gate("execute") as gate:
-            task = asyncio.create_task(burst(session, shape, 32))
+            task = asyncio.create_task(many(session, shape, 32))
             assert await asyncio.to_thread(gate.wait_reached, 60)
         assert await task == []
         assert (session.statistics().failed, session.statistics().depth) == (0, 1)
@@ -320,15 +320,15 @@ async def test_amid_many_is_never_delivered_as_good(
 ) -> None:
     path = models.add(shape)
     async with InferSession(0, path, depth=depth) as session, InferSession(0, path) as other:
-        assert await burst(session, shape, 2 * depth) == []
+        assert await many(session, shape, 2 * depth) == []
         await other.infer(feeds(shape, 1))
         for after in range(12):
             emulator.fail(call, CODE, after=after, device_side=True)
-            errors = await burst(session, shape, 16)
+            errors = await many(session, shape, 16)
             assert errors, "a failure on the device was lost"
             assert all(error.code == CODE for error in errors)
             assert len({id(error) for error in errors}) == len(errors), "each waiter has an error of its own"
-            assert await burst(session, shape, 3) == []
+            assert await many(session, shape, 3) == []
         check(shape, 3, await other.infer(feeds(shape, 3)))
         assert other.statistics().failed == 0
         now = session.statistics()
@@ -339,7 +339,7 @@ async def test_amid_many_is_never_delivered_as_good(
 async def test_queued_behind_a_failure(models: Models, after: int) -> None:
     """The failing run is queued, and is run, while somebody waits for an earlier one."""
     async with InferSession(0, models.add(LARGE), depth=4) as session:
-        await burst(session, LARGE, 8)
+        await many(session, LARGE, 8)
         with emulator.gate("execute") as gate:
             tasks = [asyncio.ensure_future(session.infer(feeds(LARGE, seed))) for seed in range(12)]
             emulator.fail("acl.mdl.execute_async", CODE, after=after, device_side=True)
@@ -352,13 +352,13 @@ async def test_queued_behind_a_failure(models: Models, after: int) -> None:
             if isinstance(result, list):
                 check(LARGE, seed, result)
             del result
-        assert await burst(session, LARGE, 8) == []
+        assert await many(session, LARGE, 8) == []
         del tasks, results, errors
 
 
 async def test_cancelled_and_failed(models: Models) -> None:
     async with InferSession(0, models.add(LARGE), depth=2) as session:
-        await burst(session, LARGE, 4)
+        await many(session, LARGE, 4)
         with emulator.gate("execute") as gate:
             task = asyncio.ensure_future(session.infer(feeds(LARGE, 1)))
             emulator.fail("acl.mdl.execute_async", CODE, device_side=True)
@@ -367,5 +367,5 @@ async def test_cancelled_and_failed(models: Models) -> None:
             task.cancel()
             await asyncio.wait([task])
         # Those that were executed together with it may fail with it; none is delivered wrong.
-        assert all(error.code == CODE for error in await burst(session, LARGE, 6))
-        assert await burst(session, LARGE, 6) == []
+        assert all(error.code == CODE for error in await many(session, LARGE, 6))
+        assert await many(session, LARGE, 6) == []

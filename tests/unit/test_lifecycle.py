@@ -95,7 +95,7 @@ async def test_close_drains_what_was_submitted(models: Models, shape: tuple[int,
             assert session.statistics().done == 1
             assert not closing.done()
         await closing
-        assert not [name for name in threads() if "ctl" not in name], "aclose joins the stage threads"
+        assert not [name for name in threads() if "ctl" not in name], "aclose joins the threads"
         for i, task in enumerate(tasks):
             np.testing.assert_array_equal((await task)[0], wanted(shape, i))
         await session.aclose()

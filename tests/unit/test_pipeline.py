@@ -291,7 +291,7 @@ async def test_the_generator_keeps_no_result(models: Models) -> None:
         outputs = await anext(pipe)
         gone = weakref.ref(outputs[0])
         del outputs
-        # The last stage thread may be about to let go of it.
+        # The finish thread may be about to let go of it.
         await until(lambda: gone() is None)
         await pipe.aclose()
         await all_home(session)
@@ -647,7 +647,7 @@ async def test_leaving_early(models: Models, way: str, stage: str, shape: Shape,
         statistics = await all_home(session)
         # Slots are made on demand; each has the same memory as before.
         assert statistics.device_bytes * before.slots == before.device_bytes * statistics.slots
-        # Staging of both inputs and an area for the output each, and what bursts have.
+        # Staging of both inputs and an area for the output each, and what batches have.
         await until(lambda: session.statistics().pinned_leased <= 4 * statistics.slots)
         assert emulator.live()["datasets"] == 2 * statistics.slots
         results = await asyncio.gather(*(session.infer(pair(shape, k)) for k in range(2 * depth)))

@@ -1,4 +1,4 @@
-"""From a stage thread to the event loop: one wake-up for a burst of results."""
+"""From a thread of a session to the event loop: one wake-up for all results that are ready."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TURN_S: Final = 0.0001
 class Delivery:
     """The way back of one session's requests.
 
-    ``post`` is called in stage threads, everything else on the loop. A wake-up costs the loop
+    ``post`` is called in the session's threads, everything else on the loop. A wake-up costs the loop
     5 to 28 microseconds, so results that come while one is under way share it.
     """
 
@@ -52,7 +52,7 @@ class Delivery:
             self._armed_at = time.perf_counter()
             try:
                 self.loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the loop is closed: nobody is left to tell
+            except RuntimeError:  # the loop is closed: no caller is left
                 self._ready.clear()
 
     def give_way(self) -> None:

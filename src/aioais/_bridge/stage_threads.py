@@ -81,5 +81,5 @@ class StageThreads:
             while step():
                 pass
         except BaseException as exc:  # noqa: BLE001 - a bug: the session must end
-            _log.exception("stage thread %s died; please report this", threading.current_thread().name)
+            _log.exception("thread %s of a session died; please report this", threading.current_thread().name)
             self._on_death(exc)
