@@ -232,3 +232,15 @@ async def test_empty_and_foreign_feeds(models: Models) -> None:
         strided = np.arange(32, dtype=np.float32).reshape(4, 8)[:, ::2]
         (result,) = await session.infer([strided], "dymshape")
         np.testing.assert_array_equal(result, strided)
+
+
+async def test_a_device_tensor_is_bound_for_its_own_request_only(models: Models) -> None:
+    shape = (1, 4)
+    async with InferSession(0, models.add(shape), depth=1) as session:
+        for _ in range(2):
+            (total,) = await session.infer([filled(shape, 1), filled(shape, 2)])
+            np.testing.assert_array_equal(total, filled(shape, 3))
+            tensor = await session.to_device(filled(shape, 100))
+            (total,) = await session.infer([tensor, filled(shape, 2)])
+            np.testing.assert_array_equal(total, filled(shape, 102))
+            tensor.close()

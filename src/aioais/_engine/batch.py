@@ -24,18 +24,18 @@ class Batch:
         Those of which calls were queued, with their commands.
     number
         Of the newest submission; 0 before the first.
-    is_shared
+    is_on_one_stream
         It was submitted to the one execute stream of the session.
     """
 
-    __slots__ = ("is_shared", "number", "queued", "requests", "slot")
+    __slots__ = ("is_on_one_stream", "number", "queued", "requests", "slot")
 
     def __init__(self, slot: Slot, request: Request) -> None:
         self.slot = slot
         self.requests = [request]
         self.queued: list[tuple[Request, CommandList]] = []
         self.number = 0
-        self.is_shared = False
+        self.is_on_one_stream = False
 
 
 def fill(batch: Batch, line: deque[Request]) -> None:

@@ -27,13 +27,13 @@ class CommandCache:
     ----------
     executions
         Of the session.
-    is_shared
+    is_board
         Host and device share their memory: nothing is copied between them.
     """
 
-    def __init__(self, executions: Executions, is_shared: bool) -> None:
+    def __init__(self, executions: Executions, is_board: bool) -> None:
         self._executions = executions
-        self._is_shared = is_shared
+        self._is_board = is_board
 
     def step(self, request: Request, slot: Slot, feeds: Sequence[Any] | None, ends: Ends = WHOLE) -> CommandList:
         """Return the commands of a request, or of one step of it.
@@ -61,10 +61,11 @@ class CommandCache:
         commands = record_commands(work, slot.marks, self._executions.streams(slot), None, staging, landing)
         is_constant = not (is_first and plan.has_tensors) and not any(isinstance(area, Landing) for area in landing)
         if is_constant:
-            slot.keep(kind, commands, is_bound=bool(inputs or back))
+            # Without copies either way it is the middle step of an iteration, whose buffers may change places.
+            slot.keep(kind, commands, is_bound=is_first or is_last)
         return commands
 
-    def shared(self, plan: Plan, slot: Slot, count: int) -> list[CommandList]:
+    def behind(self, plan: Plan, slot: Slot, count: int) -> list[CommandList]:
         """Return the commands of the second and later requests of a batch; those of the first come from :meth:`step`.
 
         Parameters
@@ -74,10 +75,11 @@ class CommandCache:
         count
             Requests of the batch.
         """
-        lists: list[CommandList] | None = slot.kept((plan.serial, slot.batch.serial))
+        kind = plan.serial, slot.batch.serial, self._executions.shared_stream is None
+        lists: list[CommandList] | None = slot.kept(kind)
         if lists is None:
             lists = []
-            slot.keep((plan.serial, slot.batch.serial), lists)
+            slot.keep(kind, lists)
         while len(lists) < count - 1:
             lists.append(self._place(plan, slot, len(lists) + 1))
         return lists
@@ -112,13 +114,13 @@ class CommandCache:
                 slot.in_data.bind(item.model_index, feed.address, feed.nbytes)
                 continue
             own = slot.input_block(k, item.nbytes)
-            if not self._is_shared:
+            if not self._is_board:
                 copies.append(Copy(own.address, own.nbytes, slot.staging_address(k), item.nbytes))
         return copies, [*staging]
 
     def _outputs(self, request: Request, slot: Slot) -> tuple[list[Copy], list[Any]]:
         """Find memory for the results of a request; returns its copies back, and where they arrive."""
-        if not request.to_host or self._is_shared:
+        if not request.to_host or self._is_board:
             return [], []
         copies: list[Copy] = []
         landing: list[Any] = []

@@ -119,7 +119,7 @@ class DynamicShapes:
 
     def run(self, request: Request, slot: Slot) -> None:
         """Run once and wait; the request knows its outputs then."""
-        self._executions.settle(slot)
+        self._executions.wait_for_copies(slot)
         refusal = None
         outputs: tuple[OutputPlan, ...] | None = None
         if self._can_allocate and not self._is_ample(request, slot):

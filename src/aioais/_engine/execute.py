@@ -33,7 +33,7 @@ class _Link(NamedTuple):
     number: int
 
 
-class _Failure(NamedTuple):
+class _Report(NamedTuple):
     """What a synchronise of the one execute stream reported."""
 
     last: int
@@ -77,7 +77,7 @@ class Executions:
         self._confirmed = 0
         """Number of the newest submission that is known to be complete; written by the finish thread only."""
         self._stream: Stream | None = None if IS_CHAINED[0] else Stream(library, hang_timeout)
-        self._failure: _Failure | None = None
+        self._report: _Report | None = None
 
     @property
     def shared_stream(self) -> Stream | None:
@@ -190,7 +190,7 @@ class Executions:
             _log.debug("after a failed submission: %s", str(exc))
         self._link = None
 
-    def settle(self, slot: Slot) -> None:
+    def wait_for_copies(self, slot: Slot) -> None:
         """Wait for the copies of a slot and for all executions before, as a synchronous run does not wait for them.
 
         Raises
@@ -204,17 +204,17 @@ class Executions:
         slot.stream.synchronize()
         self._link = None
 
-    def wait(self, slot: Slot, number: int, is_shared: bool) -> BaseException | None:
+    def wait(self, slot: Slot, number: int, is_on_one_stream: bool) -> BaseException | None:
         """Wait for the submission with this number, and for all copies of its slot; returns its failure.
 
         Parameters
         ----------
         slot, number
             Of the submission; 0 if it failed before its execution.
-        is_shared
+        is_on_one_stream
             It was submitted to the one execute stream.
         """
-        failure = self._failure_of(number) if is_shared else None
+        failure = self._failure_of(number) if is_on_one_stream else None
         try:
             slot.stream.synchronize()
         except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
@@ -235,7 +235,7 @@ class Executions:
     def _failure_of(self, number: int) -> BaseException | None:
         """Synchronise the one execute stream. ACL does not say which submission failed, so none of them is good."""
         self._synchronize_shared()
-        failure = self._failure
+        failure = self._report
         if failure is None or number > failure.last:
             return None
         return copy.copy(failure.error) if isinstance(failure.error, AclError) else failure.error
@@ -246,7 +246,7 @@ class Executions:
             self._stream.synchronize()
         except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
             # Kept until the next one: without the frames, which hold requests.
-            self._failure = _Failure(self._submitted, exc.with_traceback(None))
+            self._report = _Report(self._submitted, exc.with_traceback(None))
 
     def _consider(self, error: BaseException) -> None:
         """Give chaining up if ACL may have refused an execution because it was on another stream."""
@@ -257,7 +257,11 @@ class Executions:
             or blames_device(error)
         ):
             return
-        self._stream = Stream(self.library, self._hang_timeout)
+        try:
+            self._stream = Stream(self.library, self._hang_timeout)
+        except AclError as exc:
+            _log.warning("%s: no stream for all executions: %s", self.model.path, str(exc))
+            return
         _log.warning(
             "%s: ACL refused an execution behind one on another stream (%s); all executions of this session share one "
             "stream from now on",

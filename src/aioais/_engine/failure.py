@@ -289,7 +289,7 @@ def free_what_was_left() -> None:
     """Free the buffers of broken sessions where the device is through with them by now; blocks, for a bounded time."""
     with _left_lock:
         left = list(_left)
-    for breakage in left:
-        if breakage.free_again():
+    for failure in left:
+        if failure.free_again():
             with _left_lock:
-                _left.remove(breakage)
+                _left.remove(failure)

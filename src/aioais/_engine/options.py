@@ -66,7 +66,7 @@ def check_options(given: Given) -> Options:
     config = None if given.acl_json_path is None else check_path("acl_json_path", given.acl_json_path)
     if not _is_int(loop) or loop < 1:
         raise ArgumentError(f"loop={loop!r}: expected an int of at least 1")
-    is_automatic = depth in ("auto",) if isinstance(depth, str) else False
+    is_automatic = isinstance(depth, str) and depth == "auto"
     if not is_automatic and (not _is_int(depth) or int(depth) < 1):
         raise ArgumentError(f"depth={depth!r}: expected 'auto' or an int of at least 1")
     if given.check not in ("strict", "bytes"):

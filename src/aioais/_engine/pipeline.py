@@ -17,7 +17,6 @@ from ..timing import Recording
 from ..types import SessionStatistics
 from .admission import Admission
 from .batch import Batch, fill
-from .dynamic_shape import DynamicShapes
 from .event_times import Draft, Recorder
 from .execute import Executions
 from .failure import Failure, Holdings
@@ -83,10 +82,7 @@ class Pipeline:
             options.hang_timeout,
         )
         self.closed = self.failure.closed
-        dynamic = DynamicShapes(executions, options.loop, may_run_synchronously=options.hang_timeout is None)
-        self._knows_outputs = dynamic.expected
-        self._stages = Stages(device, executions, dynamic, self.times, recorder, self.failure)
-        self._stages.debug, self._stages.hang_timeout = options.debug, options.hang_timeout
+        self._stages = Stages(device, executions, self.times, recorder, self.failure, options)
         try:
             self._threads = StageThreads(
                 device.enter,
@@ -227,7 +223,7 @@ class Pipeline:
         if not router.line:
             return True
         plan = router.line[0].plan
-        outputs = plan.outputs if plan.dynamic_shapes is None else self._knows_outputs(plan)
+        outputs = self._stages.expected_outputs(plan)
         if plan.is_large or not self.slots.has_free or (outputs is None and plan.dynamic_shapes is not None):
             return False
         return self.device.is_shared or all(

@@ -15,6 +15,7 @@ from .._acl.stream import read_times
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
 from .._device.device import Device
+from .._feeds.plan import OutputPlan, Plan
 from ..errors import AclError, AioaisError
 from .batch import Batch
 from .command_cache import CommandCache
@@ -23,6 +24,7 @@ from .event_times import Recorder
 from .execute import Executions
 from .failure import Failure
 from .iteration import IterationRequest
+from .options import Options
 from .request import Request, State
 from .results import make_arrays, make_tensors
 from .times import Times
@@ -42,30 +44,34 @@ class Stages:
 
     Parameters
     ----------
-    device, executions, dynamic, times, recorder, failure
+    device, executions, times, recorder, failure
         Of the session.
-    debug, hang_timeout
-        As in ``InferSession``.
+    options
+        The checked arguments of the session.
     """
 
     def __init__(
         self,
         device: Device,
         executions: Executions,
-        dynamic: DynamicShapes,
         times: Times,
         recorder: Recorder,
         failure: Failure,
+        options: Options,
     ) -> None:
         self._device = device
         self._executions = executions
-        self._dynamic = dynamic
+        self._dynamic = DynamicShapes(executions, options.loop, may_run_synchronously=options.hang_timeout is None)
         self._times = times
         self._recorder = recorder
         self._failure = failure
         self._cache = CommandCache(executions, device.is_shared)
-        self.debug = False
-        self.hang_timeout: float | None = None
+        self._debug = options.debug
+        self._hang_timeout = options.hang_timeout
+
+    def expected_outputs(self, plan: Plan) -> tuple[OutputPlan, ...] | None:
+        """Return the outputs of requests of a plan, where they are known ahead."""
+        return plan.outputs if plan.dynamic_shapes is None else self._dynamic.expected(plan)
 
     # ----------------------------------------------------------------------------------- queue
     def queue(self, batch: Batch) -> list[Request]:
@@ -76,7 +82,7 @@ class Stages:
         list of Request
             Those behind a request that failed: they are not queued, and no longer in the batch.
         """
-        batch.is_shared = self._executions.shared_stream is not None
+        batch.is_on_one_stream = self._executions.shared_stream is not None
         requests = batch.requests
         for k, request in enumerate(requests):
             if k and batch.queued:
@@ -96,7 +102,7 @@ class Stages:
         now = perf_counter()
         k = first
         try:
-            lists = self._cache.shared(requests[0].plan, slot, len(requests))
+            lists = self._cache.behind(requests[0].plan, slot, len(requests))
             batch.number = executions.count()
             for k in range(first, len(requests)):
                 request = requests[k]
@@ -125,7 +131,7 @@ class Stages:
 
     def _queue(self, batch: Batch, request: Request) -> None:
         slot = batch.slot
-        if self.debug:
+        if self._debug:
             _log.debug("request %d: submitted to device %d", request.number, self._device.id)
         feeds = self._begin(request)
         if request.was_cancelled:
@@ -216,7 +222,7 @@ class Stages:
     # ------------------------------------------------------------------------------------ wait
     def wait(self, batch: Batch) -> bool:
         """Wait until a batch is complete on the device; ``False`` once the session is broken."""
-        error = self._executions.wait(batch.slot, batch.number, batch.is_shared)
+        error = self._executions.wait(batch.slot, batch.number, batch.is_on_one_stream)
         if error is not None:
             drop_frames(error)
             self._failure.judge(error)
@@ -306,7 +312,7 @@ class Stages:
         outputs = request.outputs
         assert outputs is not None
         if not request.to_host:
-            request.result = make_tensors(outputs, self._device, slot, self.hang_timeout)
+            request.result = make_tensors(outputs, self._device, slot, self._hang_timeout)
         else:
             request.result = make_arrays(outputs, commands.landing, self._device, slot)
 
@@ -332,7 +338,7 @@ class Stages:
                 self._recorder.measure(draft, request.number, slot.marks, slot.stream, copies)
         request.blocks.clear()
         request.state = State.ENDED
-        if self.debug:
+        if self._debug:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
     def _mend(self, slot: Slot) -> None:
