@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import math
 import os
 import sys
@@ -303,7 +304,7 @@ class OrtModel:
         what = source if isinstance(source, str) else "the model in memory"
         if isinstance(source, str):
             try:
-                with open(source, "rb") as file:
+                with io.open(source, "rb") as file:  # noqa: UP020 - Python removes the built-in before the modules
                     head = file.read(4)
             except OSError as exc:
                 text = f"cannot read {source}: {exc.strerror or exc}"
