@@ -17,6 +17,7 @@ from ._engine.core import SessionCore
 from ._engine.options import Given, check_options, check_prefetch
 from ._engine.request import Request
 from ._engine.upload import upload
+from ._misuse import AwaitedOnly, Results, check_loop_kind, instead
 from ._sources.streaming import session_results
 from .measures import Measures
 from .tensor import Tensor
@@ -34,7 +35,7 @@ Sizes = int | Sequence[int] | None
 """Bytes that are preallocated for the outputs of a model of dynamic shape: for each, or one for all."""
 
 
-class InferSession(Measures):
+class InferSession(Measures, AwaitedOnly):
     """A model on a device, behind ``await``.
 
     The constructor only checks its arguments. ``async with``, ``await`` or ``async with await`` open the session: they
@@ -156,6 +157,7 @@ class InferSession(Measures):
         await self.aclose()
 
     async def _open(self, may_enter: bool = False) -> Self:
+        check_loop_kind()
         await self._core.open()
         self._may_enter = may_enter
         return self
@@ -214,8 +216,8 @@ class InferSession(Measures):
             ``static``, ``dymbatch``, ``dymhw``, ``dymdims``, ``dymshape`` (also spelt ``dyn…``) or
             ``auto``. ``static`` on a model with gears runs its largest.
         custom_sizes
-            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. Make them
-            be large enough: CANN checks only after the kernels have written. Larger outputs make buffers grow, or ACL
+            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. Make them large
+            enough: CANN checks only after the kernels have written. Larger outputs make buffers grow, or ACL
             allocates them.
         out_array
             ``False`` leaves the outputs on the device.
@@ -294,7 +296,8 @@ class InferSession(Measures):
         An async source is cancelled where it waits, an async generator also at its ``yield``, and ends; what its
         clean-up raises, ``aclose`` raises, or the log has it. A plain source is left where it is.
         """
-        return session_results(self._core, feeds_list, mode, custom_sizes, check_prefetch(prefetch))
+        results = session_results(self._core, feeds_list, mode, custom_sizes, check_prefetch(prefetch))
+        return Results(results, "session.infer_pipeline(...)")
 
     async def infer_iteration(
         self,
@@ -316,7 +319,7 @@ class InferSession(Measures):
             Of the first step, as in :meth:`infer`; device tensors among them are never overwritten.
         in_out_list
             For each input, -1 to keep what it is fed, or the output of the step before that feeds it, in the order
-            of :meth:`get_inputs` and :meth:`get_outputs`. ``None`` keeps all.
+            of :meth:`get_inputs` and :meth:`get_outputs`. ``None`` only for a single step.
         iteration_times
             Steps, at least 1; each runs ``loop`` executions.
         mode, custom_sizes
@@ -422,6 +425,11 @@ class InferSession(Measures):
                 stacklevel=2,
                 source=self,
             )
+
+    if not TYPE_CHECKING:  # to a type checker, it would stand for any name
+
+        def __getattr__(self, name: str) -> Any:
+            raise instead(self, name)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuse copying and pickling: two objects would own one model on one device."""

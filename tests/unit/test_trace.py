@@ -314,7 +314,7 @@ async def test_a_file_that_cannot_be_made(
 ) -> None:
     path = place(tmp_path)
     async with InferSession(0, models.identity(SMALL)) as session:
-        with pytest.raises(error, match="new file in a folder that exists") as caught:
+        with pytest.raises(error, match="new file in an existing folder") as caught:
             await within(session.trace(path), is_async, None)
         assert caught.value.filename == str(path)
         assert caught.value.errno
