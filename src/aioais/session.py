@@ -19,6 +19,7 @@ from ._engine.request import Request
 from ._engine.upload import upload
 from ._misuse import AwaitedOnly, Results, check_loop_kind, instead
 from ._sources.streaming import session_results
+from .errors import AioaisError, BrokenSessionError
 from .measures import Measures
 from .tensor import Tensor
 from .types import DEFAULT_OUTPUT_BYTES, Check, Depth, Mode, TensorDesc
@@ -81,7 +82,8 @@ class InferSession(Measures, AwaitedOnly):
     -----
     Opening raises ``ModelError`` (the file is missing, damaged or for another device),
     ``AclNotFoundError`` (CANN or ONNX Runtime is missing), ``DeviceError`` (no such device),
-    ``AclMemoryError`` or another ``AclError``; a partial open is undone. Cancelled while opening:
+    ``AclMemoryError`` or another ``AclError``, ``BrokenSessionError`` (the system has no thread left); a partial open
+    is undone. Cancelled while opening:
     the wait ends at once, and what the thread still opens is closed again.
 
     A session breaks when the device does not finish within ``hang_timeout``, when ACL reports it lost, or
@@ -158,7 +160,15 @@ class InferSession(Measures, AwaitedOnly):
 
     async def _open(self, may_enter: bool = False) -> Self:
         check_loop_kind()
-        await self._core.open()
+        try:
+            await self._core.open()
+        except RuntimeError as exc:
+            if "start new thread" not in str(exc) or isinstance(exc, AioaisError):
+                raise
+            raise BrokenSessionError(
+                f"{self!r} could not be opened: the system has no thread left; raise the limit of processes (ulimit "
+                "-u, or pids.max of the container), or open fewer sessions"
+            ) from exc
         self._may_enter = may_enter
         return self
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._acl.codes import AclCode
+from ._quick_exit import skip_destructors_in_children
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
 from .threads import SMALL, convolves_much, cores, is_small_file
@@ -93,6 +94,7 @@ def preload() -> bool:
         Whether ``onnxruntime`` is installed at all.
     """
     global _preloaded
+    skip_destructors_in_children()
     if "onnxruntime" in sys.modules:
         return True
     spec = importlib.util.find_spec("onnxruntime")
