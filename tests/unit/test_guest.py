@@ -61,3 +61,42 @@ async def test_a_configuration_comes_too_late(models: Models, host: Any, tmp_pat
         np.testing.assert_array_equal((await session.infer(feeds(SHAPE, 5)))[0], wanted(SHAPE, 5))
     await InferSession.finalize()
     assert host.rt.reset_device(0) == 0
+
+
+async def test_the_count_of_other_code_is_left_as_it_was(models: Models, host: Any) -> None:
+    for _ in range(2):
+        async with InferSession(0, models.add(SHAPE)) as session:
+            await session.infer(feeds(SHAPE))
+        await InferSession.finalize()
+    assert host.rt.reset_device(0) == 0
+    assert host.finalize_reference() == (0, 0), "the owner's count was the only one"
+    assert host.init() == 0
+
+
+async def test_other_code_that_comes_later_keeps_acl(models: Models) -> None:
+    inside.finalize_all()
+    emulator.reset()
+    acl, path = emulator.acl, models.add(SHAPE)
+    async with InferSession(0, path) as session:
+        await session.infer(feeds(SHAPE))
+    assert (acl.init(), acl.rt.set_device(0)) == (100002, 0)
+    await InferSession.finalize()
+    block, code = acl.rt.malloc(64, 0)
+    assert code == acl.rt.free(block) == 0
+    async with InferSession(0, path) as session:
+        np.testing.assert_array_equal((await session.infer(feeds(SHAPE, 4)))[0], wanted(SHAPE, 4))
+    await InferSession.finalize()
+    assert acl.rt.reset_device(0) == 0
+    assert acl.finalize_reference() == (0, 0)
+    emulator.reset()
+
+
+async def test_a_release_that_does_not_count(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside.finalize_all()
+    emulator.reset()
+    async with InferSession(0, models.add(SHAPE)) as session:
+        await session.infer(feeds(SHAPE))
+    monkeypatch.setattr(inside.cpu_library().slow, "finalize_reference", None)
+    await InferSession.finalize()
+    assert emulator.counts()["acl.finalize"] == 1
+    emulator.reset()
