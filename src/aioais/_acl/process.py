@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ArgumentError, DeviceError, ForkError
+from ..errors import ArgumentError, DeviceError, ForkError, WrongLoopError
 from .constants import RunMode
 from .library import Library
 
@@ -76,6 +77,7 @@ class AclProcess:
             Path of an ``acl.json`` for profiling and dump, or ``None``.
         """
         self.check_fork()
+        _check_threads()
         config = None if config_path is None else _read_config(config_path)
         with self._lock:
             self.is_finalize_wanted = False
@@ -201,6 +203,19 @@ class AclProcess:
         if code == _REPEATED_FINALIZE:  # other code has ended it already
             code = 0
         return count == 0, "acl.finalize_reference", code
+
+
+def _check_threads() -> None:
+    """Raise where gevent has replaced threads or queues: the waits of this library would stop all of its greenlets."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return
+    replaced = [name for name in ("threading", "queue") if monkey.is_module_patched(name)]
+    if replaced:
+        raise WrongLoopError(
+            f"gevent has replaced Python's {' and '.join(replaced)}, which sessions need as they are; leave out "
+            "monkey.patch_all(), call monkey.patch_all(thread=False, queue=False), or use another process for inference"
+        )
 
 
 def _too_late(config_path: str | None, adopted: bool) -> str:

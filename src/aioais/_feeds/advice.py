@@ -76,12 +76,14 @@ def _conversions(feed: np.ndarray | Tensor, dtype: np.dtype[Any]) -> Iterator[tu
     is_raw = can_be_bytes and len(shape) == 1 and got.itemsize == 1 and _is_buffer(feed)
     if is_raw:
         yield from_bytes, (count,), "take its bytes"
+    if is_raw and type(getattr(feed, "base", None)) is memoryview:
+        return  # bytes, or a file: the feed is no array, and has none of its methods
     is_untyped = got.kind == "V" and got.names is None and not _is_ml(got)
     if got.itemsize == dtype.itemsize and (is_untyped or (_is_ml(dtype) and got.kind in "iu")):
         yield f"{{}}.view({text})", shape, "take its bits"
     elif got.kind in "biuf" or _is_ml(got) or (got.kind == "c" and dtype.kind == "c"):
         yield f"{{}}.astype({text})", shape, "convert it"
-    if can_be_bytes and not is_raw and got.kind in "biufcV":
+    if can_be_bytes and not is_raw and got.itemsize == 1 and got.kind in "iuV":
         yield from_bytes, (count,), "if these are its bytes"
 
 
@@ -160,6 +162,8 @@ def _moves(rank: int) -> Iterator[list[int]]:
     """Yield orders of axes: as they are, then with the channels moved from the end to the front, or back."""
     axes = list(range(rank))
     yield axes
+    if rank == 2:
+        yield [1, 0]
     for source, target in ((rank - 1, rank - 3), (rank - 3, rank - 1)):
         if 0 <= source < rank and 0 <= target < rank:
             moved = [axis for axis in axes if axis != source]
