@@ -25,8 +25,12 @@ from aioais._device.transfers import Transfers
 from aioais._engine import closing, core, execute, speed
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
+from aioais._machine import machine_memory
+from aioais._misuse import _AIS_BENCH as AIS_BENCH_NAMES
 from aioais.emulator import event as emulator_event
+from aioais.emulator import lent
 from aioais.emulator import memory as emulator_memory
+from aioais.emulator._runner import main as run_emulator
 from aioais.emulator._state import state as emulator_state
 from aioais.emulator.model import find as find_model
 from aioais.emulator.threads import cores, is_small_file
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACL_CALLS",
+    "AIS_BENCH_NAMES",
     "MOST_BATCHED",
     "PASSING_THREADS",
     "SLOW_CALLS",
@@ -63,6 +68,7 @@ __all__ = [
     "finalize_all",
     "find_model",
     "hold_end_of_device",
+    "hold_lent_bytes",
     "hold_opening",
     "idle_slots",
     "is_fast",
@@ -73,10 +79,12 @@ __all__ = [
     "limit_events",
     "limit_leases",
     "limit_proto",
+    "machine_memory",
     "parse_options",
     "places",
     "recordings",
     "refuse_memory_for_times",
+    "run_emulator",
     "run_exit_hook",
     "session_of",
     "set_exit_patience",
@@ -343,3 +351,10 @@ def call_late_in_booking(call: Callable[[], None]) -> None:
         learn(self, times)
 
     speed.Speed.learn = late  # type: ignore[method-assign]
+
+
+def hold_lent_bytes(most: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
+    """Limit what the emulator holds of Python's objects; returns a function that counts those of a size."""
+    monkeypatch.setattr(lent, "_MOST_BYTES", most)
+    lent._table.clear()
+    return lambda size: sum(known.size == size for known in lent._table._known.values())

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import inside
 
 from aioais import emulator
-from aioais.emulator import EmulatorError, NotEmulatedError, lent
+from aioais.emulator import EmulatorError, NotEmulatedError
 from aioais.emulator.listing import calls, page
 
 ROOT = Path(__file__).parents[2]
@@ -108,15 +109,13 @@ def test_memory_that_the_process_does_not_have(ready: Any) -> None:
 
 
 def test_what_is_lent_is_bounded(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lent, "_MOST_BYTES", 1 << 20)
-    lent._table.clear()
+    count = inside.hold_lent_bytes(1 << 20, monkeypatch)
     held = [bytes(100_000) for _ in range(30)]
     for one in held:
         ready.util.bytes_to_ptr(one)
     for _ in range(100):
         ready.util.bytes_to_ptr(bytes(100_001))
-    alone = [known for known in lent._table._known.values() if known.size == 100_001]
-    assert 16 <= len(alone) <= 30
+    assert 16 <= count(100_001) <= 30
     with pytest.raises(EmulatorError, match="past the end"):
         ready.util.ptr_to_bytes(ready.util.bytes_to_ptr(held[0]), 100_001)
 
@@ -232,27 +231,24 @@ def test_options_of_the_runner(tmp_path: Path) -> None:
 
 
 def test_wrong_options_of_the_runner(capsys: pytest.CaptureFixture[str]) -> None:
-    from aioais.emulator._runner import main
-
     for options, text in (
         (["--memory", "0"], "got '0'"),
         (["--devices", "none"], "got 'none'"),
         (["--run-mode", "x"], "'x'"),
     ):
         with pytest.raises(SystemExit):
-            main(options)
+            inside.run_emulator(options)
         assert text in capsys.readouterr().err
-    assert main([]) == main(["no-such-script.py"]) == 2
-    assert main(["--list"]) == 0
+    assert inside.run_emulator([]) == inside.run_emulator(["no-such-script.py"]) == 2
+    assert inside.run_emulator(["--list"]) == 0
     assert "acl.rt.malloc\n" in capsys.readouterr().out
 
 
 def test_memory_is_no_more_than_the_machine_has(acl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aioais._machine import machine_memory
     from aioais.emulator import memory_calls
 
     assert acl.init() == acl.rt.set_device(0) == 0
-    available, machine = machine_memory()
+    available, machine = inside.machine_memory()
     assert 0 < available <= machine
     free, total, code = acl.rt.get_mem_info(0)
     assert (total, code) == (min(64 << 30, machine >> 20 << 20), 0)
