@@ -26,14 +26,17 @@ from aioais._device.transfers import Transfers
 from aioais._engine import closing, core, execute, speed
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
-from aioais._ported import INSTEAD
+from aioais._machine import machine_memory
+from aioais._misuse import _AIS_BENCH as AIS_BENCH_NAMES
 from aioais.cli.devices import _remarks as remarks_on_devices
 from aioais.compat import _install
 from aioais.compat import _loop as compat_loop
 from aioais.compat import _models as compat_models
 from aioais.emulator import event as emulator_event
+from aioais.emulator import lent
 from aioais.emulator import memory as emulator_memory
 from aioais.emulator._observers import observers as emulator_observers
+from aioais.emulator._runner import main as run_emulator
 from aioais.emulator._state import state as emulator_state
 from aioais.emulator.model import find as find_model
 from aioais.emulator.plan import _KEPT as KEPT_PLANS
@@ -49,10 +52,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACL_CALLS",
+    "AIS_BENCH_NAMES",
     "CODES",
     "COMPAT_MODULES",
     "COMPAT_VARIABLE",
-    "INSTEAD",
     "KEPT_PLANS",
     "MOST_BATCHED",
     "PASSING_THREADS",
@@ -80,6 +83,7 @@ __all__ = [
     "find_model",
     "forget_compat_platform",
     "hold_end_of_device",
+    "hold_lent_bytes",
     "hold_opening",
     "hold_with_lock",
     "idle_slots",
@@ -91,12 +95,14 @@ __all__ = [
     "limit_events",
     "limit_leases",
     "limit_proto",
+    "machine_memory",
     "other_options",
     "parse_options",
     "places",
     "recordings",
     "refuse_memory_for_times",
     "remarks_on_devices",
+    "run_emulator",
     "run_exit_hook",
     "session_of",
     "set_compat_platform",
@@ -403,3 +409,10 @@ def hold_with_lock(before: Callable[[], object]) -> Callable[[], compat_loop.Hol
         return compat_loop.hold()
 
     return late
+
+
+def hold_lent_bytes(most: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
+    """Limit what the emulator holds of Python's objects; returns a function that counts those of a size."""
+    monkeypatch.setattr(lent, "_MOST_BYTES", most)
+    lent._table.clear()
+    return lambda size: sum(known.size == size for known in lent._table._known.values())

@@ -23,15 +23,15 @@ class Measures:
     _core: SessionCore
 
     def summary(self) -> InferSummary:
-        """Give the milliseconds of each execution so far, in order; ``loop`` entries per request."""
+        """Return the milliseconds of each execution so far, in order; ``loop`` entries per request."""
         return self._core.known().times.executions()
 
     def reset_summaryinfo(self) -> None:
-        """Empty what :meth:`summary` gives."""
+        """Empty what :meth:`summary` returns."""
         self._core.known().times.forget_executions()
 
     def statistics(self) -> SessionStatistics:
-        """Give counters, stage times and memory at this moment; looks at each request under way."""
+        """Return counters, stage times and memory at this moment; looks at each request under way."""
         return self._core.known().statistics()
 
     def record(self, limit: int = DEFAULT_RECORDS) -> Recording:
@@ -66,7 +66,7 @@ class Measures:
         """
         return Recording(self._core.opened(), limit)
 
-    def trace(self, path: str | os.PathLike[str], limit: int = DEFAULT_RECORDS) -> Trace:
+    def trace(self, path: str | os.PathLike[str], limit: int = DEFAULT_RECORDS, *, overwrite: bool = False) -> Trace:
         """Write the requests of a block to a file for https://ui.perfetto.dev or ``chrome://tracing``.
 
         ::
@@ -82,9 +82,11 @@ class Measures:
         Parameters
         ----------
         path
-            The file, which must not exist: nothing is overwritten. Its permissions follow the umask.
+            The file, which must not exist unless ``overwrite`` is true. Its permissions follow the umask.
         limit
             Most requests kept, about 1 KiB each; the oldest are dropped, and the file says how many.
+        overwrite
+            Replace the file, if there is one, when the trace is complete: if writing fails, the old one stays.
 
         Returns
         -------
@@ -110,4 +112,4 @@ class Measures:
         pipeline = self._core.opened()
         device = pipeline.device
         title = f"{os.path.basename(pipeline.info.path)} on {device.library.platform} device {device.id}"
-        return Trace(check_path("path", path), Recording(pipeline, limit), title)
+        return Trace(check_path("path", path), Recording(pipeline, limit), title, overwrite)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ._acl.library import Platform
 from ._engine.core import SessionCore
 from ._engine.options import Given, check_options, check_prefetch
 from ._engine.request import Request
+from ._misuse import AwaitedOnly, Results, check_loop_kind, instead
 from ._multi.lanes import Lane, PipelineRun, make_lanes, run_lanes
 from ._multi.pool import SessionPool
 from ._multi.scheduler import stream_items
@@ -30,7 +31,7 @@ _FeedsList = Iterable[Feeds] | AsyncIterable[Feeds]
 _Outputs = list[np.ndarray]
 
 
-class MultiDeviceSession:
+class MultiDeviceSession(AwaitedOnly):
     """A model on many devices, behind one ``await``, in one process.
 
     The constructor only checks its arguments. Each device gets one :class:`InferSession`, opened by
@@ -99,6 +100,7 @@ class MultiDeviceSession:
         return self._pool.is_closed
 
     async def __aenter__(self) -> Self:
+        check_loop_kind()
         self._pool.check()
         return self
 
@@ -258,7 +260,7 @@ class MultiDeviceSession:
         ----------
         feeds
             Any iterable or async iterable, an endless one too, of what :meth:`InferSession.infer` takes as feeds
-            (on the host: nobody knows where an item will run). A plain iterable is advanced on the event loop.
+            (on the host: where an item will run is not known). A plain iterable is advanced on the event loop.
         device_ids
             Which devices; ``None`` or ``"all"`` for every visible one.
         mode, custom_sizes
@@ -303,7 +305,8 @@ class MultiDeviceSession:
         def start(session: SessionCore, item: Feeds) -> Request | Awaitable[Request]:
             return session.request(item, mode, custom_sizes)
 
-        return stream_items(self._pool, feeds, device_ids, start, ordered, ahead)
+        results = stream_items(self._pool, feeds, device_ids, start, ordered, ahead)
+        return Results(results, "session.stream(...)")
 
     def summary(self) -> dict[int, list[float]]:
         """Give ``{device_id: [ms, ...]}``: the milliseconds of each lane of the call that ended last.
@@ -371,6 +374,18 @@ class MultiDeviceSession:
                 stacklevel=2,
                 source=self,
             )
+
+    if not TYPE_CHECKING:  # to a type checker, it would stand for any name
+
+        def __getattr__(self, name: str) -> Any:
+            raise instead(self, name)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse copying and pickling: two objects would own the models on the devices."""
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled: it owns models on devices; pass model_path on, and open another "
+            "session there"
+        )
 
     def __repr__(self) -> str:
         return repr(self._pool)

@@ -17,8 +17,9 @@ from ._engine.core import SessionCore
 from ._engine.options import Given, check_options, check_prefetch
 from ._engine.request import Request
 from ._engine.upload import upload
-from ._ported import OldNames
+from ._misuse import AwaitedOnly, Results, check_loop_kind, instead
 from ._sources.streaming import session_results
+from .errors import AioaisError, BrokenSessionError
 from .measures import Measures
 from .tensor import Tensor
 from .types import DEFAULT_OUTPUT_BYTES, Check, Depth, Mode, TensorDesc
@@ -35,7 +36,7 @@ Sizes = int | Sequence[int] | None
 """Bytes that are preallocated for the outputs of a model of dynamic shape: for each, or one for all."""
 
 
-class InferSession(Measures, OldNames):
+class InferSession(Measures, AwaitedOnly):
     """A model on a device, behind ``await``.
 
     The constructor only checks its arguments. ``async with``, ``await`` or ``async with await`` open the session: they
@@ -81,7 +82,8 @@ class InferSession(Measures, OldNames):
     -----
     Opening raises ``ModelError`` (the file is missing, damaged or for another device),
     ``AclNotFoundError`` (CANN or ONNX Runtime is missing), ``DeviceError`` (no such device),
-    ``AclMemoryError`` or another ``AclError``; a partial open is undone. Cancelled while opening:
+    ``AclMemoryError`` or another ``AclError``, ``BrokenSessionError`` (the system has no thread left); a partial open
+    is undone. Cancelled while opening:
     the wait ends at once, and what the thread still opens is closed again.
 
     A session breaks when the device does not finish within ``hang_timeout``, when ACL reports it lost, or
@@ -157,7 +159,16 @@ class InferSession(Measures, OldNames):
         await self.aclose()
 
     async def _open(self, may_enter: bool = False) -> Self:
-        await self._core.open()
+        check_loop_kind()
+        try:
+            await self._core.open()
+        except RuntimeError as exc:
+            if "start new thread" not in str(exc) or isinstance(exc, AioaisError):
+                raise
+            raise BrokenSessionError(
+                f"{self!r} could not be opened: the system has no thread left; raise the limit of processes (ulimit "
+                "-u, or pids.max of the container), or open fewer sessions"
+            ) from exc
         self._may_enter = may_enter
         return self
 
@@ -215,8 +226,8 @@ class InferSession(Measures, OldNames):
             ``static``, ``dymbatch``, ``dymhw``, ``dymdims``, ``dymshape`` (also spelt ``dyn…``) or
             ``auto``. ``static`` on a model with gears runs its largest.
         custom_sizes
-            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. Make them
-            be large enough: CANN checks only after the kernels have written. Larger outputs make buffers grow, or ACL
+            ``dymshape`` only: bytes to preallocate for each output, one int for all or a list. Make them large
+            enough: CANN checks only after the kernels have written. Larger outputs make buffers grow, or ACL
             allocates them.
         out_array
             ``False`` leaves the outputs on the device.
@@ -295,7 +306,8 @@ class InferSession(Measures, OldNames):
         An async source is cancelled where it waits, an async generator also at its ``yield``, and ends; what its
         clean-up raises, ``aclose`` raises, or the log has it. A plain source is left where it is.
         """
-        return session_results(self._core, feeds_list, mode, custom_sizes, check_prefetch(prefetch))
+        results = session_results(self._core, feeds_list, mode, custom_sizes, check_prefetch(prefetch))
+        return Results(results, "session.infer_pipeline(...)")
 
     async def infer_iteration(
         self,
@@ -317,7 +329,7 @@ class InferSession(Measures, OldNames):
             Of the first step, as in :meth:`infer`; device tensors among them are never overwritten.
         in_out_list
             For each input, -1 to keep what it is fed, or the output of the step before that feeds it, in the order
-            of :meth:`get_inputs` and :meth:`get_outputs`. ``None`` keeps all.
+            of :meth:`get_inputs` and :meth:`get_outputs`. ``None`` only for a single step.
         iteration_times
             Steps, at least 1; each runs ``loop`` executions.
         mode, custom_sizes
@@ -424,6 +436,11 @@ class InferSession(Measures, OldNames):
                 stacklevel=2,
                 source=self,
             )
+
+    if not TYPE_CHECKING:  # to a type checker, it would stand for any name
+
+        def __getattr__(self, name: str) -> Any:
+            raise instead(self, name)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuse copying and pickling: two objects would own one model on one device."""

@@ -40,10 +40,13 @@ class Trace:
         Collects the requests.
     title
         Name of the process in the viewer.
+    overwrite
+        Replace a file that exists, when the trace is complete.
     """
 
-    def __init__(self, path: str, recording: Recording, title: str) -> None:
+    def __init__(self, path: str, recording: Recording, title: str, overwrite: bool = False) -> None:
         self._path = path
+        self._overwrite = bool(overwrite)
         self._recording = recording
         self._title = title
         self._file: TextIOWrapper | None = None
@@ -68,9 +71,13 @@ class Trace:
 
     def _create(self) -> TextIOWrapper:
         try:
+            if self._overwrite and Path(self._path).is_file():
+                return open(f"{self._path}.{os.getpid()}.{id(self):x}.part", "x", encoding="utf-8")
             return open(self._path, "x", encoding="utf-8")
         except OSError as exc:
             what = f"{exc.strerror}; expected the path of a new file in an existing folder: choose another path"
+            if isinstance(exc, FileExistsError) and Path(self._path).is_file():
+                what = f"{what}, or give overwrite=True"
             raise OSError(exc.errno, what, self._path) from exc  # the number selects the same subclass
 
     def _begin(self, file: TextIOWrapper) -> Recording:
@@ -88,6 +95,8 @@ class Trace:
         try:
             with file:
                 _dump(file, self._recording, self._title)
+            if file.name != self._path:
+                os.replace(file.name, self._path)
         except OSError:
             _discard(file)  # an incomplete trace is not valid JSON
             if error is None:

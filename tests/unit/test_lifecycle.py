@@ -23,6 +23,7 @@ from aioais import (
     AclMemoryError,
     AioaisError,
     ArgumentError,
+    BrokenSessionError,
     ClosedError,
     InferSession,
     ModelError,
@@ -639,3 +640,34 @@ async def test_finalize_waits_for_a_device_that_is_ending(models: Models, monkey
     may_go_on.set()
     await ending
     assert emulator.counts()["acl.finalize"] == 1
+
+
+async def test_no_thread_can_be_started(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = models.identity([2])
+    await InferSession.finalize()
+    before = set(threading.enumerate())
+    start, failed = threading.Thread.start, 0
+    for place in range(6):
+        count = 0
+
+        def refuse(thread: threading.Thread, place: int = place) -> None:
+            nonlocal count
+            count += 1
+            if count == place + 1:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            try:
+                session = await InferSession(0, path)
+            except BrokenSessionError as exc:
+                failed += type(exc.__cause__) is RuntimeError and "no thread left" in str(exc)
+            else:
+                patch.undo()
+                await session.aclose()
+        await InferSession.finalize()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)  # that of finalize is about to end
+            assert not thread.is_alive()
+    assert failed >= 3

@@ -330,3 +330,44 @@ def test_two_ctrl_c_while_the_device_hangs(path: str) -> None:
     process.send_signal(signal.SIGINT)
     err = finish(process, None)
     assert "aioais-" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_forked_child_ends(path: str, code: int) -> None:
+    # ONNX Runtime 1.31 and newer start a thread at import, which its destructors wait for.
+    body = f"""
+    async def main():
+        async with InferSession(0, PATH) as session:
+            await session.infer([X])
+    asyncio.run(main())
+    if (pid := os.fork()) == 0:
+        print("flushed", file=sys.stderr)
+        sys.exit({code})
+    deadline = time.monotonic() + 20
+    while not (found := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(found[1]) == {code}
+    """
+    assert "flushed" in run(path, body)
+
+
+@pytest.mark.slow
+def test_three_interrupts_while_a_model_runs(models: Models) -> None:
+    """The last comes while Python ends; the operator that runs does not end before."""
+    shape = [4000, 4000]
+    path = models.write("long", [("MatMul", ["x", "x"], ["y"], {})], {"x": (1, shape)}, {"y": (1, shape)})
+    body = """
+    def interrupt():
+        for pause in (0.4, 0.2, 0.2):
+            time.sleep(pause)
+            os.kill(os.getpid(), signal.SIGINT)
+    async def main():
+        async with InferSession(0, PATH) as session:
+            threading.Thread(target=interrupt, daemon=True).start()
+            await session.infer([np.zeros((4000, 4000), np.float32)])
+    asyncio.run(main())
+    """
+    assert "terminate called" not in run(path, body, code=None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ArgumentError, DeviceError, ForkError
+from ..errors import ArgumentError, DeviceError, ForkError, WrongLoopError
 from .constants import RunMode
 from .library import Library
 
@@ -17,6 +18,7 @@ __all__ = ["AclProcess", "live_processes", "process_of"]
 
 _INVALID_PARAM: Final = 100000
 _REPEATED_INIT: Final = 100002
+_REPEATED_FINALIZE: Final = 100037
 _LARGEST_CONFIG: Final = 10 << 20
 
 
@@ -75,6 +77,7 @@ class AclProcess:
             Path of an ``acl.json`` for profiling and dump, or ``None``.
         """
         self.check_fork()
+        _check_threads()
         config = None if config_path is None else _read_config(config_path)
         with self._lock:
             self.is_finalize_wanted = False
@@ -93,7 +96,9 @@ class AclProcess:
                 (path, config) = self._first
                 code = self.library.slow.init(path)
             if code == _REPEATED_INIT and self._is_unfinished:
-                pass  # it is still the ACL that this library started
+                # It is still the ACL that this library started, which counts once.
+                if self.library.slow.finalize_reference is not None:
+                    self.library.slow.finalize_reference()
             elif code == _REPEATED_INIT:
                 if config is not None:
                     raise ArgumentError(_too_late(config_path, True))
@@ -153,7 +158,7 @@ class AclProcess:
         return RunMode(mode)
 
     def finalize(self) -> None:
-        """Reset the devices, and finalise ACL if this library initialised it. ACL can be initialised again later.
+        """Reset the devices, and give ACL back: it ends if no other code uses it. It can be initialised again later.
 
         Does nothing if a device was opened after ``is_finalize_wanted`` was set.
         """
@@ -167,18 +172,50 @@ class AclProcess:
                 if code and failure is None:
                     failure = library.error("acl.rt.reset_device", code)
             self._devices.clear()
-            if not self.adopted:
-                code = library.slow.finalize()
-                if code and failure is None:
-                    failure = library.error("acl.finalize", code)
-                self._is_unfinished = bool(code)
-                if not code and library.forget_config is not None:
-                    library.forget_config()
-                    self._has_started = False
+            is_over, call, code = self._give_back()
+            if code and failure is None:
+                failure = library.error(call, code)
+            self._is_unfinished = bool(code) and not self.adopted
+            if is_over and not code and library.forget_config is not None:
+                library.forget_config()
+                self._has_started = False
             self._pid, self._config, self.adopted = None, None, False
             self.is_finalize_wanted = False
             if failure is not None:
                 raise failure
+
+    def _give_back(self) -> tuple[bool, str, int]:
+        """Undo the one ``acl.init`` of this library; return whether ACL has ended, the last call, and its code.
+
+        ACL counts who has started it. ``acl.finalize`` would end it for other code too, and the count is only told by
+        the call that lowers it: so one more ``acl.init`` raises it first.
+        """
+        slow = self.library.slow
+        if slow.finalize_reference is None:  # no release of ACL that counts
+            return (False, "", 0) if self.adopted else (True, "acl.finalize", slow.finalize())
+        if not self.adopted:
+            if slow.init("") != _REPEATED_INIT:
+                return True, "acl.finalize", slow.finalize()
+            count, code = slow.finalize_reference()
+            if code or count <= 1:
+                return True, "acl.finalize", slow.finalize()
+        count, code = slow.finalize_reference()
+        if code == _REPEATED_FINALIZE:  # other code has ended it already
+            code = 0
+        return count == 0, "acl.finalize_reference", code
+
+
+def _check_threads() -> None:
+    """Raise where gevent has replaced threads or queues: the waits of this library would stop all of its greenlets."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return
+    replaced = [name for name in ("threading", "queue") if monkey.is_module_patched(name)]
+    if replaced:
+        raise WrongLoopError(
+            f"gevent has replaced Python's {' and '.join(replaced)}, which sessions need as they are; leave out "
+            "monkey.patch_all(), call monkey.patch_all(thread=False, queue=False), or use another process for inference"
+        )
 
 
 def _too_late(config_path: str | None, adopted: bool) -> str:

@@ -49,6 +49,8 @@ class SlowCalls:
         rt, mdl = acl.rt, acl.mdl
         self.init: Callable[[str], int] = acl.init
         self.finalize: Callable[[], int] = acl.finalize
+        # Older releases lack it: they do not count who has started ACL.
+        self.finalize_reference: Callable[[], tuple[int, int]] | None = getattr(acl, "finalize_reference", None)
         self.set_device: Callable[[int], int] = rt.set_device
         self.reset_device: Callable[[int], int] = rt.reset_device
         self.create_context: Callable[[int], tuple[int, int]] = rt.create_context
@@ -98,6 +100,15 @@ class SlowCalls:
             return cast("Callable[..., int]", function)
 
         self.finalize = simple("aclFinalize")
+        if self.finalize_reference is not None:
+            release = simple("aclFinalizeReference", POINTER(c_uint64))
+
+            def finalize_reference() -> tuple[int, int]:
+                left = c_uint64()
+                ret = release(byref(left))
+                return left.value, ret
+
+            self.finalize_reference = finalize_reference
         self.set_device = simple("aclrtSetDevice", c_int32)
         self.reset_device = simple("aclrtResetDevice", c_int32)
         self.destroy_context = simple("aclrtDestroyContext", c_void_p)

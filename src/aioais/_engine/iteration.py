@@ -28,7 +28,7 @@ class Iteration:
     info
         The model.
     in_out_list
-        For each input -1 or the output that feeds it; ``None`` keeps all inputs.
+        For each input -1 or the output that feeds it; ``None`` for a single step.
     iteration_times
         Steps, at least 1.
     mem_copy
@@ -49,12 +49,12 @@ class Iteration:
     def __init__(self, info: ModelInfo, in_out_list: Any, iteration_times: Any, mem_copy: Any, check: Check) -> None:
         if not _is_int(iteration_times) or iteration_times < 1:
             raise ArgumentError(
-                f"iteration_times={iteration_times!r}: wanted an int of at least 1, the number of steps"
+                f"iteration_times={iteration_times!r}: expected an int of at least 1, the number of steps"
             )
         self._info = info
         self.steps = int(iteration_times)
         self.has_copies = bool(mem_copy)
-        self.wires = _wires(info, in_out_list)
+        self.wires = _wires(info, in_out_list, self.steps)
         """Pairs of an input and the output that feeds it."""
         for k, source in self.wires:
             self._check_pair(k, source, check)
@@ -77,8 +77,8 @@ class Iteration:
             item, output = plan.inputs[k], outputs[source]
             if output.nbytes != item.nbytes:
                 raise FeedError(
-                    f"{_wire(self._info, k, source)}: the output has {output.nbytes} bytes {list(output.shape)}, the "
-                    f"input takes {item.nbytes} bytes {list(item.shape)}; feed it an output of its size"
+                    f"{_wire(self._info, k, source)}: got {output.nbytes} bytes {list(output.shape)}; expected "
+                    f"{item.nbytes} bytes {list(item.shape)}; feed it an output of its size"
                 )
 
     def check_shape(self, k: int, output: OutputPlan, step: int) -> None:
@@ -92,8 +92,8 @@ class Iteration:
         tensor = self._info.inputs[k]
         if not tensor.accepts(output.shape):
             raise FeedError(
-                f"step {step} of {self.steps}: {_wire(self._info, k, output.position)}: the output has shape "
-                f"{list(output.shape)}, the input takes {_takes(tensor)}; stop at step {step - 1}, or give feeds from "
+                f"step {step} of {self.steps}: {_wire(self._info, k, output.position)}: got shape "
+                f"{list(output.shape)}; expected {_takes(tensor)}; stop at step {step - 1}, or give feeds from "
                 "which all shapes stay in the model's range"
             )
 
@@ -101,19 +101,19 @@ class Iteration:
         tensor, output = self._info.inputs[k], self._info.outputs[source]
         if check == "strict" and tensor.datatype != output.datatype:
             raise FeedError(
-                f"{_wire(self._info, k, source)}: the output is {output.datatype.name}, the input takes "
+                f"{_wire(self._info, k, source)}: got {output.datatype.name}; expected "
                 f"{tensor.datatype.name}; feed it an output of its type, or open the session with check='bytes'"
             )
         if self._info.kind != "shape":
             return
         if tensor.dtype is not None and output.dtype is not None and tensor.dtype.itemsize != output.dtype.itemsize:
             raise FeedError(
-                f"{_wire(self._info, k, source)}: the output is {output.datatype.name}, the input takes "
+                f"{_wire(self._info, k, source)}: got {output.datatype.name}; expected "
                 f"{tensor.datatype.name}, which has other bytes; feed it an output of its type"
             )
         if all(dim >= 0 for dim in output.shape) and not tensor.accepts(output.shape):
             raise FeedError(
-                f"{_wire(self._info, k, source)}: the output has shape {list(output.shape)}, the input takes "
+                f"{_wire(self._info, k, source)}: got shape {list(output.shape)}; expected "
                 f"{_takes(tensor)}; feed it an output of its shape"
             )
 
@@ -221,25 +221,30 @@ class IterationRequest(Request):
                 slot.in_data.bind(slot.info.inputs[k].index, block.address, block.nbytes)
 
 
-def _wires(info: ModelInfo, in_out_list: Any) -> tuple[tuple[int, int], ...]:
+def _wires(info: ModelInfo, in_out_list: Any, steps: int) -> tuple[tuple[int, int], ...]:
     """Check the list itself and return the pairs that it means."""
-    if in_out_list is None:
-        return ()
     names = [tensor.name for tensor in info.inputs]
     advice = "-1 keeps an input, k feeds it output k of the step before"
+    if in_out_list is None:
+        if steps == 1:
+            return ()
+        raise ArgumentError(
+            f"in_out_list=None with iteration_times={steps}: expected a list with one int per input {names}: "
+            f"{advice}; in_out_list={[-1] * len(names)} repeats the first step"
+        )
     if not isinstance(in_out_list, Sequence) or isinstance(in_out_list, (str, bytes, bytearray, memoryview)):
-        raise ArgumentError(f"in_out_list={in_out_list!r}: wanted a list with one int per input {names}: {advice}")
+        raise ArgumentError(f"in_out_list={in_out_list!r}: expected a list with one int per input {names}: {advice}")
     if len(in_out_list) != len(names):
         raise ArgumentError(
-            f"in_out_list has {len(in_out_list)} entries, the model has {len(names)} inputs {names}; give one per "
-            f"input: {advice}"
+            f"in_out_list: got {len(in_out_list)} entries; expected one for each of {len(names)} inputs {names}: "
+            f"{advice}"
         )
     outputs = [tensor.name for tensor in info.outputs]
     for k, source in enumerate(in_out_list):
         if not _is_int(source) or not -1 <= source < len(outputs):
             raise ArgumentError(
-                f"in_out_list[{k}]={source!r}: wanted -1 to keep input {names[k]!r}, or from 0 to {len(outputs) - 1} "
-                f"for one of the outputs {outputs}"
+                f"in_out_list[{k}]={source!r}: expected -1 to keep input {names[k]!r}, or from 0 to "
+                f"{len(outputs) - 1} for one of the outputs {outputs}"
             )
     return tuple((k, int(source)) for k, source in enumerate(in_out_list) if source >= 0)
 

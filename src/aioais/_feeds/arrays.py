@@ -9,13 +9,14 @@ import numpy as np
 
 from ..errors import FeedError
 from ..tensor import Tensor
+from .advice import dtype_text
 
 __all__ = ["as_feed", "converts_slowly", "describe"]
 
 _DLPACK_CPU = 1
 
 
-def as_feed(value: Any, where: str) -> np.ndarray | Tensor:
+def as_feed(value: Any, where: str, dtype: np.dtype[Any] | None = None) -> np.ndarray | Tensor:
     """See one feed as an array over its own memory; device tensors stay what they are.
 
     Parameters
@@ -25,6 +26,8 @@ def as_feed(value: Any, where: str) -> np.ndarray | Tensor:
         buffer protocol, ``__dlpack__`` (CPU) or ``__array__``.
     where
         Which input this is for, for the message.
+    dtype
+        The type of the input, for the message.
 
     Raises
     ------
@@ -55,8 +58,8 @@ def as_feed(value: Any, where: str) -> np.ndarray | Tensor:
     except Exception as exc:
         raise _unusable(value, where, exc) from exc
     raise FeedError(
-        f"{where}: came {type(value).__name__}, wanted an array (numpy.ndarray or scalar, torch CPU tensor, device "
-        "Tensor, or an object with the buffer protocol, __dlpack__ or __array__); convert it: numpy.asarray(...)"
+        f"{where}: got {type(value).__name__}; expected an array (numpy.ndarray or scalar, torch CPU tensor, device "
+        f"Tensor, or an object with the buffer protocol, __dlpack__ or __array__){_conversion(value, dtype)}"
     )
 
 
@@ -83,12 +86,12 @@ def _from_torch(value: Any, where: str) -> np.ndarray:  # pragma: no cover - cov
     device = getattr(getattr(value, "device", None), "type", None)
     if device != "cpu":
         raise FeedError(
-            f"{where}: came a torch tensor on {device!r}, wanted one in host memory; move it first: tensor.cpu()"
+            f"{where}: got a torch tensor on {device!r}; expected one in host memory; move it first: tensor.cpu()"
         )
     try:
         value = value.detach()
         if value.dtype is torch.bfloat16:
-            import ml_dtypes
+            import ml_dtypes  # a dependency of this library
 
             return np.asarray(value.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
         return np.asarray(value.numpy())
@@ -100,7 +103,7 @@ def _from_dlpack(value: Any, where: str) -> np.ndarray:
     kind, number = value.__dlpack_device__()
     if kind != _DLPACK_CPU:
         raise FeedError(
-            f"{where}: came {type(value).__name__} in memory of DLPack device ({int(kind)}, {number}), wanted host "
+            f"{where}: got {type(value).__name__} in memory of DLPack device ({int(kind)}, {number}); expected host "
             "memory (DLPack CPU); copy it to the host first"
         )
     try:
@@ -114,6 +117,17 @@ def _from_dlpack(value: Any, where: str) -> np.ndarray:
 
 def _unusable(value: Any, where: str, exc: Exception) -> FeedError:
     return FeedError(
-        f"{where}: {type(value).__name__} cannot be seen as an array ({type(exc).__name__}: {exc}); wanted a dense "
-        "array in host memory; convert it: numpy.asarray(...)"
+        f"{where}: got {type(value).__name__}, which cannot be seen as an array ({type(exc).__name__}: {exc}); "
+        "expected a dense array in host memory"
     )
+
+
+def _conversion(value: Any, dtype: np.dtype[Any] | None) -> str:
+    """Return the advice for a list of numbers, or a number."""
+    if not isinstance(value, (list, tuple, int, float, complex)):
+        return ""
+    try:
+        np.asarray(value, dtype)
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    return f"; convert it: np.asarray(value{'' if dtype is None else ', ' + dtype_text(dtype)})"

@@ -10,9 +10,11 @@ import numpy as np
 
 from .._acl.model import ModelInfo, TensorInfo
 from .._device.device import Device
-from ..errors import ArgumentError, FeedError, ModelError
+from ..errors import FeedError, ModelError
 from ..tensor import Tensor
 from ..types import DEFAULT_OUTPUT_BYTES, Check
+from .advice import advise
+from .arguments import check_mode, check_sizes, check_types, legal_gears
 from .arrays import as_feed, converts_slowly, describe
 from .plan import InputPlan, Plan, output_plans
 
@@ -20,18 +22,6 @@ __all__ = ["Planner"]
 
 Feed = np.ndarray | Tensor
 
-_MODES: Final = {
-    "static": "static",
-    "dymbatch": "batch",
-    "dynbatch": "batch",
-    "dymhw": "hw",
-    "dynhw": "hw",
-    "dymdims": "dims",
-    "dyndims": "dims",
-    "dymshape": "shape",
-    "dynshape": "shape",
-    "auto": "auto",
-}
 _MOST_PLANS: Final = 256
 
 
@@ -105,16 +95,16 @@ class Planner:
             values = feeds
         else:
             raise FeedError(
-                f"feeds: came {_a(feeds)}, wanted a list with one array per input {self._wants()} or a mapping by "
-                "input name; put a single array into a list: infer([array])"
+                f"feeds: got {_a(feeds)}; expected a list with one array per input {self._expected()}, or a mapping by "
+                f"input name{_in_a_list(feeds)}"
             )
         if len(values) != len(inputs):
             raise FeedError(
-                f"feeds: came {len(values)}, the model wants {len(inputs)}: {self._wants()}; give one feed per input, "
-                "in this order or as a mapping by name"
+                f"feeds: got {len(values)}; expected {len(inputs)}: {self._expected()}; give one feed per input, in "
+                "this order or as a mapping by name"
             )
         return [
-            value if type(value) is np.ndarray else as_feed(value, _where(inputs[k], k))
+            value if type(value) is np.ndarray else as_feed(value, _where(inputs[k], k), inputs[k].dtype)
             for k, value in enumerate(values)
         ]
 
@@ -129,7 +119,7 @@ class Planner:
             A feed does not fit the model.
         """
         if type(custom_sizes) is not int:
-            custom_sizes = self._output_sizes(custom_sizes)  # True and 1.0 would find the plan of 1
+            custom_sizes = check_sizes(self._info, custom_sizes)  # True and 1.0 would find the plan of 1
         key: list[Any] = [mode, custom_sizes]
         for feed in feeds:
             key.append(feed.dtype)
@@ -158,8 +148,8 @@ class Planner:
         ArgumentError
             The mode or ``custom_sizes`` is wrong for any feed.
         """
-        self._kind(mode)
-        self._output_sizes(custom_sizes)
+        check_mode(self._info, mode)
+        check_sizes(self._info, custom_sizes)
 
     def _make(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
         info = self._info
@@ -168,8 +158,9 @@ class Planner:
                 f"{info.path!r} has dynamic AIPP, whose parameters ACL takes with each run and this library does not; "
                 "without them images would be preprocessed at random: build the model with static AIPP, or without"
             )
-        kind = self._kind(mode)
-        sizes = self._output_sizes(custom_sizes)
+        check_types(info)
+        kind = check_mode(self._info, mode)
+        sizes = check_sizes(self._info, custom_sizes)
         gear = None
         if info.gears is None:
             shapes = tuple(tensor.shape for tensor in info.inputs)
@@ -178,55 +169,20 @@ class Planner:
             found = self._find_gear(feeds) if kind != "static" else info.gears.largest
             gear = info.gears.values[found]
             shapes = info.gears.shapes[found]
-            legal = self._legal_gears()
+            legal = legal_gears(self._info)
             if kind == "static":
-                legal = f"{legal}, and mode='static' runs the largest: use mode={info.mode!r} or 'auto'"
+                legal = f"{legal}, of which mode='static' runs the largest"
         real = []
         for k, (feed, tensor, shape) in enumerate(zip(feeds, info.inputs, shapes, strict=True)):
-            real.append(self._check_feed(k, feed, tensor, shape, legal))
+            real.append(self._check_feed(k, feed, tensor, shape, legal, feeds))
         inputs = tuple(
-            InputPlan(k, tensor.index, _nbytes(feed), tuple(feed.shape), feed.dtype, isinstance(feed, Tensor))
+            InputPlan(k, tensor.index, feed.nbytes, tuple(feed.shape), feed.dtype, isinstance(feed, Tensor))
             for k, (feed, tensor) in enumerate(zip(feeds, info.inputs, strict=True))
         )
         is_dynamic = info.kind == "shape"
         outputs = output_plans(info, [t.shape for t in info.outputs]) if info.kind == "static" else None
         has_sizes = custom_sizes not in (None, DEFAULT_OUTPUT_BYTES)
         return Plan(inputs, gear, outputs, tuple(real) if is_dynamic else None, sizes, has_sizes)
-
-    def _kind(self, mode: str) -> str:
-        kind = _MODES.get(mode) if isinstance(mode, str) else None
-        if kind is None:
-            raise ArgumentError(f"mode={mode!r} is unknown; wanted one of {', '.join(map(repr, _MODES))}")
-        mine = self._info.kind
-        if kind in (mine, "auto"):
-            return mine
-        if kind == "static" and mine in ("batch", "hw", "dims"):
-            return kind
-        right = self._info.mode
-        what = "static" if mine == "static" else f"{right} ({self._legal_gears()})"
-        raise ArgumentError(
-            f"mode={mode!r} does not fit {self._info.path!r}, whose shapes are {what}; use mode={right!r} or 'auto'"
-        )
-
-    def _output_sizes(self, custom_sizes: Any) -> tuple[int, ...]:
-        count = len(self._info.outputs)
-        if custom_sizes is None:
-            return (DEFAULT_OUTPUT_BYTES,) * count
-        if isinstance(custom_sizes, (int, np.integer)) and not isinstance(custom_sizes, bool) and custom_sizes > 0:
-            return (int(custom_sizes),) * count
-        if isinstance(custom_sizes, (tuple, list)) and all(
-            isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size > 0 for size in custom_sizes
-        ):
-            if self._info.kind == "shape" and len(custom_sizes) != count:
-                raise ArgumentError(
-                    f"custom_sizes has {len(custom_sizes)} entries, the model has {count} outputs "
-                    f"({', '.join(t.name for t in self._info.outputs)}); give one size in bytes for each, or one int"
-                )
-            return tuple(map(int, custom_sizes))
-        raise ArgumentError(
-            f"custom_sizes={custom_sizes!r}: wanted a positive int, or a list of them with one per output, in bytes; "
-            "leave it out to have buffers grow as needed"
-        )
 
     def _find_gear(self, feeds: Sequence[Feed]) -> int:
         gears, info = self._info.gears, self._info
@@ -239,11 +195,12 @@ class Planner:
         for k, (feed, tensor) in enumerate(zip(feeds, info.inputs, strict=True)):
             columns = [row[k] for row in gears.shapes]
             if tuple(feed.shape) not in columns:
-                raise self._misfit(k, feed, tensor, tensor.shape, f" with {self._legal_gears()}", "use a legal gear")
-        came = ", ".join(f"{t.name!r} {list(f.shape)}" for f, t in zip(feeds, info.inputs, strict=True))
+                advice = advise(feed, tensor, tensor.shape, columns.__contains__) or "use a legal gear"
+                raise _misfit(k, feed, tensor, tensor.shape, f" with {legal_gears(self._info)}", advice)
+        got = ", ".join(f"{t.name!r} {list(f.shape)}" for f, t in zip(feeds, info.inputs, strict=True))
         raise FeedError(
-            f"feeds: came {came}, which belong to different gears; the model wants {self._wants()} with "
-            f"{self._legal_gears()}; give all inputs the shapes of one gear"
+            f"feeds: got {got}, which belong to different gears; expected {self._expected()} with "
+            f"{legal_gears(self._info)}; give all inputs the shapes of one gear"
         )
 
     def _find_gear_by_bytes(self, feeds: Sequence[Feed]) -> int:
@@ -253,76 +210,90 @@ class Planner:
         dtypes = [f.dtype if t.dtype is None else t.dtype for f, t in zip(feeds, inputs, strict=True)]
         items = [dtype.itemsize for dtype in dtypes]
         table = [[math.prod(shape) * item for shape, item in zip(row, items, strict=True)] for row in gears.shapes]
-        came = [_nbytes(feed) for feed in feeds]
-        found = [gear for gear, row in enumerate(table) if row == came]
+        got = [feed.nbytes for feed in feeds]
+        found = [gear for gear, row in enumerate(table) if row == got]
         if len(found) == 1:
             return found[0]
         for k, (feed, tensor) in enumerate(zip(feeds, inputs, strict=True)):
-            if came[k] not in [row[k] for row in table]:
+            if got[k] not in [row[k] for row in table]:
+                advice = (
+                    advise(feed, tensor, tensor.shape, [row[k] for row in gears.shapes].__contains__)
+                    or "use a legal gear"
+                )
                 raise FeedError(
-                    f"{_where(tensor, k)}: came {describe(feed)}, {came[k]} bytes; the model wants "
-                    f"{tensor.datatype.name}{list(tensor.shape)} with {self._legal_gears()}; use a legal gear"
+                    f"{_where(tensor, k)}: got {describe(feed)}, {got[k]} bytes; expected "
+                    f"{tensor.datatype.name}{list(tensor.shape)} with {legal_gears(self._info)}; {advice}"
                 )
         if not found:
             what, advice = "which belong to different gears", "give all inputs the bytes of one gear"
         else:
             what, advice = "which several gears have", "give the feeds the shape of one gear"
-        parts = ", ".join(f"{t.name!r} {n} bytes" for t, n in zip(inputs, came, strict=True))
+        parts = ", ".join(f"{t.name!r} {n} bytes" for t, n in zip(inputs, got, strict=True))
         raise FeedError(
-            f"feeds: came {parts}, {what}; the model wants {self._wants()} with {self._legal_gears()}; {advice}"
+            f"feeds: got {parts}, {what}; expected {self._expected()} with {legal_gears(self._info)}; {advice}"
         )
 
     def _check_feed(
-        self, k: int, feed: Feed, tensor: TensorInfo, shape: tuple[int, ...], legal: str
+        self,
+        k: int,
+        feed: Feed,
+        tensor: TensorInfo,
+        shape: tuple[int, ...],
+        legal: str,
+        feeds: Sequence[Feed],
     ) -> tuple[int, ...]:
         """Check one feed; gives the shape it really has for the model."""
         note = f" with {legal}" if legal else ""
-        came = tuple(feed.shape)
-        is_open = any(dim < 0 for dim in shape)
-        if is_open:
-            if not tensor.accepts(came):
-                raise self._misfit(k, feed, tensor, shape, _range_note(tensor), "reshape or pad it")
-            shape = came
+        got, expected = tuple(feed.shape), shape
+        if any(dim < 0 for dim in shape):
+            note = _range_note(tensor)
+            if not tensor.accepts(got):
+                advice = advise(feed, tensor, shape) or "give an array with such dims"
+                raise _misfit(k, feed, tensor, shape, note, advice)
+            shape = got
         if feed.dtype.hasobject:
-            raise self._misfit(k, feed, tensor, shape, note, "an object array has no bytes to copy: use a numeric type")
-        if self._is_strict:
-            if tensor.dtype is None or feed.dtype != tensor.dtype:
-                raise self._misfit(k, feed, tensor, shape, note, _type_advice(feed, tensor, shape))
-            is_scalar = came == () and math.prod(shape) == 1
-            if came != shape and not is_scalar:
-                if math.prod(came) == math.prod(shape):
-                    advice = f"reshape it: array.reshape({shape}), or open the session with check='bytes'"
-                else:
-                    advice = "give an array of that shape"
-                raise self._misfit(k, feed, tensor, shape, note, advice)
+            raise _misfit(k, feed, tensor, shape, note, "an object array has no bytes to copy: use a numeric type")
+        if not self._is_strict:
+            self._check_bytes(k, feed, tensor, shape, note)
             return shape
-        item = feed.dtype.itemsize if tensor.dtype is None else tensor.dtype.itemsize
-        wanted = math.prod(shape) * item
-        if _nbytes(feed) != wanted:
-            raise FeedError(
-                f"{_where(tensor, k)}: came {describe(feed)}, {_nbytes(feed)} bytes; the model wants "
-                f"{tensor.datatype.name}{list(shape)}, {wanted} bytes{note}; give an array of that many bytes"
-            )
+        if tensor.dtype is None or feed.dtype != tensor.dtype:
+            raise _misfit(k, feed, tensor, expected, note, _type_advice(feed, tensor, expected))
+        is_scalar = got == () and math.prod(shape) == 1
+        if got != shape and not is_scalar:
+            gears = self._info.gears
+            if gears is not None and gears.find([tuple(other.shape) for other in feeds]) is not None:
+                advice = f"use mode={self._info.mode!r} or 'auto'"
+            else:
+                advice = advise(feed, tensor, shape) or "give an array of that shape"
+                if advice.startswith("reshape it"):
+                    advice = f"{advice}, or open the session with check='bytes'"
+            raise _misfit(k, feed, tensor, shape, note, advice)
         return shape
+
+    def _check_bytes(self, k: int, feed: Feed, tensor: TensorInfo, shape: tuple[int, ...], note: str) -> None:
+        """Compare the bytes only."""
+        item = feed.dtype.itemsize if tensor.dtype is None else tensor.dtype.itemsize
+        expected = math.prod(shape) * item
+        if feed.nbytes != expected:
+            advice = advise(feed, tensor, shape) or "give an array of that many bytes"
+            raise FeedError(
+                f"{_where(tensor, k)}: got {describe(feed)}, {feed.nbytes} bytes; expected "
+                f"{tensor.datatype.name}{list(shape)}, {expected} bytes{note}; {advice}"
+            )
 
     def _check_place(self, feed: Tensor, feeds: Sequence[Feed]) -> None:
         k = next(i for i, other in enumerate(feeds) if other is feed)
         where = _where(self._info.inputs[k], k)
         if feed.closed:
-            raise FeedError(f"{where}: came a closed device tensor; wanted an open one: make it again with to_device()")
+            raise FeedError(
+                f"{where}: got a closed device tensor; expected an open one: make it again with to_device()"
+            )
         if feed.device_id != self._device.id or feed.device.library is not self._device.library:
             raise FeedError(
-                f"{where}: came a tensor on device {feed.device_id} (platform {feed.device.library.platform!r}), the "
-                f"session runs on device {self._device.id}; bring it over: session.to_device(await tensor.to_host())"
+                f"{where}: got a tensor on device {feed.device_id} (platform {feed.device.library.platform!r}); "
+                f"expected one on device {self._device.id}; bring it over: await session.to_device(await "
+                "tensor.to_host())"
             )
-
-    def _misfit(
-        self, k: int, feed: Feed, tensor: TensorInfo, shape: tuple[int, ...], note: str, advice: str
-    ) -> FeedError:
-        return FeedError(
-            f"{_where(tensor, k)}: came {describe(feed)}, the model wants "
-            f"{tensor.datatype.name}{list(shape)}{note}; {advice}"
-        )
 
     def _by_name(self, feeds: Mapping[Any, Any]) -> list[Any]:
         missing = [name for name in self._names if name not in feeds]
@@ -330,27 +301,13 @@ class Planner:
         if missing or unknown:
             parts = [f"{what} {names}" for what, names in (("without", missing), ("with unknown", unknown)) if names]
             raise FeedError(
-                f"feeds: came {' and '.join(parts)}; the model wants {self._wants()}; give exactly one feed per name"
+                f"feeds: got a mapping {' and '.join(parts)}; expected {self._expected()}; give exactly one feed per "
+                "name"
             )
         return [feeds[name] for name in self._names]
 
-    def _wants(self) -> str:
+    def _expected(self) -> str:
         return ", ".join(f"{t.name!r} {t.datatype.name}{list(t.shape)}" for t in self._info.inputs)
-
-    def _legal_gears(self) -> str:
-        gears = self._info.gears
-        if gears is None:
-            return "any legal shape"
-        if gears.kind == "batch":
-            return "batch sizes " + ", ".join(str(gear[0]) for gear in gears.values)
-        if gears.kind == "hw":
-            return "image sizes (H, W) " + ", ".join(str(gear) for gear in gears.values)
-        rows = [" x ".join(str(list(shape)) for shape in row) for row in gears.shapes]
-        return "gears " + "; ".join(rows)
-
-
-def _nbytes(feed: Feed) -> int:
-    return feed.nbytes
 
 
 def _where(tensor: TensorInfo, k: int) -> str:
@@ -363,19 +320,25 @@ def _a(value: Any) -> str:
     return f"{type(value).__name__}"
 
 
+def _in_a_list(feeds: Any) -> str:
+    if type(feeds) is np.ndarray or isinstance(feeds, (np.generic, Tensor)):
+        return "; put a single array into a list: infer([array])"
+    return ""
+
+
+def _misfit(k: int, feed: Feed, tensor: TensorInfo, shape: tuple[int, ...], note: str, advice: str) -> FeedError:
+    return FeedError(
+        f"{_where(tensor, k)}: got {describe(feed)}; expected {tensor.datatype.name}{list(shape)}{note}; {advice}"
+    )
+
+
 def _type_advice(feed: Feed, tensor: TensorInfo, shape: tuple[int, ...]) -> str:
-    dtype = tensor.dtype
-    if dtype is None:
+    if tensor.dtype is None:
         return "NumPy has no such type: give its bytes, to a session opened with check='bytes'"
-    count = math.prod(shape)
-    if math.prod(feed.shape) == count:
-        return f"convert it: array.astype({dtype.name!r})"
-    if _nbytes(feed) == count * dtype.itemsize:
-        return (
-            f"if these are its bytes: np.frombuffer(feed, {dtype.name!r}).reshape({shape}), or open the session with "
-            "check='bytes'"
-        )
-    return "give an array of that type and shape"
+    advice = advise(feed, tensor, shape) or "give an array of that type and shape"
+    if advice.startswith("take its bytes") and min(shape, default=0) >= 0:
+        advice = f"{advice}, or open the session with check='bytes'"
+    return advice
 
 
 def _range_note(tensor: TensorInfo) -> str:

@@ -16,6 +16,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal
 
+from .._machine import machine_memory, read_text
+
 __all__ = ["Check", "Host", "Status", "first_value", "read_text", "version_tuple"]
 
 Status = Literal["ok", "missing", "wrong", "note"]
@@ -131,27 +133,7 @@ class Host:
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes of memory that are available and the total, within the limit of the container; or zeros."""
-        sizes: dict[str, int] = {}
-        for line in read_text(self.path("/proc/meminfo")).splitlines():
-            name, _, rest = line.partition(":")
-            words = rest.split()
-            if words and words[0].isdecimal():
-                sizes[name] = int(words[0]) << 10
-        total, available = sizes.get("MemTotal", 0), sizes.get("MemAvailable", 0)
-        limit = read_text(self.path("/sys/fs/cgroup/memory.max")).strip()
-        if limit.isdecimal() and int(limit) < total:
-            total = int(limit)
-            used = read_text(self.path("/sys/fs/cgroup/memory.current")).strip()
-            available = min(available, total - int(used)) if used.isdecimal() else min(available, total)
-        return max(available, 0), total
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file; empty if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+        return machine_memory(self.root)
 
 
 def first_value(path: Path, key: str) -> str | None:

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
         reset_counts,
         settings,
     )
-    from .errors import EmulatorError
+    from .errors import EmulatorError, NotEmulatedError
     from .faults import Gate
     from .ort import preload
 
 __all__ = [
     "EmulatorError",
     "Gate",
+    "NotEmulatedError",
     "acl",
     "configure",
     "copied",

@@ -175,6 +175,7 @@ def entry(
     answer: Callable[[int], Any] = RET,
     optional: int = 0,
     hot: bool = False,
+    text: str = "",
 ) -> Callable[[F], F]:
     """Make a function an entry point of the emulated module.
 
@@ -190,6 +191,8 @@ def entry(
         How many arguments at the end may be missing.
     hot
         Called for every request: generate a checker for it, slower to define and faster to call.
+    text
+        The message for a wrong number of arguments, where pyACL lets CPython's own through.
 
     Returns
     -------
@@ -215,6 +218,8 @@ def entry(
                 stop, result = faults.intercept(name, answer)
                 if stop:
                     return result
+            if text and len(args) != len(formats):
+                raise TypeError(text.format(count=len(args)))
             # a function without parameters ignores surplus arguments
             return body(*parse(message, formats, optional, args)) if formats else body()
 

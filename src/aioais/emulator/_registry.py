@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["clear", "handles", "leaks", "live", "lost", "register", "table"]
+__all__ = ["clear", "counter", "handles", "leaks", "live", "lost", "register", "table"]
 
 handles = itertools.count(0x5A00_0000_0010, 16)
 """Handles are never reused, so a stale one is always detected."""
@@ -86,3 +86,14 @@ def leaks() -> dict[str, int]:
     for kind, number in lost.items():
         left[kind] += number
     return {kind: number for kind, number in left.items() if number}
+
+
+def counter() -> Callable[[], dict[str, int]]:
+    """Return a function that counts as :func:`leaks` does, also when the modules are cleared at the end of Python."""
+    counts, gone = _counts, lost
+
+    def count() -> dict[str, int]:
+        left = {kind: sum([one() for one in ones]) + gone.get(kind, 0) for kind, ones in counts.items()}
+        return {kind: number for kind, number in left.items() if number}
+
+    return count

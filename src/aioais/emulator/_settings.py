@@ -8,12 +8,26 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-__all__ = ["PER_DEVICE", "Settings"]
+from .._machine import machine_memory
+
+__all__ = ["ENVIRONMENT", "PER_DEVICE", "Settings"]
 
 _log = logging.getLogger("aioais.emulator")
 
 PER_DEVICE = frozenset({"h2d_ms", "execute_ms", "d2h_ms", "h2d_gbps", "d2h_gbps"})
 """Settings that may differ from device to device."""
+
+ENVIRONMENT = {
+    "devices": "AIOAIS_CPU_DEVICES",
+    "threads": "AIOAIS_CPU_THREADS",
+    "memory_mb": "AIOAIS_CPU_MEMORY_MB",
+    "run_mode": "AIOAIS_CPU_RUN_MODE",
+    "soc_name": "AIOAIS_CPU_SOC",
+}
+"""Environment variables that the settings begin with."""
+
+_MOST_MEMORY_MB = 65536
+"""That of a large card."""
 
 _GIL_MODES = ("real", "release", "hold")
 
@@ -44,33 +58,42 @@ def visible_devices(default: int) -> int:
     return count
 
 
-def _from_environment(name: str, default: int, least: int) -> int:
+def _from_environment(setting: str, default: int, least: int, most: float = math.inf) -> int:
+    name = ENVIRONMENT[setting]
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if text.isdecimal() and int(text) >= least:
+    if text.isdecimal() and least <= int(text) <= most:
         return int(text)
-    _log.warning("%s is %r, not a whole number of at least %d: %d is used", name, text, least, default)
+    legal = f"a whole number of at least {least}" if most == math.inf else f"a whole number from {least} to {most}"
+    _log.warning("%s is %r, not %s: %d is used", name, text, legal, default)
     return default
+
+
+def _memory_mb() -> int:
+    """Return the memory of a device: as much as a card has, but no more than the machine."""
+    total = machine_memory()[1] >> 20
+    return _from_environment("memory_mb", min(_MOST_MEMORY_MB, total or _MOST_MEMORY_MB), 1)
 
 
 @dataclass
 class Settings:
     """Everything that ``configure`` can change."""
 
-    devices: int = field(default_factory=lambda: visible_devices(_from_environment("AIOAIS_CPU_DEVICES", 4, 1)))
+    devices: int = field(default_factory=lambda: visible_devices(_from_environment("devices", 4, 1)))
     """Number of devices (``AIOAIS_CPU_DEVICES``, reduced by ``ASCEND_RT_VISIBLE_DEVICES``)."""
-    threads: int = field(default_factory=lambda: _from_environment("AIOAIS_CPU_THREADS", 0, 0))
+    threads: int = field(default_factory=lambda: _from_environment("threads", 0, 0))
     """Intra-op threads of each loaded model (``AIOAIS_CPU_THREADS``); 0 = all cores, but one for small models."""
     spin: bool = False
     """Whether ONNX Runtime's threads spin between operators for as long as it likes: slightly faster for one model
     alone on an idle machine, much slower for several that share the cores. Otherwise they spin for 60 µs
     (ONNX Runtime 1.32 or newer) or not at all."""
-    memory_mb: int = 65536
-    """Memory of a device; ``malloc`` beyond it gives 207001."""
-    run_mode: int = 1
-    """1 = a host with a card; 0 = on the SoC, device memory is host memory."""
-    soc_name: str = "CPU"
+    memory_mb: int = field(default_factory=_memory_mb)
+    """Memory of a device; ``malloc`` beyond it gives 207001 (``AIOAIS_CPU_MEMORY_MB``)."""
+    run_mode: int = field(default_factory=lambda: _from_environment("run_mode", 1, 0, 1))
+    """1 = a host with a card; 0 = on the SoC, device memory is host memory (``AIOAIS_CPU_RUN_MODE``)."""
+    soc_name: str = field(default_factory=lambda: os.environ.get(ENVIRONMENT["soc_name"], "").strip() or "CPU")
+    """Name of the chip (``AIOAIS_CPU_SOC``)."""
     gil: str = "real"
     """``real``: as in pyACL's source; ``release``: every call releases it; ``hold``: none does."""
     poison: bool = True

@@ -14,6 +14,8 @@ class Messages(threading.local):
     """The last failure of each thread."""
 
     message: str | None = None
+    code: int = 0
+    """Code of the last failure, for ``peek_at_last_error``."""
 
 
 class State:
@@ -58,6 +60,7 @@ class State:
         self.is_forked = False
         """This is a child of a process that used the library: every call fails."""
         messages.message = None
+        messages.code = 0
 
 
 messages = Messages()
@@ -80,6 +83,7 @@ def report(code: int, text: str) -> int:
         The code.
     """
     message = f"[emulator] {text} ({code})"
+    messages.code = int(code)
     if state.has_process_message:
         state.process_message = message
     else:

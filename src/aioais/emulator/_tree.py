@@ -6,8 +6,10 @@ and set as attributes, and there are no constants.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from types import ModuleType
+from typing import Any
 
 from . import (
     aipp,
@@ -34,8 +36,9 @@ from . import (
 from . import shortcuts  # isort: skip - behind the entry points that it stands in front of
 from ._args import ENTRIES
 from .device import build_devices
+from .errors import NotEmulatedError
 
-__all__ = ["MODULES", "acl", "install"]
+__all__ = ["ENTRIES", "MODULES", "acl", "install"]
 
 _DEFINING = (
     aipp,
@@ -61,10 +64,24 @@ _DEFINING = (
 )
 """The modules whose import defines the entry points."""
 
-MODULES = {
-    name: ModuleType(name, "Part of pyACL, emulated on the CPU.")
-    for name in ("acl", "acl.rt", "acl.mdl", "acl.util", "acl.prof", "acl.op", "acl.media")
-}
+
+class _Module(ModuleType):
+    """A module of pyACL; names that it does not have say so."""
+
+    def __getattr__(self, name: str) -> Any:
+        full = f"{self.__name__}.{name}"
+        if name.startswith("__"):  # what Python itself looks for
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        near = difflib.get_close_matches(full, [*ENTRIES, *MODULES], 1, 0.85)
+        similar = f"; did you mean {near[0]}?" if near else ""
+        raise NotEmulatedError(
+            f"{full} is not emulated on the CPU device{similar}; docs/emulated_calls.md and 'python -m aioais.emulator "
+            "--list' say which calls are"
+        )
+
+
+_NAMES = ("acl", *(f"acl.{name}" for name in ("rt", "mdl", "util", "op", "prof", "media", "himpi", "blas", "fv")))
+MODULES = {name: _Module(name, "Part of pyACL, emulated on the CPU.") for name in _NAMES}
 
 acl: ModuleType = MODULES["acl"]
 """The emulated ``acl`` module."""

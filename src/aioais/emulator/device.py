@@ -52,7 +52,7 @@ class Device:
 
 
 devices: list[Device] = []
-register(devices.clear, devices=lambda: sum(device.count > 0 for device in devices))
+register(devices.clear, devices=lambda found=devices: sum(device.count > 0 for device in found))  # type: ignore[misc]
 
 
 def build_devices() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CodedError", "DeviceError", "EmulatorError"]
+__all__ = ["CodedError", "DeviceError", "EmulatorError", "NotEmulatedError"]
 
 
 class EmulatorError(RuntimeError):
@@ -11,6 +11,10 @@ class EmulatorError(RuntimeError):
     Where the real library documents a return code the emulator returns it; where it would crash
     or corrupt memory silently, the emulator raises this error and says what was misused.
     """
+
+
+class NotEmulatedError(EmulatorError, AttributeError):
+    """A program uses a name of pyACL that the emulator does not have."""
 
 
 class CodedError(Exception):

@@ -111,6 +111,7 @@ def run_wait(stream: Stream, operation: Operation, deadline: float) -> bool:
         return False
     if record.time > stream.tail:
         stream.tail = record.time
+    stream.since = perf_counter()  # what ran before it was the work of the other stream
     return True
 
 
@@ -168,7 +169,7 @@ def record_event(handle: int, stream_handle: int) -> int:
     stream = streams.get(stream_handle) or resolve(stream_handle, context)
     if stream.context is not context:
         return foreign("record_event")
-    record = Record(stream, perf_counter() if stream.device.is_virtual else 0.0)
+    record = Record(stream, perf_counter())
     if event.is_sticky and event.record is not None:
         event.is_recorded_again = True
     event.record = record

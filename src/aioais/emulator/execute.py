@@ -13,6 +13,7 @@ from .._acl.codes import AclCode
 from . import faults
 from ._args import SINGLE, entry
 from ._observers import observers
+from ._quick_exit import skip_destructors
 from ._registry import handles, table
 from ._state import report, state
 from .context import Context, current, local
@@ -234,6 +235,8 @@ def _leave() -> None:
         return
     state.is_leaving = True
     for model in list(models.values()):
+        if model.engine.is_running:
+            skip_destructors()  # it goes on until its next operator, perhaps for longer than the process
         model.engine.stop()
 
 

@@ -13,6 +13,7 @@ from ._args import SINGLE, VALUE, entry
 from ._registry import handles, table
 from ._state import report
 from .errors import EmulatorError
+from .lent import check_host
 from .model import load, model_bytes
 
 __all__ = ["LoadConfig"]
@@ -69,6 +70,8 @@ def set_config_opt(handle: int, attribute: int, value: Any) -> int:
         return report(AclCode.INVALID_PARAM, f"set_config_opt: priority {value}")
     if attribute in _POINTERS and value == 0:
         return report(AclCode.INVALID_PARAM, f"set_config_opt: attribute {attribute} is a null address")
+    if attribute == _WEIGHT_PATH:
+        check_host("set_config_opt", value, 1)
     config.values[attribute] = ctypes.string_at(value).decode() if attribute == _WEIGHT_PATH else value
     return 0
 

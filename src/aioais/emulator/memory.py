@@ -11,7 +11,7 @@ import ctypes
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ __all__ = [
     "SLACK",
     "Block",
     "Heap",
+    "Places",
+    "address_of",
     "allocate",
     "device_memory",
     "drop_all",
@@ -76,7 +78,7 @@ class Block:
         self.uses: list[Any] = []
         """How models use it, see ``memory_use``."""
         self.array: Any = np.empty(size + SLACK + _ALIGN, np.uint8)
-        start = int(self.array.ctypes.data)
+        start = address_of(self.array)
         self.pointer = (start + _ALIGN - 1) // _ALIGN * _ALIGN
         self.address = self.pointer
         offset = self.pointer - start
@@ -86,25 +88,41 @@ class Block:
             ctypes.memset(self.pointer, FRESH, size)
 
 
-class Places:
-    """Blocks that do not overlap, oldest first, found by any address inside them."""
+def address_of(array: np.ndarray[Any, Any]) -> int:
+    """Return the address of an array's first item; ``array.ctypes`` imports, which fails while Python shuts down."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+class Extent(Protocol):
+    """Something with an address and a size."""
+
+    address: int
+    size: int
+
+
+E = TypeVar("E", bound=Extent)
+
+
+class Places(Generic[E]):
+    """Extents that do not overlap, oldest first, found by any address inside them."""
 
     def __init__(self) -> None:
-        self.blocks: OrderedDict[int, Block] = OrderedDict()
+        self.blocks: OrderedDict[int, E] = OrderedDict()
         self._starts: list[int] = []
 
-    def add(self, block: Block) -> None:
-        """Add a block."""
+    def add(self, block: E) -> None:
+        """Add an extent."""
         self.blocks[block.address] = block
         insort(self._starts, block.address)
 
-    def pop(self, address: int) -> Block:
-        """Remove a block by its address."""
+    def pop(self, address: int) -> E:
+        """Remove an extent by its address."""
         del self._starts[bisect_right(self._starts, address) - 1]
         return self.blocks.pop(address)
 
-    def around(self, address: int) -> Block | None:
-        """Return the block around an address, or ``None``."""
+    def around(self, address: int) -> E | None:
+        """Return the extent around an address, or ``None``."""
         place = bisect_right(self._starts, address) - 1
         if place < 0:
             return None
@@ -112,7 +130,7 @@ class Places:
         return block if address < block.address + block.size else None
 
     def clear(self) -> None:
-        """Forget every block."""
+        """Forget every extent."""
         self.blocks.clear()
         self._starts.clear()
 
@@ -124,9 +142,9 @@ class Heap:
         self.what = what
         self.lock = Lock()
         """Guards the live and the freed blocks; only the look-up by the start of a block needs no lock."""
-        self._live = Places()
-        self._freed = Places()
-        self.blocks: OrderedDict[int, Block] = self._live.blocks
+        self._live: Places[Block] = Places()
+        self._freed: Places[Block] = Places()
+        self.blocks = self._live.blocks
         """The live blocks by address."""
         self.quarantined = 0
         self.bytes = 0
@@ -199,10 +217,14 @@ device_memory: Heap = Heap("device memory")
 host_memory: Heap = Heap("pinned host memory")
 register(
     device_memory.clear,
-    device_blocks=lambda: len(device_memory.blocks),
-    device_bytes=lambda: device_memory.bytes,
+    device_blocks=lambda heap=device_memory: len(heap.blocks),  # type: ignore[misc]
+    device_bytes=lambda heap=device_memory: heap.bytes,  # type: ignore[misc]
 )
-register(host_memory.clear, host_blocks=lambda: len(host_memory.blocks), host_bytes=lambda: host_memory.bytes)
+register(
+    host_memory.clear,
+    host_blocks=lambda heap=host_memory: len(heap.blocks),  # type: ignore[misc]
+    host_bytes=lambda heap=host_memory: heap.bytes,  # type: ignore[misc]
+)
 
 
 def allocate(size: int, device: Device) -> Block | None:

@@ -6,6 +6,7 @@ Facts: pyACL reference, Huawei's memory pages: 100000 for sizes of 0, 207001 whe
 from __future__ import annotations
 
 from .._acl.codes import AclCode
+from .._machine import machine_memory
 from . import faults
 from ._args import VALUE, entry
 from ._state import report, state
@@ -138,11 +139,12 @@ def _refuse(call: str, address: int, own: Heap, other: Heap, right: str) -> int:
 
 @entry("acl.rt.get_mem_info", "i", answer=lambda code: (0, 0, code))
 def get_mem_info(attr: int) -> tuple[int, int, int]:
-    """Return free and total memory of the current device."""
+    """Return free and total memory of the current device; what the machine has not cannot be free."""
     context = current()
     if context is None:
         return 0, 0, AclCode.RT_CONTEXT_NULL
     if attr not in range(18):
         return 0, 0, report(AclCode.INVALID_PARAM, f"get_mem_info: unknown attribute {attr}")
     total = state.settings.memory_mb << 20
-    return total - context.device.used, total, 0
+    free, (available, of) = total - context.device.used, machine_memory()
+    return (min(free, available) if of else free), total, 0

@@ -23,6 +23,7 @@ from ._state import report, state
 from .context import Context, current
 from .device import Device
 from .errors import EmulatorError
+from .lent import check_host
 from .memory import device_memory, is_device_address
 from .model_info import ModelInfo, describe
 from .ordering import Executions
@@ -134,6 +135,8 @@ def model_bytes(pointer: int, size: int, call: str) -> bytes | int:
         return report(AclCode.GE_EXEC_MODEL_DATA_SIZE_INVALID, text)
     if state.settings.run_mode == RunMode.HOST and is_device_address(pointer):
         raise EmulatorError(f"{call}: {pointer:#x} is device memory, on this host a model is read from host memory")
+    if not is_device_address(pointer):
+        check_host(call, pointer, size)
     return ctypes.string_at(pointer, size)
 
 

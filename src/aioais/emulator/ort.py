@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import math
 import os
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._acl.codes import AclCode
+from ._quick_exit import skip_destructors_in_children
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
 from .threads import SMALL, convolves_much, cores, is_small_file
@@ -92,6 +94,7 @@ def preload() -> bool:
         Whether ``onnxruntime`` is installed at all.
     """
     global _preloaded
+    skip_destructors_in_children()
     if "onnxruntime" in sys.modules:
         return True
     spec = importlib.util.find_spec("onnxruntime")
@@ -303,7 +306,7 @@ class OrtModel:
         what = source if isinstance(source, str) else "the model in memory"
         if isinstance(source, str):
             try:
-                with open(source, "rb") as file:
+                with io.open(source, "rb") as file:  # noqa: UP020 - Python removes the built-in before the modules
                     head = file.read(4)
             except OSError as exc:
                 text = f"cannot read {source}: {exc.strerror or exc}"

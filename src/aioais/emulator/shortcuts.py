@@ -73,7 +73,7 @@ def record_event(*args: Any) -> Any:
             and not _armed
         ):
             _counts["acl.rt.record_event"] += 1
-            event.record = record = Record(stream, perf_counter() if stream.device.is_virtual else 0.0)
+            event.record = record = Record(stream, perf_counter())
             stream.queue.append(record)
             return 0
     return _record(*args)

@@ -100,11 +100,13 @@ class Stream(Queue):
         "is_alive",
         "is_halted",
         "is_halted_by_failure",
+        "is_paused",
         "lock",
         "priority",
         "queue",
         "reporter",
         "running",
+        "since",
         "sleepers",
         "tail",
     )
@@ -120,9 +122,13 @@ class Stream(Queue):
         self.sleepers: deque[Any] = deque()
         """Locks of threads that wait for a record or for their turn to run."""
         self.tail = 0.0
-        """When the last finished operation ended."""
+        """When the last finished operation ended, on the device's clock."""
+        self.since = 0.0
+        """Moment of the host that belongs to ``tail``: what runs after it takes as long on the device."""
         self.failure: Failure | None = None
         self.reporter: Any = None
+        self.is_paused = False
+        """Some of its work has run, and the rest is blocked."""
         self.blocking: int = 0
         """Queued callbacks that the stream waits for."""
         self.is_halted_by_failure = False
@@ -198,20 +204,31 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
         queue = stream.queue
         pop, is_virtual = queue.popleft, stream.device.is_virtual
         left = len(queue) if record is None else -1
+        if not stream.is_paused:
+            stream.since = perf_counter()
         while left and queue and (record is None or not record.is_done):
             operation = queue[0]
             if type(operation) is not Record:
                 if not operation[0](stream, operation, deadline):
+                    stream.is_paused = True
                     return False
             elif is_virtual:
                 reach(stream, operation)
             else:  # as reach does it
-                operation.time = stream.tail = perf_counter()
+                now = perf_counter()
+                time = stream.tail + now - stream.since
+                if time < operation.submitted:
+                    time = operation.submitted
+                elif time > now:
+                    time = now
+                operation.time = stream.tail = time
+                stream.since = now
                 operation.is_done = True
                 if stream.sleepers:
                     wake(stream)
             pop()
             left -= 1
+        stream.is_paused = False
         return True
     finally:
         lock.release()
@@ -220,13 +237,18 @@ def run(stream: Stream, record: Record | None, deadline: float) -> bool:
 
 
 def reach(stream: Stream, record: Record) -> None:
-    """Note that a stream is at a record."""
-    if not stream.device.is_virtual:
-        record.time = stream.tail = perf_counter()
+    """Note that a stream is at a record.
+
+    Work runs when a thread waits for it, but on a device it starts when it is submitted. So the record of an idle
+    stream has the time of its submission, and one behind work the time of what is before it plus the work's duration.
+    """
+    if stream.device.is_virtual:
+        time = stream.tail
     else:
-        if record.submitted > stream.tail:
-            stream.tail = record.submitted
-        record.time = stream.tail
+        now = perf_counter()
+        time = min(now, stream.tail + now - stream.since)
+        stream.since = now
+    record.time = stream.tail = max(time, record.submitted)
     record.is_done = True
     if stream.sleepers:
         wake(stream)

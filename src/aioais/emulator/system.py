@@ -142,6 +142,25 @@ def get_recent_err_msg() -> str | None:
     return message
 
 
+_THREAD_LEVEL = 0
+"""``ACL_RT_THREAD_LEVEL``, the only level."""
+
+
+@entry("acl.rt.peek_at_last_error", "i")
+def peek_at_last_error(level: int) -> int:
+    """Return the code of this thread's last failure; 0 if there is none."""
+    return int(AclCode.RT_PARAM_INVALID) if level != _THREAD_LEVEL else messages.code
+
+
+@entry("acl.rt.get_last_error", "i")
+def get_last_error(level: int) -> int:
+    """Return the code of this thread's last failure, and forget it."""
+    code = peek_at_last_error(level)
+    if level == _THREAD_LEVEL:
+        messages.code = 0
+    return code
+
+
 @entry("acl.get_version", answer=lambda code: (0, 0, 0, code))
 def get_version() -> tuple[int, int, int, int]:
     """Return the version of the interface."""

@@ -19,6 +19,7 @@ from ._observers import observers
 from ._state import report, state
 from .context import Context, current, local
 from .errors import EmulatorError
+from .lent import check_pageable
 from .memory import Block, Heap, device_memory, host_memory, is_device_address
 from .stream import Operation, Stream, foreign, refuse_deadlock, resolve, streams, synchronize
 from .timeline import FOREVER, Engine, sleep_until
@@ -99,7 +100,7 @@ def host_place(address: int, count: int, role: str) -> Place | None:
     Raises
     ------
     EmulatorError
-        Pinned memory, and out of bounds or freed.
+        Out of bounds, freed, or not memory of this process.
     """
     block = host_memory.find(address)
     if block is not None:
@@ -110,6 +111,7 @@ def host_place(address: int, count: int, role: str) -> Place | None:
     past = host_memory.explain(address)
     if past is not None:
         raise EmulatorError(f"{role}: {address:#x} is {past}")
+    check_pageable(role, address, count)
     return Place(None, address)
 
 

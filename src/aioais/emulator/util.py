@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ._args import NONE, SINGLE, VALUE, entry
-from .errors import EmulatorError
-from .memory import device_memory, is_device_address
+from .lent import check_host, lend
+from .memory import address_of
 
 __all__: list[str] = []
 
@@ -49,10 +49,16 @@ def _deprecated(name: str) -> None:
     warnings.warn(f"acl.util.{name} is deprecated: use bytes_to_ptr and ptr_to_bytes", Warning, stacklevel=4)
 
 
-def _host(call: str, pointer: int) -> None:
-    block = device_memory.find(pointer)
-    if is_device_address(pointer) or (block is not None and block.address != block.pointer):
-        raise EmulatorError(f"{call}: {pointer:#x} is device memory, which the host cannot touch")
+def _lend_array(array: np.ndarray[Any, Any]) -> int:
+    """Note whose memory the program gets: that of the array at the end of the views."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if owner.flags.owndata:
+        lend(owner, address_of(owner), owner.nbytes)
+    else:
+        lend(array, address_of(array), 0)  # what is behind it may be larger than the array
+    return address_of(array)
 
 
 @entry("acl.util.bytes_to_ptr", "O", answer=SINGLE)
@@ -60,7 +66,7 @@ def bytes_to_ptr(value: Any) -> int:
     """Return the address inside a ``bytes`` object, which must be kept alive."""
     if not isinstance(value, bytes):
         raise ValueError("needs an byte as argument")
-    return int(_as_string(value))
+    return lend(value, int(_as_string(value)), len(value))
 
 
 @entry("acl.util.ptr_to_bytes", "kk", answer=NONE)
@@ -70,7 +76,9 @@ def ptr_to_bytes(pointer: int, size: int) -> bytes:
         raise ValueError("size is negative or absurd")
     if pointer == 0:
         return bytes(size)
-    _host("ptr_to_bytes", pointer)
+    if size >= 2**47:
+        raise MemoryError  # more than a process can address
+    check_host("ptr_to_bytes", pointer, size)
     copied: bytes = _to_bytes(pointer, size)
     return copied
 
@@ -83,7 +91,7 @@ def numpy_to_ptr(array: Any) -> int:
     _deprecated("numpy_to_ptr")
     if not array.flags.c_contiguous:
         warnings.warn("the array is not C-contiguous", Warning, stacklevel=3)
-    return int(array.ctypes.data)
+    return _lend_array(array)
 
 
 @entry("acl.util.numpy_contiguous_to_ptr", "O", answer=lambda code: (0, None))
@@ -93,7 +101,7 @@ def numpy_contiguous_to_ptr(array: Any) -> tuple[int, Any]:
         raise TypeError("acl.util.numpy_contiguous_to_ptr args parse failed")
     _deprecated("numpy_contiguous_to_ptr")
     contiguous = np.ascontiguousarray(array) if array.ndim else array
-    return int(contiguous.ctypes.data), contiguous
+    return _lend_array(contiguous), contiguous
 
 
 @entry("acl.util.ptr_to_numpy", "kOi", answer=lambda code: None)
@@ -110,8 +118,8 @@ def ptr_to_numpy(pointer: int, shape: Any, number: int) -> Any:
     dtype = np.dtype(name)
     if pointer == 0:
         return np.empty(shape, dtype)
-    _host("ptr_to_numpy", pointer)
     size = math.prod(shape) * dtype.itemsize
+    check_host("ptr_to_numpy", pointer, size)
     memory = memoryview((ctypes.c_char * size).from_address(pointer)).cast("B")
     return np.frombuffer(memory, dtype).reshape(shape)
 
@@ -119,7 +127,7 @@ def ptr_to_numpy(pointer: int, shape: Any, number: int) -> Any:
 _threads: dict[int, tuple[threading.Thread, list[BaseException]]] = {}
 
 
-@entry("acl.util.start_thread", "OO", answer=VALUE)
+@entry("acl.util.start_thread", "OO", answer=VALUE, text="function takes exactly 2 arguments ({count} given)")
 def start_thread(function: Any, argument: Any) -> tuple[int, int]:
     """Start a thread that runs ``function(argument)``, or ``function()`` for ``None``."""
     if not callable(function):
