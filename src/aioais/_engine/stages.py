@@ -107,7 +107,10 @@ class Stages:
                     continue
                 commands = lists[len(batch.queued) - 1]
                 for area, feed in zip(commands.staging, feeds, strict=True):
-                    np.copyto(area, feed)
+                    if type(feed) is np.ndarray:
+                        np.copyto(area, feed)
+                    else:
+                        feed.copy_to(area)
                 batch.queued.append((request, commands))
                 executions.queue(commands.head)
             executions.lead(slot, batch.queued[-1][1].marks.executions[-1], batch.number)
@@ -201,8 +204,12 @@ class Stages:
         """
         if feeds is not None:
             for area, feed in zip(commands.staging, feeds, strict=True):
-                if area is not None:
+                if area is None:
+                    continue
+                if type(feed) is np.ndarray:
                     np.copyto(area, feed)
+                else:  # rows of several callers
+                    feed.copy_to(area)
             request.copies_in = commands.copies_in
         self._executions.queue(commands.head)
         batch.queued.append((request, commands))

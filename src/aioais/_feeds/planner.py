@@ -14,11 +14,12 @@ from ..errors import ArgumentError, FeedError, ModelError
 from ..tensor import Tensor
 from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .arrays import as_feed, converts_slowly, describe
+from .gathered import Gathered
 from .plan import InputPlan, Plan, output_plans
 
 __all__ = ["Planner"]
 
-Feed = np.ndarray | Tensor
+Feed = np.ndarray | Tensor | Gathered
 
 _MODES: Final = {
     "static": "static",
