@@ -57,6 +57,8 @@ class Request:
     started_at = 0.0
     copies_in = 0
     """Its copies to the device."""
+    row: list[float] | None = None
+    """Milliseconds of its copies to the device, its executions and its copies back, once it is complete."""
 
     def __init__(self, plan: Plan, feeds: list[Any], future: asyncio.Future[Any], to_host: bool) -> None:
         self.number = next(_numbers)

@@ -250,7 +250,7 @@ class Stages:
         for request, commands in batch.queued:
             if request.error is None:
                 try:
-                    row = read_times(self._device.library, commands.spans)
+                    request.row = row = read_times(self._device.library, commands.spans)
                     if not request.future.cancelled():
                         self._make_result(request, commands, slot)
                 except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it

@@ -1,0 +1,173 @@
+"""Batch: rows of several callers that run as one request, and how the outputs come back to each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from .._engine.request import Request
+from .._engine.request import State as RequestState
+from .._feeds.gathered import Gathered
+from ..errors import ModelError
+from .caller import Caller, rows_of
+from .layout import Kind, Layout
+
+__all__ = ["Batch", "BatchFuture", "Piece", "copy_all", "takes_long"]
+
+_LARGE: Final = 256 << 10
+"""Bytes of outputs from which they are copied in a thread: about 50 µs."""
+
+
+class Piece(NamedTuple):
+    """Rows of one caller in a batch."""
+
+    caller: Caller
+    first: int
+    """The first of them among the caller's rows."""
+    rows: int
+    offset: int
+    """Where they begin in the batch."""
+
+
+class BatchFuture(asyncio.Future[list[np.ndarray]]):
+    """The future of a request that tells at once when it is set, a turn of the event loop earlier than a callback.
+
+    Parameters
+    ----------
+    done
+        Called with the outputs or the error, on the loop's thread.
+    loop
+        The loop.
+    """
+
+    def __init__(
+        self, done: Callable[[list[np.ndarray] | None, BaseException | None], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(loop=loop)
+        self._done = done
+
+    def set_result(self, result: list[np.ndarray]) -> None:
+        """Tell the outputs."""
+        super().set_result([])  # the batch takes them: the future must not keep them
+        self._done(result, None)
+
+    def set_exception(self, exception: type | BaseException) -> None:
+        """Tell the error."""
+        super().set_result([])  # no task waits here, which would be reported
+        self._done(None, exception() if isinstance(exception, type) else exception)
+
+
+class Batch:
+    """Rows that run together.
+
+    Attributes
+    ----------
+    kind
+        What its rows have in common.
+    pieces
+        Whose rows they are, in order.
+    rows, size
+        Rows of callers, and rows that the model runs: the others are padding.
+    request
+        Once it is submitted.
+    submitted_at
+        When that was.
+    """
+
+    __slots__ = ("_gathered", "kind", "pieces", "request", "rows", "size", "submitted_at")
+
+    def __init__(self, kind: Kind, pieces: list[Piece], size: int) -> None:
+        self.kind = kind
+        self.pieces = pieces
+        self.rows = sum([piece.rows for piece in pieces])
+        self.size = size
+        self.request: Request | None = None
+        self.submitted_at = 0.0
+        self._gathered: list[Gathered] = []
+
+    def execute_s(self, copies_back: int) -> float:
+        """Return the seconds of its executions on the device, as far as ACL tells; NaN if it does not."""
+        request = self.request
+        if request is None or request.row is None:
+            return math.nan
+        row = request.row
+        return sum(row[request.copies_in : len(row) - copies_back]) * 1e-3
+
+    @property
+    def callers(self) -> list[Caller]:
+        """Those that have not left."""
+        return [piece.caller for piece in self.pieces if self in piece.caller.batches]
+
+    def feeds(self, layout: Layout) -> list[Any]:
+        """Return the feeds of the request; nothing is copied yet."""
+        feeds: list[Any] = []
+        pieces = self.pieces
+        for k, axis in enumerate(layout.in_axes):
+            array = pieces[0].caller.feeds[k]
+            if axis is None or (len(pieces) == 1 and array.shape[axis] == self.rows == self.size):
+                feeds.append(array)
+                continue
+            shape = self.kind.shapes[k]
+            parts = [rows_of(piece.caller.feeds[k], axis, piece.first, piece.rows) for piece in pieces]
+            gathered = Gathered(parts, (*shape[:axis], self.size, *shape[axis:]), array.dtype, axis)
+            self._gathered.append(gathered)
+            feeds.append(gathered)
+        return feeds
+
+    def drop(self, caller: Caller) -> bool:
+        """Take out a caller that has left; returns whether the batch has none left and need not run.
+
+        Before its rows are copied they are replaced, after that only their results are dropped.
+        """
+        if self.has_begun:
+            return False
+        for k, piece in enumerate(self.pieces):
+            if piece.caller is caller:
+                for gathered in self._gathered:
+                    gathered.drop(k)
+        return not self.callers
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its rows are on the device, or about to be."""
+        return self.request is not None and self.request.state is not RequestState.WAITING
+
+    def check(self, outputs: Sequence[np.ndarray], layout: Layout, names: Sequence[str]) -> ModelError | None:
+        """Return an error if the outputs do not have the rows that they should have."""
+        for output, axis, name in zip(outputs, layout.out_axes, names, strict=True):
+            if axis is not None and (output.ndim <= axis or output.shape[axis] != self.size):
+                return ModelError(
+                    f"output {name!r}: got shape {list(output.shape)}; expected {self.size} rows, one for each row of "
+                    f"the inputs, in dim {axis}; state where its rows are: batch_axes={{{name!r}: ...}}, or None if it "
+                    "has none"
+                )
+        return None
+
+    def destinations(self, outputs: list[np.ndarray], layout: Layout) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return what is to be copied, as pairs of destination and source, for the callers that have not left."""
+        axes = layout.out_axes
+        piece = self.pieces[0]
+        if len(self.pieces) == 1 and piece.rows == piece.caller.rows == self.size:
+            piece.caller.take_all(outputs)  # all of one caller and nothing else
+            return []
+        copies: list[tuple[np.ndarray, np.ndarray]] = []
+        for caller, first, count, offset in self.pieces:
+            if self in caller.batches:
+                parts = [rows_of(output, axis, offset, count) for output, axis in zip(outputs, axes, strict=True)]
+                copies += zip(caller.room(first, count, parts, axes), parts, strict=True)
+        return copies
+
+
+def copy_all(copies: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Copy; in a thread where that :func:`takes_long`."""
+    for destination, source in copies:
+        np.copyto(destination, source)
+
+
+def takes_long(copies: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether copies are so large that they must not be made on the event loop."""
+    return sum([source.nbytes for _, source in copies]) > _LARGE
