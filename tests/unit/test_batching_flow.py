@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,10 @@ async def test_a_request_may_be_spread_over_batches(session: InferSession, aioai
 
 async def test_smaller_priorities_first(session: InferSession, aioais_devices: EmulatedDevices) -> None:
     order: list[int] = []
+
+    def note(k: int, _: Task) -> None:
+        order.append(k)
+
     async with BatchingSession(session, max_batch_size=1, max_delay=3600) as batching:
         gate, blocker = await hold(batching, aioais_devices)
         second = call(batching, 50)  # is submitted behind the first
@@ -115,7 +120,7 @@ async def test_smaller_priorities_first(session: InferSession, aioais_devices: E
         tasks = []
         for k, priority in enumerate((5, 0, -3, 0, 5)):
             task = call(batching, k, priority=priority)
-            task.add_done_callback(lambda _, k=k: order.append(k))
+            task.add_done_callback(partial(note, k))
             tasks.append(task)
         await turns()
         gate.open()
@@ -214,7 +219,7 @@ async def test_a_full_queue_that_raises(session: InferSession, aioais_devices: E
         gate, blocker = await hold(batching, aioais_devices)
         tasks = [call(batching, 0, 2), call(batching, 1, 2)]
         await turns()
-        with pytest.raises(QueueFullError, match="got 1 rows while 4 wait.*max_queue=4"):
+        with pytest.raises(QueueFullError, match=r"got 1 rows while 4 wait.*max_queue=4"):
             await batching.infer([rows(2)])
         tasks[0].cancel()
         await turns()
@@ -306,11 +311,10 @@ async def test_a_session_that_is_not_open(models: Models) -> None:
 
 
 async def test_a_session_that_is_closed_below(models: Models) -> None:
-    async with InferSession(0, doubled(models)) as session:
-        async with BatchingSession(session) as batching:
-            await session.aclose()
-            with pytest.raises(ClosedError):
-                await batching.infer([rows(1)])
+    async with InferSession(0, doubled(models)) as session, BatchingSession(session) as batching:
+        await session.aclose()
+        with pytest.raises(ClosedError):
+            await batching.infer([rows(1)])
 
 
 async def test_models_without_rows(models: Models) -> None:
@@ -412,4 +416,4 @@ async def test_waiting_times_are_told(session: InferSession) -> None:
         assert found.mean_batch > 1
         assert "fill" in repr(found)
         assert all(use.mean_ms >= 0 for use in found.batches.values())
-        assert WIDTH == rows(0).shape[1]
+        assert rows(0).shape[1] == WIDTH

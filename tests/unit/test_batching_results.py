@@ -49,15 +49,17 @@ async def test_static_models_pad_to_their_batch(models: Models) -> None:
 
 
 async def test_models_that_take_any_batch(models: Models) -> None:
-    async with InferSession(0, models.add(["n", WIDTH])) as session:
-        async with BatchingSession(session, max_batch_size=6) as batching:
-            pairs = [(rows(k, 1 + k % 4), rows(50 + k, 1 + k % 4)) for k in range(12)]
-            results = await asyncio.gather(*[batching.infer([a, b]) for a, b in pairs])
-            for (a, b), result in zip(pairs, results, strict=True):
-                assert_same(result, [a + b])
-            found = batching.statistics()
-            assert max(found.batches) <= 6
-            assert found.fill == 1  # nothing is padded
+    async with (
+        InferSession(0, models.add(["n", WIDTH])) as session,
+        BatchingSession(session, max_batch_size=6) as batching,
+    ):
+        pairs = [(rows(k, 1 + k % 4), rows(50 + k, 1 + k % 4)) for k in range(12)]
+        results = await asyncio.gather(*[batching.infer([a, b]) for a, b in pairs])
+        for (a, b), result in zip(pairs, results, strict=True):
+            assert_same(result, [a + b])
+        found = batching.statistics()
+        assert max(found.batches) <= 6
+        assert found.fill == 1  # nothing is padded
 
 
 async def test_rows_of_other_dims_are_grouped_apart(models: Models) -> None:
@@ -97,12 +99,11 @@ async def test_ranges_bound_the_batch(models: Models) -> None:
 
 async def test_rows_along_another_axis(models: Models) -> None:
     path = models.identity([WIDTH, 4])
-    async with InferSession(0, path) as session:
-        async with BatchingSession(session, batch_axes=1) as batching:
-            feeds = [rows(k, 1 + k % 3).T for k in range(9)]
-            results = await asyncio.gather(*[batching.infer([feed]) for feed in feeds])
-            for feed, result in zip(feeds, results, strict=True):
-                assert_same(result, [feed])
+    async with InferSession(0, path) as session, BatchingSession(session, batch_axes=1) as batching:
+        feeds = [rows(k, 1 + k % 3).T for k in range(9)]
+        results = await asyncio.gather(*[batching.infer([feed]) for feed in feeds])
+        for feed, result in zip(feeds, results, strict=True):
+            assert_same(result, [feed])
 
 
 async def test_inputs_without_rows_must_be_equal(models: Models) -> None:
@@ -130,7 +131,7 @@ async def test_outputs_without_rows_are_given_to_each(models: Models) -> None:
         {"w": np.eye(3, dtype=np.float32)},
     )
     async with InferSession(0, path) as session:
-        with pytest.raises(ArgumentError, match="'table'.*batch_axes"):
+        with pytest.raises(ArgumentError, match=r"'table'.*batch_axes"):
             async with BatchingSession(session):
                 pass
         async with BatchingSession(session, batch_axes={"table": None}) as batching:
@@ -149,7 +150,7 @@ async def test_outputs_that_lack_rows_are_an_error(models: Models) -> None:
         {"shape": np.array([-1, 2])},
     )
     async with InferSession(0, path) as session, BatchingSession(session) as batching:
-        with pytest.raises(ModelError, match="expected 2 rows.*batch_axes"):
+        with pytest.raises(ModelError, match=r"expected 2 rows.*batch_axes"):
             await batching.infer([rows(0, 2)])
 
 
@@ -250,7 +251,9 @@ async def play(path: str, calls: list[Call], devices: int = 1, **options: Any) -
 @settings(max_examples=60 if Tier.is_full else 12)
 @given(
     calls=st.lists(
-        st.tuples(st.integers(1, 11), st.integers(-2, 2), st.integers(0, 12), st.integers(0, 20)), min_size=1, max_size=40
+        st.tuples(st.integers(1, 11), st.integers(-2, 2), st.integers(0, 12), st.integers(0, 20)),
+        min_size=1,
+        max_size=40,
     ),
     most=st.sampled_from([None, 1, 5, 12]),
 )

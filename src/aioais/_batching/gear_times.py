@@ -16,6 +16,7 @@ _TRIAL: Final = 8
 """Where work queues up, every so many batches one runs in a size that is not measured yet."""
 _SAME: Final = 0.03
 """Relative change of a time that is no news."""
+_TIE: Final = 1e-9
 _FIXED: Final = 0.5
 """Share of the time that is taken not to depend on the rows, while only one size is known."""
 
@@ -120,8 +121,8 @@ class GearTimes:
         best, found = float("inf"), self.sizes[-1]
         for size in self.sizes:
             cost = self.seconds(size) + costs[max(0, rows - size)]
-            if cost < best - 1e-12 and size <= self.best:
-                best, found = cost, size
+            if size <= self.best and (cost < best - _TIE or (size <= rows and cost < best + _TIE)):
+                best, found = cost, size  # of those that cost the same, what serves the most rows first
             if size >= rows:
                 break
         return found
