@@ -127,7 +127,7 @@ async def runner(models: Models) -> Any:
 
 def occupy(runner: Runner, size: int, now: float) -> Batch:
     batch = Batch(KIND, [], size)
-    runner.begin(batch, now)
+    runner.begin(batch, now, now - 0.001)
     return batch
 
 

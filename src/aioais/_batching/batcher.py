@@ -211,7 +211,7 @@ class Batcher:
         look_at = math.inf
         set_aside: dict[Group, int] = {}
         expected: dict[Runner, float] = {}
-        while self.runners:
+        while waiting.rows and self.runners:
             now = perf_counter()
             found = next(((g, n) for g in waiting.in_order() if (n := g.rows - set_aside.get(g, 0)) > 0), None)
             if found is None:
@@ -234,6 +234,8 @@ class Batcher:
 
     def _soonest(self, group: Group, rows: int, now: float, expected: dict[Runner, float]) -> tuple[Runner, float]:
         """Return the device that is expected to be through with rows first, and when."""
+        if len(self.runners) == 1:
+            return self.runners[0], now
         best: Runner | None = None
         best_end, best_load = math.inf, 0
         for runner in self.runners:
@@ -247,7 +249,7 @@ class Batcher:
         return best, best_end
 
     def _submit(self, runner: Runner, group: Group, size: int, now: float) -> None:
-        kind = group.kind
+        kind, oldest = group.kind, group.oldest()
         pieces: list[Piece] = []
         offset = 0
         for caller, first, count in self._waiting.take(group, min(size, kind.most)):
@@ -259,13 +261,13 @@ class Batcher:
         for piece in pieces:
             piece.caller.batches.append(batch)
         future = BatchFuture(partial(self._complete, runner, batch), self._loop)
-        runner.begin(batch, now)
+        runner.begin(batch, now, oldest)
+        self.counters.add_batch(batch.size, batch.rows)
         try:
             request = batch.request = runner.core.submit_batch(batch.feeds(self._layout), future)
         except Exception as exc:  # noqa: BLE001 - its callers get it
             self._complete(runner, batch, None, exc)
             return
-        self.counters.add_batch(batch.size, batch.rows)
         if request.draft is not None:
             request.draft.riders = tuple([piece.caller.number for piece in pieces])
 
@@ -291,7 +293,8 @@ class Batcher:
             for caller in batch.callers:
                 self._fail(caller, exc)
         finally:
-            self._look_soon()
+            if self._waiting.rows or self._waiting.has_outside:
+                self._look_soon()
 
     def _settle(self, batch: Batch) -> None:
         """Give their results to the callers of a batch that have all their rows now."""

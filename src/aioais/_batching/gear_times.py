@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -61,6 +62,7 @@ class GearTimes:
         self._samples: list[deque[float]] = [deque(maxlen=_REMEMBERED) for _ in sizes]
         self._estimates: list[float] | None = None
         self._costs = [0.0]
+        self._choices: dict[int, int] = {}
         self._best = len(sizes) - 1
         self._until_trial = _TRIAL
 
@@ -90,6 +92,7 @@ class GearTimes:
             if abs(now - before) < _SAME * now and abs(overhead - self._planned) < _SAME * before:
                 return
         self._costs = [0.0]
+        self._choices.clear()
         self._planned = overhead
         self._estimates = estimates = [seconds + overhead for seconds in self._estimate()]
         rates = [size / max(seconds, 1e-9) for size, seconds in zip(self.sizes, estimates, strict=True)]
@@ -117,6 +120,12 @@ class GearTimes:
             return self._trial(rows) or self.best
         if not self.is_known:
             return next(size for size in self.sizes if size >= rows)
+        found = self._choices.get(rows)
+        if found is None:
+            found = self._choices[rows] = self._cheapest(rows)
+        return found
+
+    def _cheapest(self, rows: int) -> int:
         costs = self._costs_of(rows)
         best, found = float("inf"), self.sizes[-1]
         for size in self.sizes:
@@ -147,10 +156,7 @@ class GearTimes:
         return costs
 
     def _index(self, size: int) -> int:
-        for k, candidate in enumerate(self.sizes):
-            if candidate >= size:
-                return k
-        return len(self.sizes) - 1
+        return min(bisect_left(self.sizes, size), len(self.sizes) - 1)
 
     def _estimate(self) -> list[float]:
         known = [(size, _lower_median(s)) for size, s in zip(self.sizes, self._samples, strict=True) if s]

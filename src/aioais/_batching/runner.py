@@ -20,7 +20,7 @@ _LEAD_S: Final = 0.002
 _TIMER_S: Final = 0.001
 """Timers of event loops are late by up to this."""
 _STREAK: Final = 4
-"""Batches right behind one another from which a device counts as saturated."""
+"""Batches with rows that came while the device was busy, one after the other, from which it counts as saturated."""
 _GAIN: Final = 1.25
 """Rows that come while the waiting ones run, relative to these, from which waiting pays."""
 _MOST_KINDS: Final = 256
@@ -111,13 +111,11 @@ class Runner:
             end = begin + self.times_of(batch.kind).seconds(batch.size)
         return end
 
-    def begin(self, batch: Batch, now: float) -> None:
-        """Note a batch that is submitted."""
+    def begin(self, batch: Batch, now: float, oldest: float) -> None:
+        """Note a batch that is submitted; ``oldest`` says when the first of its callers came."""
         batch.submitted_at = now
-        is_right_behind = bool(self.batches) or now - self._ended_at < 0.25 * self.times_of(batch.kind).seconds(
-            batch.size
-        )
-        self._streak = self._streak + 1 if is_right_behind else 0
+        has_waited = bool(self.batches) or oldest < self._ended_at
+        self._streak = self._streak + 1 if has_waited else 0
         self.batches.append(batch)
 
     def end(self, batch: Batch, now: float, has_succeeded: bool) -> None:
