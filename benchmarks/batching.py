@@ -228,23 +228,26 @@ def make_reader(folder: Path) -> str:
 async def real(path: str, gears: str, row: np.ndarray, turns: int, seconds: float) -> dict[str, list[float]]:
     """Measure a real model: requests per second of 64 callers and of one, beside bare ONNX Runtime with a window."""
     found: dict[str, list[float]] = {}
-    async with InferSession(0, gears) as session, BatchingSession(session) as batching:
-        async with aclosing(WindowBatcher(path)) as window:
+    async with (
+        InferSession(0, gears) as session,
+        BatchingSession(session) as batching,
+        aclosing(WindowBatcher(path)) as window,
+    ):
 
-            async def together(array: np.ndarray) -> object:
-                return await batching.infer([array])
+        async def together(array: np.ndarray) -> object:
+            return await batching.infer([array])
 
-            async def alone(array: np.ndarray) -> object:
-                return await session.infer([array], "auto")
+        async def alone(array: np.ndarray) -> object:
+            return await session.infer([array], "auto")
 
-            ways: dict[str, Infer] = {"batching": together, "window": window.infer, "plain": alone}
-            for infer in ways.values():
-                await closed_loop(infer, row, seconds / 2)
-            for _ in range(turns):
-                for name, infer in ways.items():
-                    found.setdefault(name, []).append(await closed_loop(infer, row, seconds))
-                for name, infer in ways.items():
-                    found.setdefault(f"{name}_one", []).append(await closed_loop(infer, row, seconds / 2, callers=1))
+        ways: dict[str, Infer] = {"batching": together, "window": window.infer, "plain": alone}
+        for infer in ways.values():
+            await closed_loop(infer, row, seconds / 2)
+        for _ in range(turns):
+            for name, infer in ways.items():
+                found.setdefault(name, []).append(await closed_loop(infer, row, seconds))
+            for name, infer in ways.items():
+                found.setdefault(f"{name}_one", []).append(await closed_loop(infer, row, seconds / 2, callers=1))
     return found
 
 
@@ -306,7 +309,8 @@ def rows(figures: dict[str, Any]) -> list[Row]:
                 f"  open loop, {float(load):.0%} of {dialled['best_rate']:.0f} rows/s: answered/s",
                 f"{rate:.0f}",
                 f"p50 {p50:.2f}, p99 {p99:.2f} ms",
-                f"unbatched {other_rate:.0f}, p50 {other_p50:.2f}, p99 {other_p99:.2f}; {p50 / other_p50:.2f} x p50{goal}",
+                f"unbatched {other_rate:.0f}, p50 {other_p50:.2f}, p99 {other_p99:.2f}; {p50 / other_p50:.2f} x "
+                f"p50{goal}",
             )
         )
     for name, what in (("digits", "the digits"), ("reader", "a text recogniser")):
