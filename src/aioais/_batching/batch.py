@@ -64,6 +64,13 @@ class BatchFuture(asyncio.Future[list[np.ndarray]]):
 class Batch:
     """Rows that run together.
 
+    Parameters
+    ----------
+    kind, pieces, size
+        See below.
+    gave_up
+        Called with it if all callers leave before it begins.
+
     Attributes
     ----------
     kind
@@ -78,10 +85,13 @@ class Batch:
         When that was.
     """
 
-    __slots__ = ("_gathered", "kind", "pieces", "request", "rows", "size", "submitted_at")
+    __slots__ = ("_gathered", "_gave_up", "kind", "pieces", "request", "rows", "size", "submitted_at")
 
-    def __init__(self, kind: Kind, pieces: list[Piece], size: int) -> None:
+    def __init__(
+        self, kind: Kind, pieces: list[Piece], size: int, gave_up: Callable[[Batch], None] = lambda _: None
+    ) -> None:
         self.kind = kind
+        self._gave_up = gave_up
         self.pieces = pieces
         self.rows = sum([piece.rows for piece in pieces])
         self.size = size
@@ -118,18 +128,21 @@ class Batch:
             feeds.append(gathered)
         return feeds
 
-    def drop(self, caller: Caller) -> bool:
-        """Take out a caller that has left; returns whether the batch has none left and need not run.
+    def leave(self, caller: Caller) -> None:
+        """Take out a caller that has left; a batch that has none left before it begins does not run.
 
         Before its rows are copied they are replaced, after that only their results are dropped.
         """
-        if self.has_begun:
-            return False
+        request = self.request
+        if request is None or self.has_begun:
+            return
         for k, piece in enumerate(self.pieces):
             if piece.caller is caller:
                 for gathered in self._gathered:
                     gathered.drop(k)
-        return not self.callers
+        if not self.callers:
+            request.give_up()
+            self._gave_up(self)
 
     @property
     def has_begun(self) -> bool:

@@ -148,11 +148,7 @@ class Batcher:
         batches, caller.batches = caller.batches, []
         caller.leave()
         for batch in batches:
-            if batch.drop(caller):
-                for runner in self.runners:
-                    runner.give_up(batch)
-                if batch.request is not None:
-                    batch.request.give_up()
+            batch.leave(caller)
         self._ended(caller)
         self._look_soon()
 
@@ -257,7 +253,7 @@ class Batcher:
                 self.counters.add_wait(now - caller.entered_at)
             pieces.append(Piece(caller, first, count, offset))
             offset += count
-        batch = Batch(kind, pieces, kind.padded(offset))
+        batch = Batch(kind, pieces, kind.padded(offset), runner.give_up)
         for piece in pieces:
             piece.caller.batches.append(batch)
         future = BatchFuture(partial(self._complete, runner, batch), self._loop)

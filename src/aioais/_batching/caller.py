@@ -7,18 +7,28 @@ import enum
 import itertools
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .layout import Kind
 
-if TYPE_CHECKING:
-    from .batch import Batch
-
-__all__ = ["Caller", "State", "rows_of"]
+__all__ = ["Caller", "Ride", "State", "rows_of"]
 
 _numbers = itertools.count(1)
+
+
+class Ride(Protocol):
+    """A batch, as far as its callers look at it."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its rows are on the device, or about to be."""
+        ...
+
+    def leave(self, caller: Caller) -> None:
+        """Take out a caller that has left."""
+        ...
 
 
 class State(enum.Enum):
@@ -84,7 +94,7 @@ class Caller:
         self.deadline: asyncio.TimerHandle | None = None
         self.entered_at = perf_counter()
         self.taken = 0
-        self.batches: list[Batch] = []
+        self.batches: list[Ride] = []
         self.is_alone = False
         self.moves = 0
         self._outputs: list[np.ndarray] | None = None
