@@ -13,8 +13,11 @@ from .layout import Kind
 
 __all__ = ["ArrivalRate", "Decision", "Runner"]
 
-_MOST_BATCHES: Final = 2
+_BATCHES: Final = 2
 """One on the device and one that it begins when that is complete."""
+_MOST_BATCHES: Final = 4
+_AHEAD_S: Final = 0.005
+"""Work that full batches may queue beyond these: threads of a busy machine are late by as much."""
 _LEAD_S: Final = 0.002
 """A batch is staged so long before the one on the device is complete, where that takes longer than twice this."""
 _TIMER_S: Final = 0.001
@@ -151,9 +154,11 @@ class Runner:
             Most seconds to wait for company; 0 while the session is being closed.
         """
         count = len(self.batches)
-        if count >= _MOST_BATCHES:
-            return 0, RUN_NOTHING
         times = self.times_of(kind)
+        if count >= _BATCHES and (
+            count == _MOST_BATCHES or not times.is_known or self.free_at() - now > _AHEAD_S or rows < times.best
+        ):
+            return 0, RUN_NOTHING
         full = min(times.best, kind.most)
         if rows >= full:
             self._release(rows)
