@@ -226,8 +226,7 @@ class BatchingSession:
         try:
             return await caller.future
         finally:
-            if caller.future.cancelled():
-                batcher.leave(caller)
+            batcher.leave(caller)  # unless it has its result: cancelled, or its coroutine is closed
             del caller  # an error's traceback holds this frame, and the caller the error
 
     def statistics(self) -> BatchingStatistics:
@@ -272,6 +271,8 @@ class BatchingSession:
         if self._batcher is None or self._planner is None:
             raise ClosedError(f"{self!r} is not open: use 'async with BatchingSession(session) as batching'")
         if self._loop is not asyncio.get_running_loop():
+            for runner in self._batcher.runners:
+                runner.check_fork()
             raise self._wrong_loop()
         return self._batcher, self._planner
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import warnings
 import weakref
 from collections.abc import AsyncIterator
 from functools import partial
@@ -20,6 +22,7 @@ from aioais import (
     BatchingSession,
     ClosedError,
     DeadlineExceededError,
+    ForkError,
     InferSession,
     ModelError,
     QueueFullError,
@@ -172,6 +175,18 @@ async def test_a_caller_leaves_a_batch_on_the_device(session: InferSession, aioa
         await asyncio.gather(*[check(tasks[k], k) for k in (0, 1, 3)])
 
 
+async def test_a_coroutine_that_is_closed_leaves(session: InferSession, aioais_devices: EmulatedDevices) -> None:
+    async with BatchingSession(session, max_delay=3600) as batching:
+        gate, blocker = await hold(batching, aioais_devices)
+        coroutine = batching.infer([rows(1)])
+        coroutine.send(None)
+        assert batching.statistics().waiting == 1
+        coroutine.close()
+        assert batching.statistics().waiting == 0
+        gate.open()
+        await blocker
+
+
 async def test_a_batch_that_all_have_left_does_not_run(models: Models, aioais_devices: EmulatedDevices) -> None:
     async with InferSession(0, doubled(models), depth=1) as session:
         async with BatchingSession(session, max_delay=3600) as batching:
@@ -296,6 +311,23 @@ async def test_it_is_entered_once_and_on_its_own_loop(session: InferSession) -> 
                 asyncio.run(batching.aclose())
 
         await asyncio.to_thread(elsewhere)
+        await check(call(batching, 1), 1)
+
+
+async def test_a_forked_child_gets_a_clear_error(session: InferSession) -> None:
+    async with BatchingSession(session) as batching:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
+            child = os.fork()
+        if not child:
+            try:
+                asyncio.run(batching.infer([rows(0)]))
+            except ForkError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
         await check(call(batching, 1), 1)
 
 

@@ -94,19 +94,12 @@ def test_overhead_counts_for_every_size() -> None:
     overhead = Overhead()
     for _ in range(8):
         overhead.add(1e-3)
-    overhead.add(math.nan)
     times = GearTimes(SIZES, overhead)
     for size in SIZES:
         times.learn(size, 1e-4 * size)
     assert times.seconds(1) == pytest.approx(1.1e-3)
     assert times.best == 16
     assert times.measured()[1] == pytest.approx(0.1)
-
-
-def test_times_that_acl_does_not_tell() -> None:
-    times = trained()
-    times.learn(4, math.nan)
-    assert times.seconds(4) == pytest.approx(linear(4))
 
 
 # --- decisions ------------------------------------------------------------------------------------
@@ -192,6 +185,13 @@ async def test_rows_wait_for_company_where_it_pays(runner: Runner) -> None:
     assert runner.decide(KIND, 2, now, now, rate_of(100, now), 0.004)[0] == 2
     assert runner.decide(KIND, 2, now - 0.004, now, busy, 0.004)[0] == 2  # never above max_delay
     assert runner.decide(KIND, 2, now, now, busy, 0.0)[0] == 2
+
+
+async def test_times_that_acl_does_not_tell(runner: Runner) -> None:
+    batch = occupy(runner, 8, 10.0)
+    runner.end(batch, 10.5, has_succeeded=True)  # it has no request, so no times
+    assert runner.times_of(KIND)._samples[3][-1] == pytest.approx(0.5)
+    assert runner.overhead.seconds == 0
 
 
 def test_the_rate_follows_what_comes() -> None:

@@ -34,11 +34,10 @@ class Overhead:
         self._samples: deque[float] = deque(maxlen=_OVERHEADS)
 
     def add(self, seconds: float) -> None:
-        """Note what a batch took beside its execution; unknown if that is NaN."""
-        if seconds == seconds:
-            samples = self._samples
-            samples.append(max(0.0, seconds))
-            self.seconds = sorted(samples)[len(samples) // 4]
+        """Note what a batch took beside its execution."""
+        samples = self._samples
+        samples.append(max(0.0, seconds))
+        self.seconds = sorted(samples)[len(samples) // 4]
 
 
 class GearTimes:
@@ -77,9 +76,7 @@ class GearTimes:
         return self.sizes[self._best]
 
     def learn(self, size: int, seconds: float) -> None:
-        """Note an execution; its time is unknown if that is NaN."""
-        if seconds != seconds:
-            seconds = self.seconds(size) - self._planned
+        """Note an execution."""
         k = self._index(size)
         if size != self.sizes[k]:  # a model that takes any number of rows
             if 4 * size < 3 * self.sizes[k] and self._samples[k]:

@@ -93,6 +93,11 @@ class Runner:
         self._penalty = self._skip = 0
         """A wait that brought no company makes the next ones rarer."""
 
+    def check_fork(self) -> None:
+        """Raise ``ForkError`` in a child of the process that opened the session."""
+        if self.core.pipeline is not None:
+            self.core.pipeline.device.process.check_fork()
+
     def times_of(self, kind: Kind) -> GearTimes:
         """Return what is known of the times of such rows."""
         times = self._times.get(kind.shapes)
@@ -130,8 +135,9 @@ class Runner:
             self.done += 1
             spent = now - max(batch.submitted_at, self._ended_at)
             executed = batch.execute_s(self._copies_back)
-            self.overhead.add(spent - executed)
-            self.times_of(batch.kind).learn(batch.size, executed)
+            if executed == executed:
+                self.overhead.add(spent - executed)
+            self.times_of(batch.kind).learn(batch.size, executed if executed == executed else spent)
         self._ended_at = now
 
     def give_up(self, batch: Batch) -> None:
