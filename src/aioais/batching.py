@@ -211,13 +211,16 @@ class BatchingSession:
                 raise ArgumentError(f"got priority={priority!r}; expected an int, smaller ones first")
             if timeout is not None:
                 timeout = _check_seconds("timeout", timeout, may_be_zero=False)
-        if planner.needs_thread(feeds):
-            arrays: list[Any] = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
+        found = batcher.known(feeds)
+        if found is not None:
+            arrays: list[Any] = [*feeds]
+        elif planner.needs_thread(feeds):
+            arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
             if self._is_closed:
                 self._opened()
         else:
             arrays = planner.arrays(feeds)
-        caller = batcher.enter(arrays, priority, timeout)
+        caller = batcher.enter(arrays, priority, timeout, found)
         if not batcher.runners and self._fleet is not None:
             self._fleet.revive()
         return await self._result(batcher, caller)

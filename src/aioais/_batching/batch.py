@@ -161,16 +161,24 @@ class Batch:
         return None
 
     def destinations(self, outputs: list[np.ndarray], layout: Layout) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return what is to be copied, as pairs of destination and source, for the callers that have not left."""
+        """Return what is to be copied, as pairs of destination and source, for the callers that have not left.
+
+        Small outputs of callers with all their rows here are copied already.
+        """
         axes = layout.out_axes
         piece = self.pieces[0]
         if len(self.pieces) == 1 and piece.rows == piece.caller.rows == self.size:
             piece.caller.take_all(outputs)  # all of one caller and nothing else
             return []
+        is_small = sum([output.nbytes for output in outputs]) <= _LARGE
         copies: list[tuple[np.ndarray, np.ndarray]] = []
         for caller, first, count, offset in self.pieces:
-            if self in caller.batches:
-                parts = [rows_of(output, axis, offset, count) for output, axis in zip(outputs, axes, strict=True)]
+            if self not in caller.batches:
+                continue
+            parts = [rows_of(output, axis, offset, count) for output, axis in zip(outputs, axes, strict=True)]
+            if is_small and count == caller.rows:  # most often
+                caller.take_all([part.copy() for part in parts])
+            else:
                 copies += zip(caller.room(first, count, parts, axes), parts, strict=True)
         return copies
 

@@ -17,7 +17,7 @@ from ..errors import ClosedError, DeadlineExceededError, QueueFullError
 from .batch import Batch, BatchFuture, Piece, copy_all, takes_long
 from .blame import for_each, is_of_device, may_be_of_data
 from .caller import Caller, State
-from .layout import Layout
+from .layout import Kind, Layout
 from .runner import ArrivalRate, Runner
 from .statistics import BatchingStatistics, Counters
 from .waiting import Group, Waiting
@@ -88,8 +88,14 @@ class Batcher:
         self._timer_at = math.inf
 
     # ------------------------------------------------------------------------------------ callers
-    def enter(self, feeds: list[np.ndarray], priority: int, timeout: float | None) -> Caller:
-        """Take a call in.
+    def known(self, feeds: Any) -> tuple[int, Kind] | None:
+        """Return rows and kind of feeds that are arrays like the last ones, else ``None``."""
+        return self._layout.known(feeds)
+
+    def enter(
+        self, feeds: list[np.ndarray], priority: int, timeout: float | None, found: tuple[int, Kind] | None = None
+    ) -> Caller:
+        """Take a call in; ``found`` is what :meth:`known` returned.
 
         Raises
         ------
@@ -99,7 +105,7 @@ class Batcher:
             There is no room to wait, and the call is not to wait for it.
         """
         layout = self._layout
-        rows, kind = layout.measure(feeds)
+        rows, kind = found or layout.measure(feeds)
         waiting = self._waiting
         is_full = waiting.has_outside or not waiting.has_room(rows)
         if is_full and self._is_pump_due:

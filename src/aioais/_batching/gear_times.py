@@ -26,7 +26,7 @@ class Overhead:
     """Seconds that a batch takes beside its execution: what the host and the copies add and do not overlap.
 
     Seen as the time between two ends, without the execution. A late event loop makes some of these long and the ones
-    behind short, so the lower quartile of the newest counts.
+    behind short, even negative, so the mean of the newest counts, without the longest.
     """
 
     def __init__(self) -> None:
@@ -36,15 +36,16 @@ class Overhead:
     def add(self, seconds: float) -> None:
         """Note what a batch took beside its execution."""
         samples = self._samples
-        samples.append(max(0.0, seconds))
-        self.seconds = sorted(samples)[len(samples) // 4]
+        samples.append(seconds)
+        kept = sorted(samples)[: len(samples) - len(samples) // 8]
+        self.seconds = max(0.0, sum(kept) / len(kept))
 
 
 class GearTimes:
     """Learns the seconds of a batch from executions, for one kind of rows on one device.
 
-    The time of a size is the median of its newest executions on the device, with the overhead of any batch. Sizes
-    that never ran are estimated from those that did.
+    The time of a size is the lower quartile of its newest executions on the device, with the overhead of any batch.
+    Sizes that never ran are estimated from those that did.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ class GearTimes:
         samples, estimates, overhead = self._samples[k], self._estimates, self._overhead.seconds
         samples.append(seconds)
         if estimates is not None and len(samples) > _TRUSTED:
-            now, before = _lower_median(samples) + overhead, estimates[k]
+            now, before = _typical(samples) + overhead, estimates[k]
             if abs(now - before) < _SAME * now and abs(overhead - self._planned) < _SAME * before:
                 return
         self._costs = [0.0]
@@ -102,7 +103,7 @@ class GearTimes:
     def measured(self) -> dict[int, float]:
         """Return the milliseconds of each size that has run."""
         return {
-            size: round(_lower_median(samples) * 1e3, 6)
+            size: round(_typical(samples) * 1e3, 6)
             for size, samples in zip(self.sizes, self._samples, strict=True)
             if samples
         }
@@ -156,14 +157,14 @@ class GearTimes:
         return min(bisect_left(self.sizes, size), len(self.sizes) - 1)
 
     def _estimate(self) -> list[float]:
-        known = [(size, _lower_median(s)) for size, s in zip(self.sizes, self._samples, strict=True) if s]
+        known = [(size, _typical(s)) for size, s in zip(self.sizes, self._samples, strict=True) if s]
         if len(known) == 1:
             only, seconds = known[0]
             return [seconds * (_FIXED + (1 - _FIXED) * size / only) for size in self.sizes]
         found = []
         for size, samples in zip(self.sizes, self._samples, strict=True):
             if samples:
-                found.append(_lower_median(samples))
+                found.append(_typical(samples))
                 continue
             above = next((k for k, (other, _) in enumerate(known) if other > size), len(known) - 1)
             (low, low_s), (high, high_s) = known[max(0, above - 1)], known[max(1, above)]
@@ -172,5 +173,6 @@ class GearTimes:
         return found
 
 
-def _lower_median(samples: Sequence[float]) -> float:
-    return sorted(samples)[(len(samples) - 1) // 2]
+def _typical(samples: Sequence[float]) -> float:
+    """Return the lower quartile: what disturbs an execution makes it longer, never shorter."""
+    return sorted(samples)[(len(samples) - 1) // 4]

@@ -90,6 +90,18 @@ class Layout:
         self._tables = self._read_tables()
         self.out_axes: Axes = self._output_axes(stated)
         self._known: dict[tuple[Any, ...], tuple[int, Kind]] = {}
+        self._last: tuple[list[tuple[Any, tuple[int, ...]]], tuple[int, Kind]] | None = None
+        self._has_content = None in self.in_axes
+
+    def known(self, feeds: Any) -> tuple[int, Kind] | None:
+        """Return what :meth:`measure` does for arrays that are like the last ones in everything, else ``None``."""
+        last = self._last
+        if last is None or type(feeds) is not list or len(feeds) != len(last[0]):
+            return None
+        for feed, (dtype, shape) in zip(feeds, last[0], strict=True):
+            if type(feed) is not np.ndarray or feed.dtype is not dtype or feed.shape != shape:
+                return None
+        return last[1]
 
     def measure(self, feeds: Sequence[np.ndarray | Tensor]) -> tuple[int, Kind]:
         """Check the feeds of one caller; returns its rows, and with what they may share a batch.
@@ -106,10 +118,13 @@ class Layout:
             if len(self._known) >= _MOST_KINDS:
                 self._known.clear()
             self._known[key] = found
+        self._last = [(feed.dtype, feed.shape) for feed in feeds], found
         return found
 
     def content(self, feeds: Sequence[np.ndarray]) -> tuple[Any, ...]:
         """Return what inputs without rows contain: callers share a batch only if it is the same."""
+        if not self._has_content:
+            return ()
         return tuple(
             [
                 feed.tobytes() if feed.nbytes <= _SMALL else id(feed)
