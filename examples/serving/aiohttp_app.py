@@ -1,4 +1,4 @@
-"""Serve a model with aiohttp: one session, a limit of pending requests, a deadline for each.
+"""Serve a model with aiohttp: one session, requests in batches, a limit of pending requests, a deadline for each.
 
     pip install "aioais[cpu]" aiohttp
     python examples/serving/aiohttp_app.py --port 8080
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,12 +25,12 @@ import numpy.typing as npt
 from aiohttp import web
 
 import aioais
-from aioais import BrokenSessionError, FeedError, InferSession
+from aioais import BatchingSession, BrokenSessionError, FeedError, InferSession
 from aioais.demo_data import DIGITS_MODEL, load_digits
 
 Image = npt.NDArray[np.float32]
 
-SESSION = web.AppKey("SESSION", InferSession)
+BATCHING = web.AppKey("BATCHING", BatchingSession)
 PLACES = web.AppKey("PLACES", asyncio.Semaphore)
 MAX_PENDING = 256
 DEADLINE_S = 5
@@ -36,9 +38,17 @@ DEADLINE_S = 5
 
 async def session_of_app(app: web.Application) -> AsyncIterator[None]:
     """Open the session in the worker, after any fork, on the loop that serves."""
-    async with InferSession(0, DIGITS_MODEL) as session:
-        app[SESSION] = session
-        yield
+    with tempfile.TemporaryDirectory() as temporary:
+        model = await asyncio.to_thread(with_gears, os.path.join(temporary, "digits.onnx"))
+        async with InferSession(0, model) as session, BatchingSession(session) as batching:
+            app[BATCHING] = batching
+            yield
+
+
+def with_gears(target: str) -> str:
+    """Convert the model of digits to one that takes up to 16 of them at once."""
+    sizes = "1,2,4,8,16"
+    return aioais.convert(str(DIGITS_MODEL), target, input_shape="image:-1,1,8,8", dynamic_batch_size=sizes)
 
 
 async def infer(request: web.Request) -> web.Response:
@@ -53,7 +63,7 @@ async def infer(request: web.Request) -> web.Response:
                 raw = np.frombuffer(await request.read(), np.uint8)
                 if len(raw) % 8 or raw.max(initial=0) > 16:
                     raise web.HTTPBadRequest(text=f"got {len(raw)} bytes; expected rows of 8 bytes, each of 0 to 16")
-                (logits,) = await request.app[SESSION].infer([raw.reshape(1, 1, -1, 8).astype(np.float32)])
+                (logits,) = await request.app[BATCHING].infer([raw.reshape(1, 1, -1, 8).astype(np.float32)])
         except FeedError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         except TimeoutError as error:
@@ -64,9 +74,8 @@ async def infer(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    statistics = request.app[SESSION].statistics()
-    stages = {name: {"count": stage.count, "total_ms": stage.total_ms} for name, stage in statistics.stages.items()}
-    return web.json_response({**statistics._asdict(), "stages": stages})
+    figures = request.app[BATCHING].statistics()
+    return web.json_response({**figures._asdict(), "fill": figures.fill})
 
 
 def make_app() -> web.Application:
@@ -98,7 +107,7 @@ async def ask(url: str) -> None:
 
         async with client.get("/metrics") as response:
             counters = await response.json()
-            print({name: counters[name] for name in ("queued", "done", "failed", "cancelled")})
+            print({name: counters[name] for name in ("waiting", "done", "failed", "cancelled", "fill")})
 
 
 @asynccontextmanager

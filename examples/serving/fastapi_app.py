@@ -1,4 +1,4 @@
-"""Serve a model with FastAPI: one session, a limit of pending requests, a deadline for each.
+"""Serve a model with FastAPI: one session, requests in batches, a limit of pending requests, a deadline for each.
 
 As a service, with the session opened and closed by the application's lifespan::
 
@@ -8,7 +8,8 @@ As a service, with the session opened and closed by the application's lifespan::
     curl --data-binary @digit http://127.0.0.1:8000/infer    # 8 x 8 bytes, pixels of 0 (paper) to 16 (ink)
     curl --json '{"pixels": [[0, 0, 5, ...], ...]}' http://127.0.0.1:8000/infer
 
-The environment variables ``MODEL`` and ``DEVICE`` select model and device. As a script it sends itself 256 digits at
+The environment variables ``MODEL`` and ``DEVICE`` select model and device; by default the model of digits is converted
+to one with gears. As a script it sends itself 256 digits at
 once, without a server, and ends. That needs ``pip install httpx`` too.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
@@ -33,6 +35,7 @@ import aioais
 from aioais import (
     AclError,
     AclMemoryError,
+    BatchingSession,
     BrokenSessionError,
     ClosedError,
     DeviceHangError,
@@ -43,7 +46,7 @@ from aioais.demo_data import DIGITS_MODEL, load_digits
 
 Image = npt.NDArray[np.float32]
 
-MODEL = os.environ.get("MODEL", str(DIGITS_MODEL))
+MODEL = os.environ.get("MODEL")
 DEVICE = int(os.environ.get("DEVICE", "0"))
 MAX_BODY_BYTES = 4096
 
@@ -66,17 +69,17 @@ class Service:
 
     Parameters
     ----------
-    session
-        An open session.
+    batching
+        Runs requests of the same moment together.
     max_pending
-        Most requests that are not answered yet; one more is refused at once. This class counts them itself, as the
-        time of ``session.statistics()`` grows with the queue.
+        Most requests that are not answered yet, those whose body is still being read included; one more is refused at
+        once.
     deadline_s
         Most seconds from the head of a request to its answer.
     """
 
-    def __init__(self, session: InferSession, max_pending: int, deadline_s: float) -> None:
-        self.session = session
+    def __init__(self, batching: BatchingSession, max_pending: int, deadline_s: float) -> None:
+        self.batching = batching
         self.pending = 0
         self.failure: str | None = None
         """The failure of the device, after which the process must be replaced."""
@@ -101,7 +104,7 @@ class Service:
             with anyio.CancelScope() as scope:
                 watcher = asyncio.create_task(cancel_when_gone(request, scope))
                 try:
-                    (logits,) = await self.session.infer([image])
+                    (logits,) = await self.batching.infer([image])
                 except (AclError, BrokenSessionError) as error:
                     self.note(error)
                     raise
@@ -114,6 +117,12 @@ class Service:
         """Remember an error that blames the device, as 507xxx do; others concern only their request."""
         if isinstance(error, BrokenSessionError) or error.code // 1000 == 507:
             self.failure = str(error)
+
+
+def with_gears(target: str) -> str:
+    """Convert the model of digits to one that takes up to 16 of them at once."""
+    sizes = "1,2,4,8,16"
+    return aioais.convert(str(DIGITS_MODEL), target, input_shape="image:-1,1,8,8", dynamic_batch_size=sizes)
 
 
 async def cancel_when_gone(request: Request, scope: anyio.CancelScope) -> None:
@@ -169,7 +178,8 @@ async def healthz(service: TheService) -> Response:
 
 @router.get("/metrics")
 async def metrics(service: TheService) -> dict[str, Any]:
-    return {"pending": service.pending, **service.session.statistics()._asdict()}
+    figures = service.batching.statistics()
+    return {"pending": service.pending, "fill": figures.fill, **figures._asdict()}
 
 
 async def refuse(request: Request, error: Exception) -> Response:
@@ -200,9 +210,16 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Not at import: this runs in the worker, after any fork, on the loop that serves.
-        async with InferSession(DEVICE, MODEL, hang_timeout=hang_timeout) as session:
-            app.state.service = Service(session, max_pending, deadline_s)
-            yield
+        with tempfile.TemporaryDirectory() as temporary:
+            model = MODEL
+            if model is None:
+                model = await asyncio.to_thread(with_gears, os.path.join(temporary, "digits.onnx"))
+            async with (
+                InferSession(DEVICE, model, hang_timeout=hang_timeout) as session,
+                BatchingSession(session) as batching,
+            ):
+                app.state.service = Service(batching, max_pending, deadline_s)
+                yield
 
     app = FastAPI(title="digits", lifespan=lifespan)
     app.include_router(router)
@@ -243,7 +260,7 @@ async def main() -> None:
         assert refused.status_code == 400
 
         counters = (await client.get("/metrics")).json()
-        print({name: counters[name] for name in ("pending", "queued", "done", "failed", "cancelled")})
+        print({name: counters[name] for name in ("pending", "waiting", "done", "failed", "cancelled", "fill")})
 
 
 if __name__ == "__main__":

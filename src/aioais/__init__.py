@@ -10,7 +10,12 @@ import importlib
 import typing
 
 from ._atc.convert import convert as convert
+from ._batching.statistics import BatchingStatistics as BatchingStatistics
+from ._batching.statistics import BatchUse as BatchUse
+from ._batching.statistics import WaitingTime as WaitingTime
 from ._version import __version__ as __version__
+from .batching import BatchAxes as BatchAxes
+from .batching import BatchingSession as BatchingSession
 from .errors import AclError as AclError
 from .errors import AclInternalError as AclInternalError
 from .errors import AclMemoryError as AclMemoryError
@@ -23,11 +28,13 @@ from .errors import ArgumentError as ArgumentError
 from .errors import BrokenSessionError as BrokenSessionError
 from .errors import ClosedError as ClosedError
 from .errors import ConvertError as ConvertError
+from .errors import DeadlineExceededError as DeadlineExceededError
 from .errors import DeviceError as DeviceError
 from .errors import DeviceHangError as DeviceHangError
 from .errors import FeedError as FeedError
 from .errors import ForkError as ForkError
 from .errors import ModelError as ModelError
+from .errors import QueueFullError as QueueFullError
 from .errors import WrongLoopError as WrongLoopError
 from .multi_device import MultiDeviceSession as MultiDeviceSession
 from .platforms import devices as devices
@@ -75,11 +82,16 @@ __all__ = (
     "AclUsageError",
     "AioaisError",
     "ArgumentError",
+    "BatchAxes",
+    "BatchUse",
+    "BatchingSession",
+    "BatchingStatistics",
     "BrokenSessionError",
     "Check",
     "ClosedError",
     "ConvertError",
     "DataType",
+    "DeadlineExceededError",
     "DeviceError",
     "DeviceHangError",
     "DeviceInfo",
@@ -95,6 +107,7 @@ __all__ = (
     "ModelError",
     "MultiDeviceSession",
     "PipelineOutput",
+    "QueueFullError",
     "Recording",
     "RequestTiming",
     "SessionStatistics",
@@ -104,6 +117,7 @@ __all__ = (
     "Tensor",
     "TensorDesc",
     "Trace",
+    "WaitingTime",
     "WrongLoopError",
     "convert",
     "devices",

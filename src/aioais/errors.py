@@ -11,6 +11,8 @@
     ├─ ClosedError                    the session or tensor is closed, or not open yet
     ├─ WrongLoopError (RuntimeError)  used from another event loop than the one that opened it
     ├─ ForkError (RuntimeError)       used in a child that was forked after ACL started
+    ├─ QueueFullError                 a batching session has no room for a request
+    ├─ DeadlineExceededError (TimeoutError) a request did not reach the device in time
     ├─ BrokenSessionError             a failure ended the session: a hung or lost device, a bug
     ├─ AclNotFoundError (ImportError) the software that runs this kind of model is not installed
     └─ AclError (RuntimeError)        a call to ACL failed: .call .code .name .hint .message
@@ -39,11 +41,13 @@ __all__ = [
     "BrokenSessionError",
     "ClosedError",
     "ConvertError",
+    "DeadlineExceededError",
     "DeviceError",
     "DeviceHangError",
     "FeedError",
     "ForkError",
     "ModelError",
+    "QueueFullError",
     "WrongLoopError",
 ]
 
@@ -85,6 +89,14 @@ class WrongLoopError(AioaisError, RuntimeError):
 
 class ForkError(AioaisError, RuntimeError):
     """ACL was started in the parent of this process; a forked child cannot use it."""
+
+
+class QueueFullError(AioaisError):
+    """A ``BatchingSession`` with ``on_full="raise"`` has no room for the rows of a request; nothing has run."""
+
+
+class DeadlineExceededError(AioaisError, TimeoutError):
+    """A request of a ``BatchingSession`` did not reach the device within its ``timeout``, and was not run."""
 
 
 class BrokenSessionError(AioaisError):

@@ -25,7 +25,7 @@ from .types import DEFAULT_OUTPUT_BYTES, Check, Depth, DeviceStatistics, Mode, S
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MultiDeviceSession"]
+__all__ = ["MultiDeviceSession", "pool_of"]
 
 _FeedsList = Iterable[Feeds] | AsyncIterable[Feeds]
 _Outputs = list[np.ndarray]
@@ -389,6 +389,11 @@ class MultiDeviceSession(AwaitedOnly):
 
     def __repr__(self) -> str:
         return repr(self._pool)
+
+
+def pool_of(session: MultiDeviceSession) -> SessionPool:
+    """Return the sessions behind a ``MultiDeviceSession``; for the library's own use."""
+    return session._pool
 
 
 def _one_of(function: str, **given: object) -> object:

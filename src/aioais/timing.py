@@ -65,6 +65,8 @@ class RequestTiming(NamedTuple):
     delivery: Span
     """From its end on the device until its future was set on the event loop. For a request that failed on the device:
     from the moment at which the library noticed."""
+    riders: tuple[int, ...] = ()
+    """A batch of a ``BatchingSession``: the numbers of the calls whose rows rode in it."""
 
     @property
     def queue_ms(self) -> float:

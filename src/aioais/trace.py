@@ -172,7 +172,8 @@ def _bind_id(timing: RequestTiming, is_first: bool) -> str:
 
 
 def _args(timing: RequestTiming) -> dict[str, Any]:
-    return {"request": timing.number, "outcome": timing.outcome, "mode": timing.mode, "shapes": timing.shapes}
+    args = {"request": timing.number, "outcome": timing.outcome, "mode": timing.mode, "shapes": timing.shapes}
+    return {**args, "riders": timing.riders} if timing.riders else args
 
 
 def _nanoseconds(span: Span, zero: float) -> tuple[int, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import anyio
 import numpy as np
 import pytest
 
-import aioais
-from aioais import AclError, ClosedError, FeedError, InferSession, MultiDeviceSession
+from aioais import MultiDeviceSession
 from aioais.demo_data import DIGITS_MODEL, load_digits
 from aioais.emulator import Gate
 from aioais.testing import EmulatedDevices, Fault
@@ -22,7 +21,7 @@ aiohttp = pytest.importorskip("aiohttp")
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from examples.serving import aiohttp_app, batching, consumer, fastapi_app  # noqa: E402 - what they need is there
+from examples.serving import aiohttp_app, consumer, fastapi_app  # noqa: E402 - what they need is there
 
 pytestmark = pytest.mark.usefixtures("aioais_no_leaks")
 
@@ -98,7 +97,7 @@ async def test_fastapi_keeps_the_deadline(aioais_devices: EmulatedDevices) -> No
         with aioais_devices.gate("execute"):
             assert (await client.post("/infer", content=BODY)).status_code == 504
             assert service.pending == 0
-        await until(lambda: service.session.statistics().cancelled == 1)
+        await until(lambda: service.batching.statistics().cancelled == 1)
 
 
 async def test_fastapi_cancels_what_its_client_has_left(aioais_devices: EmulatedDevices) -> None:
@@ -136,7 +135,7 @@ async def test_fastapi_tells_that_its_device_failed(aioais_devices: EmulatedDevi
             health = await client.get("/healthz")
             assert health.status_code == 503
             assert "507046" in health.json()["failure"]
-            assert (await client.get("/metrics")).json()["failed"] == 1
+            assert (await client.get("/metrics")).json()["failed"] == 2
 
 
 async def test_fastapi_survives_a_request_that_fails(aioais_devices: EmulatedDevices) -> None:
@@ -198,103 +197,45 @@ async def test_aiohttp_keeps_the_deadline(aioais_devices: EmulatedDevices, monke
 # --- batches ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def gears_model(tmp_path: Path) -> str:
-    target = str(tmp_path / "gears.onnx")
-    return str(aioais.convert(str(DIGITS_MODEL), target, input_shape="image:-1,1,8,8", dynamic_batch_size="1,2,4"))
+async def test_fastapi_runs_requests_in_batches_on_a_real_server() -> None:
+    uvicorn = pytest.importorskip("uvicorn")
+    app = fastapi_app.make_app()
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started or serving.done())
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        limits = httpx.Limits(max_connections=32)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, trust_env=False) as client:
+
+            async def read(k: int) -> int:
+                response = await client.post("/infer", content=IMAGES[k].astype(np.uint8).tobytes())
+                return int(response.raise_for_status().json()["digit"])
+
+            digits = await asyncio.gather(*[read(k) for k in range(64)])
+            assert np.mean(np.array(digits) == LABELS[:64]) >= 0.97
+            figures = (await client.get("/metrics")).json()
+            assert figures["done"] == 64
+            assert sum(batches for batches, _, _ in figures["batches"].values()) < 64
+            refused = await client.post("/infer", content=b"1" * 8)
+            assert refused.status_code == 400
+    finally:
+        server.should_exit = True
+        await serving
 
 
-def call(batcher: batching.Batcher, k: int) -> asyncio.Task[list[batching.Array]]:
-    return asyncio.create_task(batcher.infer([IMAGES[k, 0]]))
+async def test_aiohttp_runs_requests_in_batches() -> None:
+    async with aiohttp_app.serve(aiohttp_app.make_app()) as url, aiohttp.ClientSession(url) as client:
 
+        async def read(k: int) -> int:
+            async with client.post("/infer", data=IMAGES[k].astype(np.uint8).tobytes()) as response:
+                return int((await response.json())["digit"])
 
-async def digit(task: Awaitable[list[batching.Array]]) -> int:
-    (logits,) = await task
-    assert logits.shape == (10,)
-    return int(logits.argmax())
-
-
-async def test_a_lonely_item_runs_when_its_time_has_come(gears_model: str) -> None:
-    async with (
-        InferSession(0, gears_model) as session,
-        aclosing(batching.Batcher(session, (1, 2, 4), 0.001)) as batcher,
-    ):
-        assert [await digit(call(batcher, k)) for k in range(3)] == LABELS[:3].tolist()
-        assert batcher.batches == 3
-
-
-async def test_a_caller_who_leaves_a_running_batch(gears_model: str, aioais_devices: EmulatedDevices) -> None:
-    async with InferSession(0, gears_model) as session, aclosing(batching.Batcher(session, (1, 2), 3600)) as batcher:
-        with aioais_devices.gate("execute") as gate:
-            tasks = [call(batcher, k) for k in range(2)]
-            await reached(gate)
-            tasks[0].cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await tasks[0]
-        assert await digit(tasks[1]) == LABELS[1]
-
-
-async def test_a_batch_that_everybody_left_never_runs(gears_model: str) -> None:
-    async with InferSession(0, gears_model) as session:
-        async with aclosing(batching.Batcher(session, (1, 2, 4), 3600)) as batcher:
-            tasks = [call(batcher, k) for k in range(3)]
-            await asyncio.sleep(0)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        assert batcher.batches == 0
-        assert session.statistics().done == 0
-        with pytest.raises(ClosedError):
-            await batcher.infer([IMAGES[0, 0]])
-
-
-async def test_a_batch_that_fails_fails_its_own_callers(gears_model: str, aioais_devices: EmulatedDevices) -> None:
-    async with InferSession(0, gears_model) as session, aclosing(batching.Batcher(session, (1, 2), 3600)) as batcher:
-        aioais_devices.script(Fault("acl.mdl.execute_async", 507011, device_side=True))
-        failed = await asyncio.gather(call(batcher, 0), call(batcher, 1), return_exceptions=True)
-        assert all(isinstance(error, AclError) and error.code == 507011 for error in failed)
-        del failed
-        assert [await digit(task) for task in (call(batcher, 2), call(batcher, 3))] == LABELS[2:4].tolist()
-
-
-async def test_a_wrong_item_fails_alone(gears_model: str) -> None:
-    async with InferSession(0, gears_model) as session, aclosing(batching.Batcher(session, (1, 2), 3600)) as batcher:
-        tasks = [call(batcher, 0)]
-        for wrong in ([], [IMAGES[0]], [IMAGES[0, 0].astype(np.float64)]):
-            with pytest.raises(FeedError):
-                await batcher.infer(wrong)
-        tasks.append(call(batcher, 1))
-        assert [await digit(task) for task in tasks] == LABELS[:2].tolist()
-
-
-async def test_closing_that_is_cancelled_leaves_the_batches_alone(
-    gears_model: str, aioais_devices: EmulatedDevices
-) -> None:
-    async with InferSession(0, gears_model) as session:
-        batcher = batching.Batcher(session, (1, 2, 4), 3600)
-        with aioais_devices.gate("execute") as gate:
-            tasks = [call(batcher, k) for k in range(3)]
-            await asyncio.sleep(0)
-            closing = asyncio.create_task(batcher.aclose())
-            await reached(gate)
-            closing.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await closing
-        assert [await digit(task) for task in tasks] == LABELS[:3].tolist()
-        await batcher.aclose()
-
-
-async def test_a_batch_whose_task_is_cancelled_holds_nobody_up(
-    gears_model: str, aioais_devices: EmulatedDevices
-) -> None:
-    async with InferSession(0, gears_model) as session, aclosing(batching.Batcher(session, (1, 2), 3600)) as batcher:
-        with aioais_devices.gate("execute") as gate:
-            tasks = [call(batcher, k) for k in range(2)]
-            await reached(gate)
-            for running in batcher._running:
-                running.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert all(isinstance(result, asyncio.CancelledError) for result in results)
+        digits = await asyncio.gather(*[read(k) for k in range(32)])
+        assert np.mean(np.array(digits) == LABELS[:32]) >= 0.9
+        async with client.get("/metrics") as response:
+            figures = await response.json()
+        assert sum(batches for batches, _, _ in figures["batches"].values()) < 32
 
 
 # --- the consumer -------------------------------------------------------------------------------

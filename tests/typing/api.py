@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 import aioais
 from aioais import (
+    BatchingSession,
+    BatchingStatistics,
+    BatchUse,
     DataType,
     Format,
     InferSession,
@@ -56,6 +59,23 @@ async def iterating(session: InferSession, x: Array) -> None:
     assert_type(await session.infer_iteration([x]), list[Array])
     assert_type(await session.infer_iteration([x], [0], 3, "dymshape", [100], mem_copy=False), list[Array])
     assert_type(await session.infer_iteration({"x": x}, (0, -1), iteration_times=9), list[Array])
+
+
+async def batching(session: InferSession, several: MultiDeviceSession, x: Array) -> None:
+    async with BatchingSession(session) as one:
+        assert_type(one, BatchingSession)
+        assert_type(await one.infer([x]), list[Array])
+        assert_type(await one.infer({"input": x}, priority=-1, timeout=0.5), list[Array])
+        found = one.statistics()
+        assert_type(found, BatchingStatistics)
+        assert_type(found.batches, dict[int, BatchUse])
+        assert_type(found.fill, float)
+        assert_type(found.waiting_ms.p99, float)
+        assert_type(one.closed, bool)
+    two = BatchingSession(several, max_batch_size=8, max_delay=0, max_queue=100, on_full="raise", batch_axes=0)
+    assert_type(two.session, InferSession | MultiDeviceSession)
+    BatchingSession(session, batch_axes={"input": 1, "scale": None})
+    await two.aclose()
 
 
 async def feeding(session: InferSession, x: Array, tensor: Tensor) -> None:

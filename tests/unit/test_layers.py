@@ -56,6 +56,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_engine.options",
         "_engine.request",
     },
+    "_batching": {
+        "errors",
+        "tensor",  # to refuse those that are on a device
+        "_acl.model",  # what the model takes
+        "_bridge",
+        "_feeds",
+        "_engine.core",  # one of them per device
+        "_engine.request",
+        "_multi",  # the sessions of several devices
+    },
     "_atc": {"errors", "emulator.metadata"},
     # The checks of an `acl` know what the engine calls (its Protocols), and nothing of the engine; the rest of the kit
     # steers the emulator. Only the command line looks for an installed `acl`.
@@ -74,6 +84,7 @@ NEVER: dict[str, set[str]] = {
     "_buffers": {"anyio", "asyncio"},
     "_engine": {"anyio"},
     "_sources": {"anyio"},
+    "_batching": {"anyio"},  # as above
     "_bridge": {"numpy", "anyio"},  # it knows threads and loops, no data and no device
     "_atc": {"errors", "emulator.metadata"},
     "emulator": {"asyncio", "anyio", "uvloop"},

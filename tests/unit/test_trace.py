@@ -433,8 +433,8 @@ async def test_cancelled_while_entering(models: Models, tmp_path: Path) -> None:
 
 def made_up(number: int, *stages: float) -> RequestTiming:
     """A request from the begins and ends of its stages."""
-    spans = [Span(a, b) for a, b in zip(stages[::2], stages[1::2], strict=True)]
-    return RequestTiming(number, "done", True, "static", ((1,),), *spans)
+    queue, h2d, execute, d2h, delivery = (Span(a, b) for a, b in zip(stages[::2], stages[1::2], strict=True))
+    return RequestTiming(number, "done", True, "static", ((1,),), queue, h2d, execute, d2h, delivery)
 
 
 def test_copies_that_queued_for_their_engine_do_not_overlap() -> None:

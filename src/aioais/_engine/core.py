@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-import numpy as np
-
 from .._bridge.offload import run_in_thread, wait_future
 from .._feeds.plan import Plan
 from ..errors import ClosedError, WrongLoopError
-from ..tensor import Tensor
+from ..types import DEFAULT_OUTPUT_BYTES
 from .iteration import Iteration
 from .opening import open_pipeline
 from .options import Options
@@ -101,6 +99,39 @@ class SessionCore:
         ClosedError, BrokenSessionError, WrongLoopError, ForkError
             The session cannot be used here.
         """
+        pipeline = self._usable()
+        planner = pipeline.planner
+        plan = planner.known(feeds, mode, custom_sizes)
+        if plan is not None:
+            return self._submit(pipeline, plan, [*feeds], to_host, iteration)
+        if planner.needs_thread(feeds):
+            return self._convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
+        arrays = planner.arrays(feeds)
+        return self._submit(pipeline, planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
+
+    def submit_batch(self, feeds: list[Any], future: asyncio.Future[Any]) -> Request:
+        """Submit feeds in model order that were put together by the library, in whichever mode the model has.
+
+        Parameters
+        ----------
+        feeds
+            Arrays and ``Gathered`` rows of several callers.
+        future
+            Gets the outputs or the error, on the loop's thread.
+
+        Raises
+        ------
+        FeedError, ClosedError, BrokenSessionError, WrongLoopError, ForkError
+            As in :meth:`request`.
+        """
+        pipeline = self._usable()
+        planner = pipeline.planner
+        plan = planner.known(feeds, "auto", DEFAULT_OUTPUT_BYTES) or planner.plan(feeds, "auto", DEFAULT_OUTPUT_BYTES)
+        request = Request(plan, feeds, future, to_host=True)
+        pipeline.submit(request)
+        return request
+
+    def _usable(self) -> Pipeline:
         pipeline = self.pipeline
         # Before the feeds: whatever they are, here nothing can run any more.
         if (
@@ -111,14 +142,7 @@ class SessionCore:
         ):
             pipeline = self.opened()
             pipeline.admission.check()
-        planner = pipeline.planner
-        plan = planner.known(feeds, mode, custom_sizes)
-        if plan is not None:
-            return self._submit(pipeline, plan, [*feeds], to_host, iteration)
-        if planner.needs_thread(feeds):
-            return self._convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
-        arrays = planner.arrays(feeds)
-        return self._submit(pipeline, planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
+        return pipeline
 
     def iteration(self, in_out_list: Any, iteration_times: Any, mem_copy: Any) -> Iteration:
         """Check the arguments of ``InferSession.infer_iteration`` that say what to repeat.
@@ -153,7 +177,7 @@ class SessionCore:
         self,
         pipeline: Pipeline,
         plan: Plan,
-        arrays: list[np.ndarray | Tensor],
+        arrays: list[Any],
         to_host: bool,
         iteration: Iteration | None,
     ) -> Request:

@@ -31,7 +31,7 @@ class Draft:
         Shapes of its feeds.
     """
 
-    __slots__ = ("_mode", "_recordings", "_shapes", "finished_at", "stages")
+    __slots__ = ("_mode", "_recordings", "_shapes", "finished_at", "riders", "stages")
 
     def __init__(self, recordings: tuple[Recording, ...], mode: str, shapes: tuple[tuple[int, ...], ...]) -> None:
         self._recordings = recordings
@@ -41,6 +41,8 @@ class Draft:
         """H2D, execute and D2H, once they are known."""
         self.finished_at = 0.0
         """When the finish thread had done with it."""
+        self.riders: tuple[int, ...] = ()
+        """As in ``RequestTiming``; set on the loop's thread."""
         for recording in recordings:
             recording.begin()
 
@@ -64,6 +66,7 @@ class Draft:
             execute,
             d2h,
             Span(min(end, now), now),
+            self.riders,
         )
         for recording in recordings:
             recording.add(timing)

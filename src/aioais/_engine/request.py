@@ -9,8 +9,6 @@ import traceback
 from time import perf_counter
 from typing import Any, ClassVar
 
-import numpy as np
-
 from .._feeds.plan import OutputPlan, Plan
 from ..tensor import Tensor
 from ..timing import Outcome
@@ -59,10 +57,10 @@ class Request:
     started_at = 0.0
     copies_in = 0
     """Its copies to the device."""
+    row: list[float] | None = None
+    """Milliseconds of its copies to the device, its executions and its copies back, once it is complete."""
 
-    def __init__(
-        self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], to_host: bool
-    ) -> None:
+    def __init__(self, plan: Plan, feeds: list[Any], future: asyncio.Future[Any], to_host: bool) -> None:
         self.number = next(_numbers)
         self.plan = plan
         self.feeds: list[Any] | None = feeds

@@ -114,7 +114,10 @@ class Stages:
                     continue
                 commands = lists[len(batch.queued) - 1]
                 for area, feed in zip(commands.staging, feeds, strict=True):
-                    np.copyto(area, feed)
+                    if type(feed) is np.ndarray:
+                        np.copyto(area, feed)
+                    else:
+                        feed.copy_to(area)
                 batch.queued.append((request, commands))
                 executions.queue(commands.head)
             executions.lead(slot, batch.queued[-1][1].marks.executions[-1], batch.number)
@@ -213,8 +216,12 @@ class Stages:
         """
         if feeds is not None:
             for area, feed in zip(commands.staging, feeds, strict=True):
-                if area is not None:
+                if area is None:
+                    continue
+                if type(feed) is np.ndarray:
                     np.copyto(area, feed)
+                else:  # rows of several callers
+                    feed.copy_to(area)
             request.copies_in = commands.copies_in
         self._executions.queue(commands.head)
         batch.queued.append((request, commands))
@@ -256,7 +263,7 @@ class Stages:
         for request, commands in batch.queued:
             if request.error is None:
                 try:
-                    row = read_times(self._device.library, commands.spans)
+                    request.row = row = read_times(self._device.library, commands.spans)
                     if not request.future.cancelled():
                         self._make_result(request, commands, slot)
                 except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it

@@ -15,6 +15,7 @@ import numpy as np
 
 from .._acl.model import TensorInfo
 from ..tensor import Tensor
+from .gathered import Gathered
 
 __all__ = ["advise", "dtype_text"]
 
@@ -22,7 +23,7 @@ _ML_DTYPES = "ml_dtypes"
 
 
 def advise(
-    feed: np.ndarray | Tensor,
+    feed: np.ndarray | Tensor | Gathered,
     tensor: TensorInfo,
     shape: tuple[int, ...],
     accepts: Callable[[tuple[int, ...]], bool] | None = None,
@@ -40,6 +41,8 @@ def advise(
     accepts
         Whether a shape is legal where dims are open; by default as the input says.
     """
+    if isinstance(feed, Gathered):
+        return None  # it is made by the library
     dtype = tensor.dtype
     if dtype is None:
         return None

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import FeedError
 from ..tensor import Tensor
 from .advice import dtype_text
+from .gathered import Gathered
 
 __all__ = ["as_feed", "converts_slowly", "describe"]
 
@@ -70,7 +71,7 @@ def converts_slowly(value: Any) -> bool:
     return _has_array(value) or hasattr(value, "__dlpack__")
 
 
-def describe(feed: np.ndarray | Tensor) -> str:
+def describe(feed: np.ndarray | Tensor | Gathered) -> str:
     """Write type and shape of a feed."""
     place = f" on device {feed.device_id}" if isinstance(feed, Tensor) else ""
     return f"{feed.dtype}{list(feed.shape)}{place}"

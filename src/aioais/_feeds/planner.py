@@ -16,11 +16,12 @@ from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .advice import advise
 from .arguments import check_mode, check_sizes, check_types, legal_gears
 from .arrays import as_feed, converts_slowly, describe
+from .gathered import Gathered
 from .plan import InputPlan, Plan, output_plans
 
 __all__ = ["Planner"]
 
-Feed = np.ndarray | Tensor
+Feed = np.ndarray | Tensor | Gathered
 
 _MOST_PLANS: Final = 256
 

@@ -14,7 +14,7 @@ __all__ = ["ENVIRONMENT", "PER_DEVICE", "Settings"]
 
 _log = logging.getLogger("aioais.emulator")
 
-PER_DEVICE = frozenset({"h2d_ms", "execute_ms", "d2h_ms", "h2d_gbps", "d2h_gbps"})
+PER_DEVICE = frozenset({"h2d_ms", "execute_ms", "execute_row_ms", "d2h_ms", "h2d_gbps", "d2h_gbps"})
 """Settings that may differ from device to device."""
 
 ENVIRONMENT = {
@@ -100,6 +100,8 @@ class Settings:
     """Fill new and freed memory with junk."""
     h2d_ms: float = 0.0
     execute_ms: float = 0.0
+    execute_row_ms: float = 0.0
+    """Added to ``execute_ms`` for each row of the batch: the first dim of the first input, as it is fed."""
     d2h_ms: float = 0.0
     h2d_gbps: float = 0.0
     """1e9 bytes per second; 0 = no bandwidth term."""

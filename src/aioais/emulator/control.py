@@ -78,10 +78,11 @@ def configure(*, device: int | None = None, **settings: Any) -> AbstractContextM
         Change the timings of this device only.
     **settings
         ``devices``, ``threads``, ``spin``, ``memory_mb``, ``run_mode``, ``soc_name``, ``gil`` ("real", "release",
-        "hold"), ``poison``, ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``, ``init_ms``,
-        ``set_device_ms``, ``load_ms``, ``malloc_us``. ``run_mode`` only before ``set_device`` and without live
-        memory. What is open on a device keeps working when ``devices`` becomes too small for it; the device cannot
-        be set again. With ``device``: ``h2d_ms``, ``execute_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``.
+        "hold"), ``poison``, ``h2d_ms``, ``execute_ms``, ``execute_row_ms`` (for each row of the batch on top),
+        ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``, ``init_ms``, ``set_device_ms``, ``load_ms``, ``malloc_us``.
+        ``run_mode`` only before ``set_device`` and without live memory. What is open on a device keeps working when
+        ``devices`` becomes too small for it; the device cannot be set again. With ``device``: ``h2d_ms``,
+        ``execute_ms``, ``execute_row_ms``, ``d2h_ms``, ``h2d_gbps``, ``d2h_gbps``.
 
     Returns
     -------

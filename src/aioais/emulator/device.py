@@ -71,7 +71,7 @@ def redial() -> None:
 
         dialled = (
             device.h2d.dial(value("h2d_ms"), value("h2d_gbps")),
-            device.execute.dial(value("execute_ms")),
+            device.execute.dial(value("execute_ms"), per_item_ms=value("execute_row_ms")),
             device.d2h.dial(value("d2h_ms"), value("d2h_gbps")),
         )
         device.is_virtual = any(dialled)

@@ -109,10 +109,11 @@ def _execute_now(model: Model, plan: Plan, context: Context) -> int:
     worked = end = 0.0
     if device.is_virtual:
         worked = thread_time() - cpu
-        end = device.execute.book(began, 0, worked)
+        end = device.execute.book(began, plan.rows, worked)
         sleep_until(end, state.settings.gil != "release")
     if observers.profiler is not None:
-        observers.profiler.record(device, "execute", model.name, began, worked, end, model=(model.handle, model.name))
+        names = (model.handle, model.name)
+        observers.profiler.record(device, "execute", model.name, began, worked, end, plan.rows, model=names)
     return 0
 
 
@@ -159,10 +160,10 @@ def run_execute(stream: Stream, operation: Operation, deadline: float) -> bool:
             if virtual:
                 ready = submitted if submitted > stream.tail else stream.tail
                 worked = thread_time() - worked
-                stream.tail = device.execute.book(ready, 0, worked)
+                stream.tail = device.execute.book(ready, plan.rows, worked)
             if profiler is not None:
-                names = (model.handle, model.name)
-                profiler.record(device, "execute", model.name, began, worked, stream.tail, 0, stream.index, names)
+                name, names = model.name, (model.handle, model.name)
+                profiler.record(device, "execute", name, began, worked, stream.tail, plan.rows, stream.index, names)
     model.finished += 1
     return True
 

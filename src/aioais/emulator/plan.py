@@ -101,6 +101,11 @@ class Plan:
         self.is_plain = bool(self.binding) and not self.has_scratch and not model.info.gears and model.probe is None
         """Nothing to do at execution but to run the binding."""
 
+    @property
+    def rows(self) -> int:
+        """The first dim of the first input; 0 if it has none."""
+        return self.shapes[0][0] if self.shapes and self.shapes[0] else 0
+
     def is_valid(self) -> bool:
         """Return whether neither datasets nor device memory have changed since it was made."""
         return (

@@ -104,7 +104,7 @@ class Profiler:
         end
             When the engine ends the job on the virtual timeline.
         count
-            Bytes copied.
+            Bytes copied, or rows of the batch.
         stream
             Number of the stream; synchronous calls have none.
         model
@@ -114,7 +114,7 @@ class Profiler:
             return
         if device.is_virtual:
             unit = getattr(device, engine)
-            began = end - max(unit.fixed + unit.per_byte * count, worked)
+            began = end - max(unit.fixed + unit.per_item * count, worked)
         else:
             end = perf_counter()
         # whole nanoseconds inside the job, so that neighbours never overlap by rounding

@@ -36,23 +36,23 @@ class Engine:
         ``h2d``, ``execute``, ``d2h`` or ``d2d``.
     """
 
-    __slots__ = ("fixed", "free", "gaps", "lock", "name", "per_byte")
+    __slots__ = ("fixed", "free", "gaps", "lock", "name", "per_item")
 
     def __init__(self, name: str) -> None:
         self.name: str = name
         self.fixed: float = 0.0
-        self.per_byte: float = 0.0
+        self.per_item: float = 0.0
         self.free: float = 0.0
         self.gaps: list[tuple[float, float]] = []
         self.lock: threading.Lock = Lock()
 
-    def dial(self, milliseconds: float, gbps: float = 0.0) -> bool:
+    def dial(self, milliseconds: float, gbps: float = 0.0, per_item_ms: float = 0.0) -> bool:
         """Set the duration of a job; return whether it is more than 0."""
         self.fixed = milliseconds * 1e-3
-        self.per_byte = 1e-9 / gbps if gbps else 0.0
+        self.per_item = 1e-9 / gbps if gbps else per_item_ms * 1e-3
         self.gaps.clear()
         self.free = 0.0
-        return bool(self.fixed or self.per_byte)
+        return bool(self.fixed or self.per_item)
 
     def book(self, ready: float, count: int, worked: float) -> float:
         """Book the engine for one job.
@@ -62,7 +62,7 @@ class Engine:
         ready
             When the job could start.
         count
-            Bytes, for engines with a bandwidth.
+            Bytes for engines with a bandwidth, rows for that of executions.
         worked
             Seconds the work took.
 
@@ -71,7 +71,7 @@ class Engine:
         float
             When the job ends.
         """
-        duration = self.fixed + self.per_byte * count
+        duration = self.fixed + self.per_item * count
         if worked > duration:
             duration = worked
         with self.lock:
