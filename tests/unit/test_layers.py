@@ -109,6 +109,7 @@ HARD_MAX_LINES = 500
 LONG_FILES: dict[str, str] = {
     # path: why it may have more than MAX_LINES; none may have more than HARD_MAX_LINES.
     "session.py": "the public door: two thirds of it are docstrings",
+    "multi_device.py": "the public door: half of it are docstrings",
 }
 GENERATED_MARK = "do not edit"
 """Files with these words in the first lines are written by a tool and may be of any length."""

@@ -16,7 +16,8 @@ from tests.pairs import cover
 pytest_plugins = ["pytester"]
 
 TESTS = Path(__file__).parents[1]
-LOOKS_INSIDE = {"inside.py", "unit/test_layers.py"}
+LOOKS_INSIDE = {"inside.py", "unit/test_layers.py", "unit/test_batching_policy.py"}
+"""The last tests parts that are pure: without them each choice would need a device that behaves so."""
 NOT_OURS = {"_current_frames", "_exit", "_fields", "_run_exitfuncs", "_transport"}
 """Private by name, of Python and of other packages."""
 OF_EXAMPLES = {"_running"}
