@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COUNT = 2000 if Tier.is_full else 200
 MOST_ADVICES = 6
-"""Advices that one call may need: for the container, the mode, and each feed."""
+"""Advice that one call may need: for the container, the mode, and each feed."""
 
 KINDS: list[tuple[str, list[Any], int, dict[str, str]]] = [
     ("static", [2, 3], 1, {}),
@@ -212,7 +212,7 @@ def _can_be_a_tensor(feeds: Any) -> bool:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 async def test_advice_is_right(models: Models) -> None:
     rng = random.Random(17)
-    advices: Counter[str] = Counter()
+    suggestions: Counter[str] = Counter()
     for name, dims, kind, options in KINDS:
         path = models.identity(dims, kind, f"plain_{name}")
         if options:
@@ -236,9 +236,9 @@ async def test_advice_is_right(models: Models) -> None:
                         raise AssertionError(f"wrong numbers after {history}") from exc
                     advice = await carry_out(call, history[-1])
                     assert advice, f"no advice that can be carried out: {history[-1]}"
-                    advices[advice] += 1
+                    suggestions[advice] += 1
                 else:
                     raise AssertionError(f"the advice leads nowhere: {history}")
-    assert advices.total() > COUNT * 0.6, "most of the calls are wrong"
-    assert advices["an expression"] > COUNT * 0.2
-    assert len(advices) >= 7
+    assert suggestions.total() > COUNT * 0.6, "most of the calls are wrong"
+    assert suggestions["an expression"] > COUNT * 0.2
+    assert len(suggestions) >= 7

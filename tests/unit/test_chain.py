@@ -42,8 +42,8 @@ async def refuse_a_chained_execution(session: InferSession, shape: tuple[int, ..
         second = asyncio.ensure_future(session.infer(feeds(shape, 2)))
         while emulator.pending():  # the suite's timeout ends it
             await asyncio.sleep(0.001)
-    results: list[Any] = await asyncio.gather(first, second, return_exceptions=True)
-    return results
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    return [*results]
 
 
 @BOTH

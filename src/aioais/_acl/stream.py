@@ -185,9 +185,9 @@ class Stream:
 
     def _wait_done(self, seconds: float | None) -> None:
         error = self._wait_once(seconds)
-        again = None
         if error is None:
             return
+        again = None
         try:
             if seconds is None or not isinstance(error, DeviceHangError):
                 # The wait itself may have failed while the work continues. The caller uses or frees the buffers
@@ -196,7 +196,7 @@ class Stream:
                 if isinstance(again, DeviceHangError):
                     raise again from error
                 if again is not None and again.code != error.code:
-                    _log.warning("after %s: waiting again failed too: %s", error.name or error.code, again)
+                    _log.warning("after %s: waiting again failed too: %s", error.name or error.code, str(again))
             raise error
         finally:
             del error, again  # their traceback holds this frame

@@ -254,7 +254,8 @@ class Stages:
             ``False`` if its request goes on: another step follows, or the same again.
         """
         slot, requests = batch.slot, batch.requests
-        if len(requests) == 1 and self._goes_on(batch, requests[0]):
+        first = requests[0]
+        if (first.is_unproven or first.is_iteration) and self._goes_on(batch, first):
             return False
         rows: list[list[float]] = []
         queued: list[float] = []
