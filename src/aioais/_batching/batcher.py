@@ -287,7 +287,7 @@ class Batcher:
                         self._start(self._copy_in_thread(batch, copies))
                     else:
                         copy_all(copies)
-                        self._settle(batch)
+                        self._answer(batch)
             if error is not None:
                 self._failed(runner, batch, error)
         except Exception as exc:  # noqa: BLE001 - the callers get it: they would wait for ever
@@ -298,7 +298,7 @@ class Batcher:
             if self._waiting.rows or self._waiting.has_outside:
                 self._look_soon()
 
-    def _settle(self, batch: Batch) -> None:
+    def _answer(self, batch: Batch) -> None:
         """Give their results to the callers of a batch that have all their rows now."""
         for caller, _, count, _ in batch.pieces:
             if batch not in caller.batches:
@@ -316,7 +316,7 @@ class Batcher:
             for caller in batch.callers:
                 self._fail(caller, exc)
         else:
-            self._settle(batch)
+            self._answer(batch)
 
     def _start(self, coroutine: Any) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)

@@ -84,7 +84,7 @@ class Runner:
         self.overhead = Overhead()
         pipeline = core.pipeline
         assert pipeline is not None
-        self._copies_back = 0 if pipeline.device.is_shared else len(pipeline.info.outputs)
+        self._copies_back = 0 if pipeline.device.is_board else len(pipeline.info.outputs)
         self._times: dict[Hashable, GearTimes] = {}
         self._ended_at = -math.inf
         self._streak = 0

@@ -41,7 +41,7 @@ async def run_in_thread(
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[_Outcome[_T]] = loop.create_future()
 
-    def settle(outcome: _Outcome[_T]) -> None:
+    def receive(outcome: _Outcome[_T]) -> None:
         if not waiter.done():
             waiter.set_result(outcome)
         else:  # given up after the thread had looked
@@ -56,7 +56,7 @@ async def run_in_thread(
         is_wanted = not waiter.cancelled()
         if is_wanted:
             try:
-                loop.call_soon_threadsafe(settle, outcome)
+                loop.call_soon_threadsafe(receive, outcome)
             except RuntimeError:  # the loop is closed
                 is_wanted = False
         if not is_wanted:

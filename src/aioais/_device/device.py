@@ -63,7 +63,7 @@ class Device:
         self.id = device_id
         self.sessions = 0  # guarded by _lock of this module
         self.context = 0
-        self.is_shared = False
+        self.is_board = False
         """Host and device have one memory (an RC board): nothing is copied between them."""
         self.batch_events = EventBudget(_MOST_BATCH_EVENTS)
         self.worker = Worker(f"aioais-ctl-{device_id}")
@@ -79,7 +79,7 @@ class Device:
     @property
     def nbytes(self) -> int:
         """Bytes of device memory not freed yet."""
-        return self.memory.nbytes + (self.pinned.nbytes if self.is_shared else 0)
+        return self.memory.nbytes + (self.pinned.nbytes if self.is_board else 0)
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a clean-up step on the control thread, then look whether the device is still needed."""
@@ -99,7 +99,7 @@ class Device:
             return
         self.process.set_device(self.id)
         library = self.library
-        self.is_shared = self.pinned.is_shared = self.process.run_mode() is RunMode.DEVICE
+        self.is_board = self.pinned.is_board = self.process.run_mode() is RunMode.DEVICE
         if not self.context:  # made by an open that failed after it
             self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
         self.transfers.open()
@@ -114,7 +114,7 @@ class Device:
 
         Where the host has the same memory it comes from the pool, as arrays lease it.
         """
-        if not self.is_shared:
+        if not self.is_board:
             return self.memory.alloc(nbytes)
         block = self.pinned.block(max(nbytes, 1), force=True)
         assert block is not None

@@ -67,7 +67,7 @@ class Transfers:
         block = self._alloc(array.nbytes)
         if not array.nbytes:
             return block
-        if self._pinned.is_shared:
+        if self._pinned.is_board:
             np.copyto(view(block.address, array.shape, array.dtype), array)
             return block
         address = self._pinned.acquire(array.nbytes, force=True)
@@ -86,7 +86,7 @@ class Transfers:
         array = np.empty(shape, dtype)
         if not array.nbytes:
             return array
-        if self._pinned.is_shared:
+        if self._pinned.is_board:
             np.copyto(array, view(block.address, shape, dtype))
             return array
         address = self._pinned.acquire(array.nbytes, force=True)

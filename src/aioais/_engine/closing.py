@@ -43,7 +43,7 @@ def finalize_all() -> None:
     for process in live_processes():
         process.is_finalize_wanted = True
     for device in live_devices():
-        _settle(device, time.monotonic() + _PATIENCE_S)
+        _drain_device(device, time.monotonic() + _PATIENCE_S)
     for process in live_processes():
         if not any(device.process is process for device in live_devices()):
             try:
@@ -67,7 +67,7 @@ def _close_tensors() -> int:
     return len(tensors)
 
 
-def _settle(device: Device, deadline: float) -> None:
+def _drain_device(device: Device, deadline: float) -> None:
     """Wait until a device has done what was posted to it, and has ended if nothing needs it any more."""
     thread, is_through = device.worker.thread, threading.Event()
 
@@ -102,7 +102,7 @@ def _at_exit() -> None:
         for process in live_processes():
             process.is_finalize_wanted = True
         for device in live_devices():
-            _settle(device, min(deadline, time.monotonic() + 1.0))
+            _drain_device(device, min(deadline, time.monotonic() + 1.0))
         for process in live_processes():
             if not any(device.process is process for device in live_devices()):
                 process.finalize()

@@ -213,7 +213,7 @@ class DynamicShapes:
         """Run once and wait; returns the error instead of raising it."""
         slow, stream, marks = self._library.slow, self._executions.shared_stream or slot.stream, slot.marks
         stream.record(marks.ready)
-        for count, mark in zip(slot.executions, marks.executions, strict=True):
+        for count, mark in zip(slot.executions_per_mark, marks.executions, strict=True):
             for _ in range(count):
                 code = slow.execute_async(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
                 if code:

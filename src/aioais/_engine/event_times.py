@@ -46,7 +46,7 @@ class Draft:
         for recording in recordings:
             recording.begin()
 
-    def settle(self, number: int, queued_at: float, started_at: float, outcome: Outcome) -> None:
+    def publish(self, number: int, queued_at: float, started_at: float, outcome: Outcome) -> None:
         """Give the record to the recordings, once; on the loop's thread, right before the future is set."""
         recordings, self._recordings = self._recordings, ()
         if not recordings:

@@ -217,7 +217,7 @@ class Failure:
         error.__cause__ = cause
         return error
 
-    def free_again(self) -> bool:
+    def try_to_free(self) -> bool:
         """Free what an earlier attempt had to leave, if the device is through now; ``False`` if it is not."""
         holdings = self._holdings
         try:
@@ -245,7 +245,7 @@ class Failure:
 
     def _end(self) -> None:
         self._is_wanted.wait()
-        if not self.free_again():
+        if not self.try_to_free():
             holdings = self._holdings
             _log.error(
                 "device %d still works for the broken session of %s: its model and %d bytes of buffers stay set aside; "
@@ -290,6 +290,6 @@ def free_what_was_left() -> None:
     with _left_lock:
         left = list(_left)
     for failure in left:
-        if failure.free_again():
+        if failure.try_to_free():
             with _left_lock:
                 _left.remove(failure)

@@ -112,7 +112,7 @@ class Request:
         if self.draft is not None:
             was_cancelled = future.cancelled() or self.was_cancelled
             outcome: Outcome = "cancelled" if was_cancelled else "done" if error is None else "failed"
-            self.draft.settle(self.number, self.queued_at, self.started_at, outcome)
+            self.draft.publish(self.number, self.queued_at, self.started_at, outcome)
         if future.done():
             return
         if error is not None:

@@ -65,7 +65,7 @@ class Stages:
         self._times = times
         self._recorder = recorder
         self._failure = failure
-        self._cache = CommandCache(executions, device.is_shared)
+        self._cache = CommandCache(executions, device.is_board)
         self._debug = options.debug
         self._hang_timeout = options.hang_timeout
 
@@ -188,7 +188,7 @@ class Stages:
 
     def _copy_back(self, batch: Batch, request: Request, commands: CommandList) -> None:
         """Queue the copies of outputs that are known now, behind a run that is complete."""
-        slot, executions = batch.slot, len(batch.slot.executions)
+        slot, executions = batch.slot, len(batch.slot.executions_per_mark)
         back = self._cache.step(request, slot, None, (False, True))
         spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
         commands = commands._replace(spans=spans, landing=back.landing, copies_back=back.copies_back)

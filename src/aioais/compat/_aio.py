@@ -178,11 +178,11 @@ class _Remote(Request):
 
     def _wake(self) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._settle)
+            self._loop.call_soon_threadsafe(self._copy_outcome)
         except RuntimeError:
             pass  # the caller's loop is closed: no caller waits any more
 
-    def _settle(self) -> None:
+    def _copy_outcome(self) -> None:
         future = self.future
         if future.done():
             return
