@@ -295,8 +295,8 @@ class Slot:
             return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
         if nbytes < item.nbytes or not address:
-            wanted = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
-            self._staging[k] = self._pinned(wanted), wanted
+            room = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
+            self._staging[k] = self._pinned(room), room
             if address:
                 self.device.pinned.release(address, nbytes)
             address = self._staging[k][0]

@@ -34,7 +34,7 @@ _live_lock = threading.Lock()  # guards the set
 
 
 class Pipeline:
-    """The way of a session's requests.
+    """The path of a session's requests.
 
     ::
 
@@ -189,7 +189,7 @@ class Pipeline:
         return True
 
     def _submit_all(self, is_finish_thread: bool = False, has_results: bool = False) -> None:
-        """Submit what can be submitted; the finish thread leaves it to the other one where that is at it already.
+        """Submit what can be submitted; the finish thread skips it while the submit thread submits.
 
         Parameters
         ----------
@@ -256,7 +256,7 @@ class Pipeline:
             if slot is None:
                 return None
             batch = Batch(slot, line.popleft())
-            # A batch overlaps nothing: it pays where the device is fast and more requests wait than there are slots.
+            # A batch overlaps nothing: use one where the device is fast and more requests wait than there are slots.
             if self._shares_slots and self.times.speed.is_light and len(line) >= self.slots.depth:
                 fill(batch, line)
             return batch

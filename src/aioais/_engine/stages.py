@@ -37,10 +37,10 @@ _D2D: Final = int(MemcpyKind.DEVICE_TO_DEVICE)
 
 
 class Stages:
-    """The way of a batch over the device, for the threads of one session.
+    """The steps of a batch on the device, for the threads of one session.
 
-    What fails is noted in the request. Its batch goes on to the finish thread all the same, which waits for
-    what is queued already.
+    What fails is noted in the request. Its batch still goes to the finish thread, which waits for what is
+    queued already.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class Stages:
         batch.number = self._executions.submit(batch.slot, commands)
 
     def _run(self, batch: Batch, request: Request, feeds: list[Any] | None, is_last: bool) -> None:
-        """Run a model of dynamic shape and wait for it, then queue the copies of what it gave."""
+        """Run a model of dynamic shape and wait for it, then queue the copies of its outputs."""
         slot = batch.slot
         commands = batch.queued[0][1] if request.must_wait else None
         if commands is None:
@@ -362,7 +362,7 @@ class Stages:
 
 
 def drop_frames(error: BaseException) -> None:
-    """Forget where in the library an error came up; it says itself which call failed.
+    """Drop the traceback of a library error; its text says which call failed.
 
     Frames of the engine, also those that called the ones in the traceback, hold batches, and these feeds and buffers,
     for as long as the caller keeps the error.
