@@ -71,7 +71,8 @@ class InferSession(Measures, AwaitedOnly):
         the device has to do before it, for other sessions too: leave a margin. It bounds executions and copies, those
         of :meth:`to_device` and of ``to_host`` of the tensors that this session makes included; not opening (the
         device's start, the load), allocating, nor the turn that such a copy waits behind those of other
-        sessions, as ACL bounds none of these. Needs a release of ACL that has ``acl.rt.synchronize_stream_with_timeout``.
+        sessions, as ACL bounds none of these. Needs a release of ACL that has
+        ``acl.rt.synchronize_stream_with_timeout``.
 
     Raises
     ------
