@@ -28,7 +28,7 @@ __all__ = ["BatchAxes", "BatchingSession"]
 
 
 class BatchingSession:
-    """Runs the rows of concurrent calls together, in the batch that pays.
+    """Runs the rows of concurrent calls together, in the batch size that is fastest.
 
     An async context manager in front of a session, which it does not own: leaving it waits for its calls and leaves
     the session open. The constructor only checks its arguments.
@@ -42,20 +42,20 @@ class BatchingSession:
     max_batch_size
         Most rows of a batch; by default the largest that the model takes, or 32 if it has no limit.
     max_delay
-        Most seconds that a request waits for company while the device is free. It waits only where that pays: a
+        Most seconds that a request waits for more rows while the device is free. It waits only where that is faster: a
         request that finds an idle device runs at once. While the device is busy, requests gather for the batch after,
         which is submitted when the device is about to be free, or when it is full.
     max_queue
         Most rows that may wait for a batch; ``None`` for no limit. A request with more rows than that is let in while
         no others wait.
     on_full
-        What a request does for which there is no room: ``"wait"`` for it, in the order of priorities, or ``"raise"``
+        What a request does when there is no room: ``"wait"`` for it, in the order of priorities, or ``"raise"``
         :class:`QueueFullError`.
     batch_axes
         Which dim counts the rows, for all inputs and outputs (an int) or by name, ``None`` for a tensor without rows.
-        What is not given is found from the model: the dim that gears or ``-1`` leave open, else the first. Requests
+        What is not stated is found from the model: the dim that gears or ``-1`` leave open, else the first. Requests
         share a batch only if their inputs without rows are equal (larger ones than 4 KiB: the same array). An output
-        without rows is given to each caller as it is.
+        without rows is returned to each caller as it is.
 
     Raises
     ------
@@ -71,10 +71,10 @@ class BatchingSession:
     *Failures.* If a batch fails in a way that the data of one caller can have caused, each caller of it runs once
     more, alone, and only the one at fault gets the error. Out of memory, a device that hangs or is lost, and a closed
     session concern all callers of the batch. Under a :class:`MultiDeviceSession` the rows of a device that fails run
-    on the others, and it is opened anew.
+    on the others, and it is opened again.
 
     Under a :class:`MultiDeviceSession` each device has its own batches, and rows go to the device that is expected
-    to be through with them first.
+    to complete them first.
 
     It belongs to the event loop that enters it. Nothing polls; there are no threads but for results of more than
     256 KiB, which are copied to their callers in one.
@@ -163,7 +163,7 @@ class BatchingSession:
             As in :meth:`InferSession.infer`, on the host, with one row or more each, the same number in every input
             that has rows. They must not change until the call returns.
         priority
-            Requests with smaller numbers run first, equal ones in the order of their coming. A steady load of small
+            Requests with smaller numbers run first, equal ones in the order of arrival. A steady load of small
             numbers keeps larger ones waiting.
         timeout
             Seconds until a request of which no row has reached the device raises ``DeadlineExceededError``. Once it
@@ -248,7 +248,7 @@ class BatchingSession:
     async def aclose(self) -> None:
         """Refuse new requests, and wait for those that were accepted; idempotent.
 
-        What waits runs without waiting for company. The session stays open. Requests that wait for room in the queue
+        Requests that wait run without further delay. The session stays open. Requests that wait for room in the queue
         are accepted ones.
 
         Raises

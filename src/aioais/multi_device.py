@@ -35,7 +35,7 @@ class MultiDeviceSession(AwaitedOnly):
     """A model on many devices, behind one ``await``, in one process.
 
     The constructor only checks its arguments. Each device gets one :class:`InferSession`, opened by
-    the first call that wants it (all devices at once) and kept warm until the end.
+    the first call that needs it (all devices at once) and kept warm until the end.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class MultiDeviceSession(AwaitedOnly):
     cancelled are named there too. No lane gets the error of another, other calls under way are not
     touched, and the sessions of the other devices stay warm. A fatal error (an ``AclError`` of 507xxx, a device that
     hangs, a broken session) says that the device is at fault: its session is closed, a warning on the logger
-    ``aioais`` names it, and the next call that wants the device opens it anew. :meth:`stream` goes on without it.
+    ``aioais`` names it, and the next call that needs the device opens it again. :meth:`stream` goes on without it.
 
     It belongs to the event loop that uses it first.
 
@@ -149,7 +149,7 @@ class MultiDeviceSession(AwaitedOnly):
         Notes
         -----
         Cancelled: every lane is cancelled as in :meth:`InferSession.infer`; a session that is being
-        opened is opened all the same, for the next call.
+        opened still opens, for the next call.
         """
         given = _one_of("infer", devices_feeds=devices_feeds, device_feeds=device_feeds)
         by_device = self._prepare(given, "devices_feeds", "{0: [[x], [y]]}")
@@ -285,7 +285,7 @@ class MultiDeviceSession(AwaitedOnly):
             of theirs, such as a missing file, that error is raised instead.
         FeedError, ArgumentError, AclError, ClosedError, WrongLoopError, ForkError
             As in :meth:`infer`. An item that fails, or a source that raises, raises at its place (without order: an
-            item when it has failed, a source after all it gave) and ends the generator.
+            item when it has failed, a source after all its items) and ends the generator.
 
         Notes
         -----
@@ -309,7 +309,7 @@ class MultiDeviceSession(AwaitedOnly):
         return Results(results, "session.stream(...)")
 
     def summary(self) -> dict[int, list[float]]:
-        """Give ``{device_id: [ms, ...]}``: the milliseconds of each lane of the call that ended last.
+        """Return ``{device_id: [ms, ...]}``: the milliseconds of each lane of the call that ended last.
 
         End to end, from the call to the lane's end, opening the device included where the call did that; for a lane
         that failed or was cancelled, until then. :meth:`stream` has no lanes and is not in it.
@@ -317,13 +317,13 @@ class MultiDeviceSession(AwaitedOnly):
         return {device_id: list(times) for device_id, times in self._times.items()}
 
     def statistics(self) -> dict[int, DeviceStatistics]:
-        """Give counters of each device used so far, those that failed included."""
+        """Return counters of each device used so far, those that failed included."""
         return self._pool.statistics()
 
     async def aclose(self, cancel: bool = False) -> None:
         """Free all on every device; idempotent.
 
-        Refuses new calls at once. Calls that are awaited are let finish. What goes at the pace of a consumer
+        Refuses new calls at once. Calls that are awaited finish. What goes at the pace of a consumer
         (:meth:`stream`, and :meth:`infer_pipeline` with ``async for``) gets no more from its source: what is under
         way is finished and can still be taken, then ``ClosedError`` is raised.
 
@@ -338,11 +338,11 @@ class MultiDeviceSession(AwaitedOnly):
         WrongLoopError
             Called from another loop than the session's.
         AclError
-            ACL failed while freeing; all else was freed all the same.
+            ACL failed while freeing; everything else was freed.
 
         Notes
         -----
-        Cancelled: the session closes all the same; call it again to wait for the end.
+        Cancelled: the session still closes; call it again to wait for the end.
         """
         await self._pool.close(cancel)
 
@@ -397,7 +397,7 @@ def pool_of(session: MultiDeviceSession) -> SessionPool:
 
 
 def _one_of(function: str, **given: object) -> object:
-    """Give the one argument of two names that was given."""
+    """Return the one of two arguments that was passed."""
     values = [value for value in given.values() if value is not None]
     if len(values) != 1:
         raise TypeError(f"{function}() takes one of {' and '.join(given)}, got {len(values)} of them")

@@ -68,10 +68,11 @@ class InferSession(Measures, AwaitedOnly):
         bytes, as ais_bench does.
     hang_timeout
         Most seconds to wait for the device at one time, ``None`` for no limit. One wait covers one request and what
-        the device has to do before it, for other sessions too: be generous. It bounds executions and copies, those of
-        :meth:`to_device` and of ``to_host`` of the tensors that this session makes included; not opening (the device's
-        start, the load), allocating, nor the turn that such a copy waits behind those of other sessions, as ACL bounds
-        none of these. Needs a release of ACL that has ``acl.rt.synchronize_stream_with_timeout``.
+        the device has to do before it, for other sessions too: leave a margin. It bounds executions and copies, those
+        of :meth:`to_device` and of ``to_host`` of the tensors that this session makes included; not opening (the
+        device's start, the load), allocating, nor the turn that such a copy waits behind those of other
+        sessions, as ACL bounds none of these. Needs a release of ACL that has
+        ``acl.rt.synchronize_stream_with_timeout``.
 
     Raises
     ------
@@ -304,7 +305,7 @@ class InferSession(Measures, AwaitedOnly):
         Leaving early (``break``, an error, ``aclose``, cancelling, dropping the generator) gives up every request
         under way: what is queued never runs, what the device works on is finished and dropped.
         An async source is cancelled where it waits, an async generator also at its ``yield``, and ends; what its
-        clean-up raises, ``aclose`` raises, or the log has it. A plain source is left where it is.
+        clean-up raises is raised by ``aclose``, or logged. A plain source is left where it is.
         """
         results = session_results(self._core, feeds_list, mode, custom_sizes, check_prefetch(prefetch))
         return Results(results, "session.infer_pipeline(...)")
@@ -394,14 +395,14 @@ class InferSession(Measures, AwaitedOnly):
         WrongLoopError
             Called from another loop than the session's.
         AclError
-            ACL failed while freeing; all else was freed all the same.
+            ACL failed while freeing; everything else was freed.
 
         Notes
         -----
         A broken session waits ``hang_timeout`` (10 s at most) for the device and then leaves what that may still
-        use to :meth:`finalize`, or to the end of the process; that is in the log.
+        use to :meth:`finalize`, or to the end of the process, and logs that.
 
-        Cancelled: the session closes all the same; call it again to wait for the end.
+        Cancelled: the session still closes; call it again to wait for the end.
         """
         await self._core.aclose()
 
@@ -420,7 +421,7 @@ class InferSession(Measures, AwaitedOnly):
         Raises
         ------
         AclError
-            ACL failed while freeing; all else was freed all the same.
+            ACL failed while freeing; everything else was freed.
         """
         await run_in_thread("aioais-finalize", finalize_all)
 

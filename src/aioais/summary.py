@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["InferSummary", "MemorySummary"]
 
 _KEPT: Final = 65536
-"""Newest entries kept; counts and totals go on being exact beyond."""
+"""Newest entries kept; counts and totals stay exact beyond."""
 
 
 class InferSummary(Sequence[float]):
@@ -197,12 +197,12 @@ class MemorySummary:
 
     @staticmethod
     def get_h2d_time_list() -> list[float]:
-        """Give the milliseconds of each copy from host to device."""
+        """Return the milliseconds of each copy from host to device."""
         return MemorySummary._h2d.kept()
 
     @staticmethod
     def get_d2h_time_list() -> list[float]:
-        """Give the milliseconds of each copy from device to host."""
+        """Return the milliseconds of each copy from device to host."""
         return MemorySummary._d2h.kept()
 
     @staticmethod
@@ -227,7 +227,7 @@ class MemorySummary:
 
 
 def _begin_anew() -> None:
-    """Go on in a forked child, where whoever had a lock is not."""
+    """Replace the locks in a forked child: the threads that held them do not exist there."""
     MemorySummary._h2d.renew_lock()
     MemorySummary._d2h.renew_lock()
 

@@ -78,7 +78,7 @@ async def test_a_device_that_does_not_tell_its_memory(models: Models) -> None:
         with emulator.configure(memory_mb=8):
             for _ in range(2):
                 emulator.fail("acl.rt.get_mem_info", 507899)
-            with pytest.raises(AclMemoryError, match=f"wanted {16 * MIB} bytes of device memory"):
+            with pytest.raises(AclMemoryError, match=f"needed {16 * MIB} bytes of device memory"):
                 await session.to_device(ones(16))
         await run(session, 1)
 
@@ -98,7 +98,7 @@ async def test_who_holds_it_is_told(models: Models) -> None:
             text = str(error)
             assert isinstance(error, MemoryError)
             assert (error.call, error.code) == ("acl.rt.malloc", 207001)
-            assert f"wanted {32 * MIB} bytes of device memory" in text
+            assert f"needed {32 * MIB} bytes of device memory" in text
             assert f"of {16 * MIB} bytes are free" in text
             assert repr(open_path) in text
             assert repr(path) in text
@@ -168,7 +168,7 @@ async def test_a_tensor_that_has_no_room(models: Models) -> None:
     with emulator.configure(memory_mb=8):
         async with InferSession(0, models.identity((1, FLOATS))) as session:
             await run(session, 1)
-            with pytest.raises(AclMemoryError, match="wanted"):
+            with pytest.raises(AclMemoryError, match="needed"):
                 await session.to_device(ones(16))
             tensor = await session.to_device(ones(7))  # there is room since the spare buffers are gone
             assert session.statistics().slots == 0

@@ -180,13 +180,13 @@ async def test_what_is_passed(models: Models) -> None:
             await session.infer()
         with pytest.raises(TypeError, match="got 2"):
             await session.infer({0: []}, device_feeds={0: []})
-        with pytest.raises(FeedError, match="devices_feeds: came list, wanted a mapping"):
+        with pytest.raises(FeedError, match="devices_feeds: got list; expected a mapping"):
             await session.infer([pair(1)])  # type: ignore[arg-type]
-        with pytest.raises(FeedError, match=r"devices_feeds\[0\]: came ndarray, wanted a list"):
+        with pytest.raises(FeedError, match=r"devices_feeds\[0\]: got ndarray; expected a list"):
             await session.infer({0: pair(1)[0]})
         with pytest.raises(DeviceError, match=r"device 4 does not exist: the visible .* are 0 to 3"):
             await session.infer({0: [pair(1)], 4: [pair(1)]})
-        with pytest.raises(DeviceError, match="device '0': wanted an int"):
+        with pytest.raises(DeviceError, match="device '0': expected an int"):
             await session.infer({"0": [pair(1)]})  # type: ignore[dict-item]
         assert session.statistics().keys() == {0}
 

@@ -275,10 +275,10 @@ async def test_devices_are_checked(models: Models) -> None:
         assert "0 to 3" in await refused([1, 1])
         wrong: Any
         for wrong in ("every", [], 1):
-            assert "wanted 'all' or a list of device ids" in await refused(wrong)
-        assert "device True: wanted an int" in await refused([True])
+            assert "expected 'all' or a list of device ids" in await refused(wrong)
+        assert "device True: expected an int" in await refused([True])
         assert session.statistics() == {}, "nothing was opened"
-        with pytest.raises(FeedError, match="feeds: came int, wanted an iterable"):
+        with pytest.raises(FeedError, match="feeds: got int; expected an iterable"):
             await anext(session.stream(3))  # type: ignore[arg-type]
         np_ids = np.array([2, 0])
         await warm(session, [2, 0])  # else one may have done all when the other is open

@@ -86,7 +86,7 @@ async def test_close(models: Models) -> None:
             await tensor.to_host()
         with pytest.raises(FeedError, match=r"'x'.*closed.*to_device"):
             await session.infer([tensor])
-        with pytest.raises(FeedError, match=r"to_device: <Tensor closed .* was closed; wanted an array or an open"):
+        with pytest.raises(FeedError, match=r"to_device: got <Tensor closed .* is closed; expected an array or an"):
             await session.to_device(tensor)
 
 

@@ -150,7 +150,7 @@ class PinnedPool:
     last view of the array is collected, in any thread. Pinned memory is scarce, so the pool has a limit; beyond it
     ``acquire`` returns ``None`` and the caller copies instead.
 
-    On boards whose host and device share their memory (``is_shared``) the blocks are device memory, which the host
+    On boards whose host and device share their memory (``is_board``) the blocks are device memory, which the host
     can read and write: models compute in them, and arrays lease them without a copy.
 
     Parameters
@@ -177,7 +177,7 @@ class PinnedPool:
         self._types: dict[int, Any] = {}
         self.is_draining = False
         """Set while no session is open: returned blocks are freed instead of kept."""
-        self.is_shared = False
+        self.is_board = False
         """Blocks are device memory that the host can use; set before the first block is taken."""
 
     @property
@@ -213,14 +213,14 @@ class PinnedPool:
         library = self._library
 
         def allocate() -> int:
-            if self.is_shared:
+            if self.is_board:
                 return library.value("acl.rt.malloc", library.slow.malloc(size, int(MallocPolicy.HUGE_FIRST)))
             return library.value("acl.rt.malloc_host", library.slow.malloc_host(size))
 
         try:
             address = allocate()
         except AclMemoryError:
-            what = "of memory shared with the host" if self.is_shared else "of pinned host memory"
+            what = "of memory shared with the host" if self.is_board else "of pinned host memory"
             address = self._spare(f"{size} bytes {what}", allocate)
         with self._lock:
             self._blocks += 1
@@ -272,7 +272,7 @@ class PinnedPool:
 
     def _free(self, address: int, size: int) -> None:
         call, name = self._library.slow.free_host, "acl.rt.free_host"
-        if self.is_shared:
+        if self.is_board:
             call, name = self._library.slow.free, "acl.rt.free"
         code = call(address)
         with self._lock:

@@ -31,14 +31,14 @@ class AclProcess:
     ----------
     adopted
         Other code of this process, such as torch_npu, initialised ACL first, and finalises it.
-    is_finalize_wanted
+    is_finalize_requested
         ACL is to be finalised once no device is in use.
     """
 
     def __init__(self, library: Library) -> None:
         self.library = library
         self.adopted = False
-        self.is_finalize_wanted = False
+        self.is_finalize_requested = False
         self._lock = threading.Condition()  # guards everything below; held while ACL starts and ends
         self._pid: int | None = None
         self._config: Any = None
@@ -80,7 +80,7 @@ class AclProcess:
         _check_threads()
         config = None if config_path is None else _read_config(config_path)
         with self._lock:
-            self.is_finalize_wanted = False
+            self.is_finalize_requested = False
             if self._pid is not None:
                 if config is not None and config != self._config:
                     if self._config is not None:
@@ -158,13 +158,13 @@ class AclProcess:
         return RunMode(mode)
 
     def finalize(self) -> None:
-        """Reset the devices, and give ACL back: it ends if no other code uses it. It can be initialised again later.
+        """Reset the devices, and release ACL: it ends if no other code uses it. It can be initialised again later.
 
-        Does nothing if a device was opened after ``is_finalize_wanted`` was set.
+        Does nothing if a device was opened after ``is_finalize_requested`` was set.
         """
         with self._lock:
             self._lock.wait_for(lambda: not self._setting)
-            if self._pid != os.getpid() or not self.is_finalize_wanted:
+            if self._pid != os.getpid() or not self.is_finalize_requested:
                 return
             library, failure = self.library, None
             for device_id in sorted(self._devices):
@@ -180,15 +180,15 @@ class AclProcess:
                 library.forget_config()
                 self._has_started = False
             self._pid, self._config, self.adopted = None, None, False
-            self.is_finalize_wanted = False
+            self.is_finalize_requested = False
             if failure is not None:
                 raise failure
 
     def _give_back(self) -> tuple[bool, str, int]:
         """Undo the one ``acl.init`` of this library; return whether ACL has ended, the last call, and its code.
 
-        ACL counts who has started it. ``acl.finalize`` would end it for other code too, and the count is only told by
-        the call that lowers it: so one more ``acl.init`` raises it first.
+        ACL counts how often it was started. ``acl.finalize`` would end it for other code too, and only the
+        call that lowers the count tells it: so one more ``acl.init`` raises it first.
         """
         slow = self.library.slow
         if slow.finalize_reference is None:  # no release of ACL that counts

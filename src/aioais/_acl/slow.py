@@ -49,7 +49,7 @@ class SlowCalls:
         rt, mdl = acl.rt, acl.mdl
         self.init: Callable[[str], int] = acl.init
         self.finalize: Callable[[], int] = acl.finalize
-        # Older releases lack it: they do not count who has started ACL.
+        # Older releases lack it: they do not count how often ACL was started.
         self.finalize_reference: Callable[[], tuple[int, int]] | None = getattr(acl, "finalize_reference", None)
         self.set_device: Callable[[int], int] = rt.set_device
         self.reset_device: Callable[[int], int] = rt.reset_device

@@ -1,1 +1,1 @@
-"""Parts of BatchingSession: rows of many callers, run together in the batch that pays."""
+"""Parts of BatchingSession: rows of many callers, run together in the batch size that is fastest."""

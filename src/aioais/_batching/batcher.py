@@ -1,4 +1,4 @@
-"""Batcher: takes callers in, submits batches of their rows, and gives each the outputs of its own."""
+"""Batcher: takes callers in, submits batches of their rows, and returns to each the outputs of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_MOVES: Final = 3
 """Devices that may fail under one caller."""
 
 OnFull = Literal["wait", "raise"]
-"""What a call does for which there is no room in the queue."""
+"""What a call does when there is no room in the queue."""
 
 
 class Limits(NamedTuple):
@@ -50,7 +50,7 @@ class Batcher:
         caller ─▶ Waiting ─▶ Runner.decide ─▶ Batch ─▶ the session's engine ─▶ rows back to each caller
 
     Nothing polls: whatever changes (a caller, the end of a batch, a timer) has :meth:`pump` look once, at the end of
-    that turn of the event loop, so that callers of one turn come together.
+    that turn of the event loop, so that callers of one turn share a batch.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ class Batcher:
         return look_at
 
     def _soonest(self, group: Group, rows: int, now: float, expected: dict[Runner, float]) -> tuple[Runner, float]:
-        """Return the device that is expected to be through with rows first, and when."""
+        """Return the device that is expected to complete rows first, and when."""
         if len(self.runners) == 1:
             return self.runners[0], now
         best: Runner | None = None
@@ -287,19 +287,19 @@ class Batcher:
                         self._start(self._copy_in_thread(batch, copies))
                     else:
                         copy_all(copies)
-                        self._settle(batch)
+                        self._answer(batch)
             if error is not None:
                 self._failed(runner, batch, error)
         except Exception as exc:  # noqa: BLE001 - the callers get it: they would wait for ever
-            _log.exception("a batch could not be given to its callers")
+            _log.exception("the results of a batch could not be delivered to its callers")
             for caller in batch.callers:
                 self._fail(caller, exc)
         finally:
             if self._waiting.rows or self._waiting.has_outside:
                 self._look_soon()
 
-    def _settle(self, batch: Batch) -> None:
-        """Give their results to the callers of a batch that have all their rows now."""
+    def _answer(self, batch: Batch) -> None:
+        """Set the results of the callers of a batch that have all their rows now."""
         for caller, _, count, _ in batch.pieces:
             if batch not in caller.batches:
                 continue
@@ -316,7 +316,7 @@ class Batcher:
             for caller in batch.callers:
                 self._fail(caller, exc)
         else:
-            self._settle(batch)
+            self._answer(batch)
 
     def _start(self, coroutine: Any) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)
@@ -365,7 +365,7 @@ class Batcher:
         return self.counters.snapshot(self._waiting.rows, outside, in_flight, means)
 
     async def close(self) -> None:
-        """Run what waits without waiting for company, and return when every caller has its result."""
+        """Run what waits without further delay, and return when every caller has its result."""
         self.is_closing = True
         if self._callers:
             self._look_soon()

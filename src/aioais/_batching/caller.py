@@ -109,7 +109,7 @@ class Caller:
         return self.rows - self.taken
 
     def restart(self) -> None:
-        """Have all its rows wait again; what other batches still give it is dropped."""
+        """Have all its rows wait again; what other batches still return to it is dropped."""
         self.taken = 0
         self.batches = []
         self._outputs, self._rows_left = None, self.rows
@@ -142,7 +142,7 @@ class Caller:
         )
 
     def succeed(self) -> None:
-        """Give the caller its result."""
+        """Set the caller's result."""
         outputs, self._outputs = self._outputs, None
         self._end()
         if not self.future.done():
@@ -150,14 +150,14 @@ class Caller:
             self.future.set_result(outputs)
 
     def fail(self, error: BaseException) -> None:
-        """Give the caller an error."""
+        """Set the caller's error."""
         self._outputs = None
         self._end()
         if not self.future.done():
             self.future.set_exception(error)
 
     def leave(self) -> None:
-        """Let go of everything: the caller has left."""
+        """Drop everything: the caller has left."""
         self._outputs = None
         self._end()
 
@@ -171,7 +171,7 @@ class Caller:
 
 
 def rows_of(array: np.ndarray, axis: int | None, first: int, count: int) -> np.ndarray:
-    """See some rows of an array; all of it where it has no rows."""
+    """Return a view of some rows of an array; all of it where it has no rows."""
     if axis is None or count == array.shape[axis]:
         return array
     if not axis:

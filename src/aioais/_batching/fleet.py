@@ -17,7 +17,7 @@ __all__ = ["Fleet"]
 class Fleet:
     """One session, or those of a ``MultiDeviceSession``.
 
-    A device that fails is taken out: its rows run on the others, or wait while none is open. It is opened anew in the
+    A device that fails is taken out: its rows run on the others, or wait while none is open. It is opened again in the
     background, once; after that when no device is left and a request comes.
 
     Parameters
@@ -80,7 +80,7 @@ class Fleet:
         if pool is None or batcher is None or self._is_closed:
             return False
         if runner not in batcher.runners and runner.device_id not in self._causes:
-            return True  # opened anew already
+            return True  # opened again already
         explained = pool.explain(runner.device_id, runner.core, error)
         if not is_fatal(explained):
             return False

@@ -16,7 +16,7 @@ _TRUSTED: Final = 2
 _TRIAL: Final = 8
 """Where work queues up, every so many batches one runs in a size that is not measured yet."""
 _SAME: Final = 0.03
-"""Relative change of a time that is no news."""
+"""Relative change of a time that is ignored."""
 _TIE: Final = 1e-9
 _FIXED: Final = 0.5
 """Share of the time that is taken not to depend on the rows, while only one size is known."""

@@ -23,9 +23,9 @@ _LEAD_S: Final = 0.002
 _TIMER_S: Final = 0.001
 """Timers of event loops are late by up to this."""
 _STREAK: Final = 4
-"""Batches with rows that came while the device was busy, one after the other, from which it counts as saturated."""
+"""So many consecutive batches with rows that arrived while the device was busy mean that it is saturated."""
 _GAIN: Final = 1.25
-"""Rows that come while the waiting ones run, relative to these, from which waiting pays."""
+"""Rows that come while the waiting ones run, relative to these, from which waiting is worth it."""
 _MOST_KINDS: Final = 256
 
 Decision = tuple[int, float]
@@ -84,14 +84,14 @@ class Runner:
         self.overhead = Overhead()
         pipeline = core.pipeline
         assert pipeline is not None
-        self._copies_back = 0 if pipeline.device.is_shared else len(pipeline.info.outputs)
+        self._copies_back = 0 if pipeline.device.is_board else len(pipeline.info.outputs)
         self._times: dict[Hashable, GearTimes] = {}
         self._ended_at = -math.inf
         self._streak = 0
         self._hold: tuple[int, float] | None = None
         """What is waited for on a free device: rows, and until when."""
         self._penalty = self._skip = 0
-        """A wait that brought no company makes the next ones rarer."""
+        """A wait that brought no more rows makes the next ones rarer."""
 
     def check_fork(self) -> None:
         """Raise ``ForkError`` in a child of the process that opened the session."""
@@ -120,7 +120,7 @@ class Runner:
         return end
 
     def begin(self, batch: Batch, now: float, oldest: float) -> None:
-        """Note a batch that is submitted; ``oldest`` says when the first of its callers came."""
+        """Note a batch that is submitted; ``oldest`` says when the first of its callers arrived."""
         batch.submitted_at = now
         has_waited = bool(self.batches) or oldest < self._ended_at
         self._streak = self._streak + 1 if has_waited else 0
@@ -157,7 +157,7 @@ class Runner:
         rate
             Of all rows that come.
         max_delay
-            Most seconds to wait for company; 0 while the session is being closed.
+            Most seconds to wait for more rows; 0 while the session is being closed.
         """
         count = len(self.batches)
         times = self.times_of(kind)
@@ -198,7 +198,7 @@ class Runner:
         rate: float,
         max_delay: float,
     ) -> float:
-        """Return until when a batch waits for company on a device that is free."""
+        """Return until when a batch waits for more rows on a device that is free."""
         last = oldest + max_delay - _TIMER_S
         if self._hold is not None:
             target, until = self._hold
@@ -217,7 +217,7 @@ class Runner:
         return until
 
     def _release(self, rows: int) -> None:
-        """Learn whether the wait for company was worth it."""
+        """Learn whether the wait for more rows was worth it."""
         if self._hold is not None:
             target, _ = self._hold
             self._hold = None

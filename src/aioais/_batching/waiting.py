@@ -57,7 +57,7 @@ class Group:
         return taken
 
     def oldest(self) -> float:
-        """Return when the caller whose turn it is came."""
+        """Return when the caller whose turn it is arrived."""
         caller = self.first()
         return caller.entered_at if caller is not None else 0.0
 
@@ -103,7 +103,7 @@ class Waiting:
         return bool(self._outside)
 
     def let_in(self) -> None:
-        """Let callers in that have room now."""
+        """Admit the callers for which there is room now."""
         while self.has_outside and self.has_room(self._outside[0].rows):
             self.enter(heapq.heappop(self._outside))
 

@@ -11,7 +11,7 @@ __all__ = ["Deliverable", "Delivery"]
 
 
 class Deliverable(Protocol):
-    """What travels: it knows how to settle itself on the loop's thread."""
+    """An item to deliver: ``settle`` sets its future on the loop's thread."""
 
     def settle(self) -> None: ...
 
@@ -19,13 +19,13 @@ class Deliverable(Protocol):
 _T = TypeVar("_T", bound=Deliverable)
 
 _PATIENCE_S: Final = 0.0005
-"""How long the loop may wait for the GIL, of which a thread that waits only for moments never lets go."""
+"""How long the loop may wait for the GIL, which a thread that only waits for moments never releases for long enough."""
 _TURN_S: Final = 0.0001
 """A sleep long enough for the loop's thread to wake and take the GIL."""
 
 
 class Delivery:
-    """The way back of one session's requests.
+    """Delivers the results of one session's requests.
 
     ``post`` is called in the session's threads, everything else on the loop. A wake-up costs the loop
     5 to 28 microseconds, so results that come while one is under way share it.
@@ -40,7 +40,7 @@ class Delivery:
         self._armed_at = 0.0
 
     def post(self, items: list[_T]) -> None:
-        """Have items settled on the loop, in order; after the loop is closed they are dropped.
+        """Settle items on the loop, in order; after the loop is closed they are dropped.
 
         They are taken out of the list: what a thread still holds, its caller may have dropped already.
         """
@@ -58,8 +58,8 @@ class Delivery:
     def give_way(self) -> None:
         """Let the loop have its turn, if results have waited for it for long.
 
-        A thread that gives up the GIL for a moment has it back before another has woken; only after Python's
-        switch interval of 5 ms would that one be let in.
+        A thread that releases the GIL for a moment takes it again before another thread has woken; that one would get
+        it only after Python's switch interval of 5 ms.
         """
         if self._armed and time.perf_counter() - self._armed_at > _PATIENCE_S:
             time.sleep(_TURN_S)

@@ -30,9 +30,9 @@ async def run_in_thread(
     function
         What to run. It is never interrupted.
     undo
-        Given the result if nobody waits for it any more, in that thread or another one.
+        Called with the result if the caller has stopped waiting, in that thread or another one.
     uses_acl
-        :func:`wait_given_up` waits for it if nobody else does.
+        :func:`wait_given_up` waits for it if the caller has stopped waiting.
 
     Notes
     -----
@@ -41,10 +41,10 @@ async def run_in_thread(
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[_Outcome[_T]] = loop.create_future()
 
-    def settle(outcome: _Outcome[_T]) -> None:
+    def receive(outcome: _Outcome[_T]) -> None:
         if not waiter.done():
             waiter.set_result(outcome)
-        else:  # given up after the thread had looked
+        else:  # cancelled after the thread had checked
             undo_in_thread(outcome)
 
     def undo_in_thread(outcome: _Outcome[_T]) -> None:
@@ -53,13 +53,13 @@ async def run_in_thread(
 
     def body() -> None:
         outcome = _Outcome(function)
-        is_wanted = not waiter.cancelled()
-        if is_wanted:
+        is_awaited = not waiter.cancelled()
+        if is_awaited:
             try:
-                loop.call_soon_threadsafe(settle, outcome)
+                loop.call_soon_threadsafe(receive, outcome)
             except RuntimeError:  # the loop is closed
-                is_wanted = False
-        if not is_wanted:
+                is_awaited = False
+        if not is_awaited:
             outcome.undo(undo)  # here and not by way of the loop, which may end any moment
         _given_up.discard(threading.current_thread())
         del outcome  # the traceback of an error holds this frame
@@ -79,7 +79,7 @@ async def run_in_thread(
 
 
 def wait_given_up(seconds: float) -> None:
-    """Wait, for a bounded time, for threads that use ACL and that nobody waits for any more."""
+    """Wait, for a bounded time, for threads that use ACL and whose callers have stopped waiting."""
     deadline = monotonic() + seconds
     for thread in list(_given_up):
         thread.join(max(0.0, deadline - monotonic()))
@@ -89,7 +89,7 @@ def wait_given_up(seconds: float) -> None:
 async def wait_future(future: Future[_T]) -> _T:
     """Wait for a thread's future without ever cancelling it.
 
-    Unlike with ``asyncio.wrap_future``, a loop that was closed meanwhile is no news to anybody.
+    Unlike with ``asyncio.wrap_future``, it ignores a loop that is closed by then.
     """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
@@ -101,7 +101,7 @@ async def wait_future(future: Future[_T]) -> _T:
     def done(_: Future[_T]) -> None:
         try:
             loop.call_soon_threadsafe(wake)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: no caller waits any more
             pass
 
     future.add_done_callback(done)
@@ -113,17 +113,17 @@ async def wait_future(future: Future[_T]) -> _T:
 
 
 class _Outcome(Generic[_T]):
-    """What became of a function; takes it along from its thread."""
+    """The outcome of a function: its value or its error."""
 
     def __init__(self, function: Callable[[], _T]) -> None:
         self._error: BaseException | None = None
         try:
             self._value = function()
-        except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
             self._error = exc
 
     def take(self) -> _T:
-        """Give the value or raise the error, which is not kept: its traceback holds whoever asks."""
+        """Return the value or raise the error, which is not kept: its traceback holds the caller's frame."""
         error, self._error = self._error, None
         try:
             if error is not None:

@@ -44,7 +44,7 @@ class Worker:
         self._inbox.put(function)
 
     def submit(self, function: Callable[[], _T]) -> Future[_T]:
-        """Run a function soon and give its result to a future, cancelled ones excepted.
+        """Run a function soon and set its result on the returned future, unless that is cancelled.
 
         Once the worker is stopped, the future has a ``ClosedError``.
         """
@@ -69,7 +69,7 @@ class Worker:
             if self._is_stopped:  # while this waited for its turn
                 raise _gone()
             future.set_result(function())
-        except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
             future.set_exception(exc)
         finally:
             del future, function  # the traceback of an error holds this frame
@@ -79,10 +79,10 @@ class Worker:
         while (job := get()) is not None:
             try:
                 job()
-            except Exception:  # noqa: BLE001 - there is nobody to raise to, and the thread must go on
+            except Exception:  # noqa: BLE001 - there is no caller to raise to, and the thread must go on
                 _log.exception("a clean-up step failed on thread %s", self._thread.name)
             del job
 
 
 def _gone() -> ClosedError:
-    return ClosedError("the device was given up meanwhile, with the last session on it: open a new one")
+    return ClosedError("the device was released with the last session on it: open a new session")

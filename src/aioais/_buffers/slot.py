@@ -75,7 +75,7 @@ class Slot:
         self.info = info
         self.gear: tuple[int, ...] | None = None
         self.shapes: tuple[tuple[int, ...], ...] | None = None
-        self.executions = executions_per_mark(loop)
+        self.executions_per_mark = executions_per_mark(loop)
         self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
         self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
         self._hidden: list[DeviceBlock] = []
@@ -116,7 +116,7 @@ class Slot:
         self.out_data = Dataset(library, [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs])
         self._datasets.append(self.out_data)
         inputs, outputs = ([self._event() for _ in tensors] for tensors in (info.inputs, info.outputs))
-        executions = [self._event() for _ in self.executions]
+        executions = [self._event() for _ in self.executions_per_mark]
         self.marks = Marks(self._event(), inputs, self._event(), executions, outputs)
         self.batch = BatchBuffers(device, self.marks)
 
@@ -170,7 +170,7 @@ class Slot:
         """
         given, taken = self.outputs[source], self.inputs[k]
         assert given is not None
-        if self.device.is_shared:
+        if self.device.is_board:
             self._forget()  # they look at the input's buffer
         if taken is None or taken.nbytes < given.nbytes:
             # Not by doubling: the two would outgrow each other without end.
@@ -281,7 +281,7 @@ class Slot:
 
     def _room(self, k: int) -> int:
         """Bytes of the memory that feeds of input ``k`` are copied to."""
-        if not self.device.is_shared:
+        if not self.device.is_board:
             return self._staging[k][1]
         block = self.inputs[k]
         return block.nbytes if block is not None else 0
@@ -291,12 +291,12 @@ class Slot:
         self.outputs[k] = block
 
     def _stage(self, k: int, item: InputPlan) -> np.ndarray:
-        if self.device.is_shared:
+        if self.device.is_board:
             return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
         if nbytes < item.nbytes or not address:
-            wanted = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
-            self._staging[k] = self._pinned(wanted), wanted
+            room = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
+            self._staging[k] = self._pinned(room), room
             if address:
                 self.device.pinned.release(address, nbytes)
             address = self._staging[k][0]

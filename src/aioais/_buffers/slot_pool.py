@@ -46,7 +46,7 @@ class SlotPool:
         The model.
     depth
         Most slots, or ``"auto"``.
-    is_wanted
+    is_awaited
         Tells whether a request waits for a slot.
 
     Attributes
@@ -61,7 +61,7 @@ class SlotPool:
         make: Callable[[], Slot],
         info: ModelInfo,
         depth: int | str,
-        is_wanted: Callable[[], bool],
+        is_awaited: Callable[[], bool],
     ) -> None:
         self._most = MOST_DEPTH if isinstance(depth, str) else depth
         self.depth = FIRST_DEPTH if isinstance(depth, str) else depth
@@ -69,7 +69,7 @@ class SlotPool:
         self.path = info.path
         self._device = device
         self._make = make
-        self._is_wanted = is_wanted
+        self._is_awaited = is_awaited
         self._all: list[Slot] = []
         self._free: deque[Slot] = deque()
         self._lock = threading.Lock()  # guards the list, and that no slot is reclaimed that a request waits for
@@ -117,7 +117,7 @@ class SlotPool:
         with self._lock:
             if len(self._all) >= self.depth:
                 return None
-            self._is_making = True  # one that comes back now is kept: the one being made may get no memory
+            self._is_making = True  # a slot returned now is kept: the one being made may get no memory
         try:
             slot = self._make()
         except AclError as exc:
@@ -154,7 +154,7 @@ class SlotPool:
         """Free the slots that no request uses; in any thread that has the device's context."""
         spare: list[Slot] = []
         with self._lock:
-            while not (self._is_making or self._is_interrupted or self._is_wanted()):
+            while not (self._is_making or self._is_interrupted or self._is_awaited()):
                 try:
                     slot = self._free.pop()
                 except IndexError:

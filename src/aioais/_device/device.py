@@ -1,4 +1,4 @@
-"""A device of this process: its context, its control thread, and who still needs it."""
+"""A device of this process: its context, its control thread, and what still needs it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EventBudget:
             return taken
 
     def give_back(self, count: int) -> None:
-        """Give so many back."""
+        """Return so many to the budget."""
         with self._lock:
             self._left += count
 
@@ -63,7 +63,7 @@ class Device:
         self.id = device_id
         self.sessions = 0  # guarded by _lock of this module
         self.context = 0
-        self.is_shared = False
+        self.is_board = False
         """Host and device have one memory (an RC board): nothing is copied between them."""
         self.batch_events = EventBudget(_MOST_BATCH_EVENTS)
         self.worker = Worker(f"aioais-ctl-{device_id}")
@@ -79,7 +79,7 @@ class Device:
     @property
     def nbytes(self) -> int:
         """Bytes of device memory not freed yet."""
-        return self.memory.nbytes + (self.pinned.nbytes if self.is_shared else 0)
+        return self.memory.nbytes + (self.pinned.nbytes if self.is_board else 0)
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a clean-up step on the control thread, then look whether the device is still needed."""
@@ -99,7 +99,7 @@ class Device:
             return
         self.process.set_device(self.id)
         library = self.library
-        self.is_shared = self.pinned.is_shared = self.process.run_mode() is RunMode.DEVICE
+        self.is_board = self.pinned.is_board = self.process.run_mode() is RunMode.DEVICE
         if not self.context:  # made by an open that failed after it
             self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
         self.transfers.open()
@@ -114,23 +114,23 @@ class Device:
 
         Where the host has the same memory it comes from the pool, as arrays lease it.
         """
-        if not self.is_shared:
+        if not self.is_board:
             return self.memory.alloc(nbytes)
         block = self.pinned.block(max(nbytes, 1), force=True)
         assert block is not None
         return block
 
     def release_session(self) -> None:
-        """Tell that a session of this device has freed all it had; from any thread."""
+        """Note that a session of this device has freed all it had; from any thread."""
         with _lock:
             self.sessions -= 1
             self.pinned.is_draining = self.sessions == 0
         self.post(_nothing)
 
     def give_up(self) -> None:
-        """Let whoever opens the device next make a context anew: this one may not work any more.
+        """Have the next session on the device make a new context: this one may not work any more.
 
-        Those who have it open keep it; it ends when nobody does. From any thread.
+        Sessions that have it open keep it; it ends with the last of them. From any thread.
         """
         with _lock:
             if _devices.get((self.process, self.id)) is self:
@@ -154,7 +154,7 @@ class Device:
             with _lock:
                 if self.sessions or self.memory.blocks or self.pinned.leased:
                     return
-                if self.pinned.idle:  # came back since
+                if self.pinned.idle:  # returned since
                     continue
                 self._is_retired = True
                 _retiring.append(self)
@@ -170,7 +170,7 @@ class Device:
             self.library.check("acl.rt.destroy_context", self.library.slow.destroy_context(self.context))
 
     def _leave(self) -> None:
-        """End ACL behind the last device, if that is wanted; until then others must not."""
+        """Finalise ACL after the last device, if that was requested; no other code may do so before."""
         with _lock:
             _retiring.remove(self)
             is_last = not any(device.process is self.process for device in _live())
@@ -182,13 +182,13 @@ _lock = threading.Lock()
 """Guards the lists of devices and their session counts; never held across a call into ACL."""
 _devices: dict[tuple[AclProcess, int], Device] = {}
 _given_up: list[Device] = []
-"""Devices whose context may not work any more; opened again they are others."""
+"""Devices whose context may not work any more; opening one again makes a new ``Device``."""
 _retiring: list[Device] = []
-"""Devices that nobody can open any more, and that still destroy what they made."""
+"""Devices that cannot be opened any more, and that still destroy what they made."""
 
 
 def acquire_device(library: Library, device_id: int, config_path: str | None) -> Device:
-    """Open a device, or join those who have it open; blocks. Balance with ``release_session``."""
+    """Open a device, or share one that is open; blocks. Balance with ``release_session``."""
     process = process_of(library)
     process.check_fork()
     with _lock:
@@ -217,4 +217,4 @@ def _live() -> list[Device]:
 
 
 def _nothing() -> None:
-    """Do nothing: only the check that follows every clean-up step is wanted."""
+    """Do nothing: only the check that follows every clean-up step is needed."""

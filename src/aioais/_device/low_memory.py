@@ -1,4 +1,4 @@
-"""When a device has no memory left: what is idle is given back, and if that does not do, who holds the rest."""
+"""When a device is out of memory: idle memory is freed; if that is not enough, the error lists what holds the rest."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Tenant(Protocol):
         ...
 
     def reclaim(self) -> None:
-        """Free what nobody uses."""
+        """Free what is idle."""
         ...
 
 
 class LowMemory:
-    """Finds memory where there seems to be none.
+    """Frees idle memory when an allocation fails.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class LowMemory:
     device_id
         The device.
     finish_posted
-        Waits until memory is free that was given up already.
+        Waits until memory that was released already is free.
     """
 
     def __init__(self, library: Library, device_id: int, finish_posted: Callable[[], None]) -> None:
@@ -73,20 +73,20 @@ class LowMemory:
             if tenant in self._tenants:
                 self._tenants.remove(tenant)
 
-    def overcome(self, wanted: str, attempt: Callable[[], _T]) -> _T:
+    def overcome(self, what: str, attempt: Callable[[], _T]) -> _T:
         """Free what is idle on the device and try once more; in a thread that has its context.
 
         Parameters
         ----------
-        wanted
-            What an attempt was about that met no memory, for the message.
+        what
+            What the failed attempt allocates, for the message.
         attempt
-            Does the same again.
+            Repeats the attempt.
 
         Raises
         ------
         AclMemoryError
-            It still fails; says what was wanted, what is free, and who holds the rest.
+            It still fails; the message says what was needed, what is free, and what holds the rest.
         """
         self._run([self._finish_posted])  # not in turn: the control thread may wait for its own
         with self._turn:
@@ -95,7 +95,7 @@ class LowMemory:
                 return attempt()
             except AclMemoryError as exc:
                 call, code, name, message = exc.call, exc.code, exc.name, exc.message
-        raise AclMemoryError(call, code, name, self._account(wanted), message)
+        raise AclMemoryError(call, code, name, self._account(what), message)
 
     def _reclaim(self) -> None:
         assert self._pinned is not None
@@ -110,7 +110,7 @@ class LowMemory:
         except Exception as exc:  # noqa: BLE001 - the lack of memory is the error to tell
             _log.warning("device %d: idle memory could not be freed: %s", self._device_id, repr(exc))
 
-    def _account(self, wanted: str) -> str:
+    def _account(self, what: str) -> str:
         assert self._memory is not None
         assert self._pinned is not None
         free, total = free_and_total(self._library)
@@ -123,7 +123,7 @@ class LowMemory:
         held.append(f"{self._pinned.nbytes} bytes of pinned host memory")
         state = f"{free} of {total} bytes are free" if total else "ACL does not say what is free"
         return (
-            f"wanted {wanted}, with nothing idle left to give back; on device {self._device_id} {state}; this process "
+            f"needed {what}, with nothing idle left to free; on device {self._device_id} {state}; this process "
             f"holds {', '.join(held)}, and the models themselves; close sessions or tensors, lower depth or "
             "custom_sizes, or use smaller inputs"
         )

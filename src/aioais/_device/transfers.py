@@ -20,7 +20,7 @@ from ..summary import MemorySummary
 __all__ = ["Transfers"]
 
 _LOOK_S: Final = 0.001
-"""How long to look whether a copy that was given up has ended after all."""
+"""How long to check whether an abandoned copy has ended after all."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Transfers:
     """Moves what belongs to no request; everything on the control thread of its device.
 
     A copy that takes longer than its ``hang_timeout`` is given up. The stream that it hangs in, and the memory of both
-    sides, are set aside until the device is through; copies after it go by another stream.
+    sides, are set aside until the device is done; copies after it go by another stream.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Transfers:
         block = self._alloc(array.nbytes)
         if not array.nbytes:
             return block
-        if self._pinned.is_shared:
+        if self._pinned.is_board:
             np.copyto(view(block.address, array.shape, array.dtype), array)
             return block
         address = self._pinned.acquire(array.nbytes, force=True)
@@ -86,7 +86,7 @@ class Transfers:
         array = np.empty(shape, dtype)
         if not array.nbytes:
             return array
-        if self._pinned.is_shared:
+        if self._pinned.is_board:
             np.copyto(array, view(block.address, shape, dtype))
             return array
         address = self._pinned.acquire(array.nbytes, force=True)
@@ -99,7 +99,7 @@ class Transfers:
         return array
 
     def reap(self, seconds: float = _LOOK_S) -> None:
-        """Give back what was set aside, where the device is through with it by now.
+        """Release what was set aside, if the device is done with it by now.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Transfers:
                 self._hung.append(one)
                 continue
             except AclError:
-                pass  # a failure of a copy that nobody waits for any more; the stream is done with it
+                pass  # the failure of an abandoned copy, for which no caller waits; the stream is done with it
             self._pinned.release(one.address, one.nbytes)
             # What was to be uploaded has no tensor; the rest is that of a tensor, which may be alive.
             run_all([one.block.close, one.stream.close] if one.is_upload else [one.stream.close])

@@ -21,8 +21,8 @@ __all__ = ["finalize_all"]
 _log = logging.getLogger("aioais")
 
 _PATIENCE_S: Final = 10.0
-"""How long to wait for what should come at once, and at exit for requests: a hung device must not
-hold the process."""
+"""How long to wait for clean-up that should take no time, and at exit for requests: a hung device must not block the
+process."""
 
 
 def finalize_all() -> None:
@@ -41,14 +41,14 @@ def finalize_all() -> None:
     free_what_was_left()
     closed_tensors = _close_tensors()
     for process in live_processes():
-        process.is_finalize_wanted = True
+        process.is_finalize_requested = True
     for device in live_devices():
-        _settle(device, time.monotonic() + _PATIENCE_S)
+        _drain_device(device, time.monotonic() + _PATIENCE_S)
     for process in live_processes():
         if not any(device.process is process for device in live_devices()):
             try:
                 process.finalize()
-            except BaseException as exc:  # noqa: BLE001 - the other platform must be ended all the same
+            except BaseException as exc:  # noqa: BLE001 - the other platform must still be ended
                 failure = failure or exc
     if failure is not None:
         raise failure
@@ -67,7 +67,7 @@ def _close_tensors() -> int:
     return len(tensors)
 
 
-def _settle(device: Device, deadline: float) -> None:
+def _drain_device(device: Device, deadline: float) -> None:
     """Wait until a device has done what was posted to it, and has ended if nothing needs it any more."""
     thread, is_through = device.worker.thread, threading.Event()
 
@@ -100,9 +100,9 @@ def _at_exit() -> None:
         for pipeline in pipelines:
             pipeline.closed.exception(max(0.0, deadline - time.monotonic()))
         for process in live_processes():
-            process.is_finalize_wanted = True
+            process.is_finalize_requested = True
         for device in live_devices():
-            _settle(device, min(deadline, time.monotonic() + 1.0))
+            _drain_device(device, min(deadline, time.monotonic() + 1.0))
         for process in live_processes():
             if not any(device.process is process for device in live_devices()):
                 process.finalize()
@@ -122,13 +122,16 @@ def _warn_of_open(pipelines: list[Pipeline]) -> None:
 
 def _warn_of_tensors(count: int) -> None:
     if count:
-        _warn(f"device tensors that were open when the process ended: {count}; close them, or let go of them, before")
+        _warn(
+            f"device tensors that were open when the process ended: {count}; close them, or drop all references to "
+            "them, before"
+        )
 
 
 def _warn(text: str) -> None:
     try:
         warnings.warn(text, ResourceWarning, stacklevel=2)
-    except ResourceWarning as exc:  # made an error: nobody is left to catch it
+    except ResourceWarning as exc:  # made an error: no caller is left to catch it
         _log.warning("%s", exc)
 
 

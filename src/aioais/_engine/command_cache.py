@@ -57,7 +57,7 @@ class CommandCache:
         is_first, is_last = ends
         inputs, staging = self._inputs(request, slot, feeds or ()) if is_first else ([], [])
         back, landing = self._outputs(request, slot) if is_last else ([], [])
-        work = Work(inputs, self._executions.launch_call(slot), slot.executions, back)
+        work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
         commands = record_commands(work, slot.marks, self._executions.streams(slot), None, staging, landing)
         is_constant = not (is_first and plan.has_tensors) and not any(isinstance(area, Landing) for area in landing)
         if is_constant:
@@ -96,7 +96,7 @@ class CommandCache:
         for output, area in zip(outputs, landing, strict=True):
             target = slot.output_block(output.position, output.nbytes)
             back.append(Copy(area.ctypes.data, output.nbytes, target.address, output.nbytes))
-        work = Work(inputs, self._executions.launch_call(slot), slot.executions, back)
+        work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
         last = [*before.executions, *before.outputs][-1]
         commands = record_commands(work, marks, self._executions.streams(slot), last, [*staging], [*landing])
         # In one part: the execution that it waits for is the one right before it.

@@ -20,7 +20,7 @@ __all__ = ["SessionCore"]
 
 
 class SessionCore:
-    """One model on one device, for whichever class has the public methods.
+    """One model on one device, for the class that has the public methods.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class SessionCore:
         to_host: bool = True,
         iteration: Iteration | None = None,
     ) -> Request | Awaitable[Request]:
-        """Check feeds and submit them; to be awaited where seeing the feeds as arrays may take long.
+        """Check feeds and submit them; the result is awaitable if converting the feeds may take long.
 
         Parameters
         ----------
@@ -110,7 +110,7 @@ class SessionCore:
         return self._submit(pipeline, planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
 
     def submit_batch(self, feeds: list[Any], future: asyncio.Future[Any]) -> Request:
-        """Submit feeds in model order that were put together by the library, in whichever mode the model has.
+        """Submit feeds in model order that were put together by the library, in the mode of the model.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class SessionCore:
 
     def _usable(self) -> Pipeline:
         pipeline = self.pipeline
-        # Before the feeds: whatever they are, here nothing can run any more.
+        # Checked before the feeds: a session that has ended runs nothing.
         if (
             pipeline is None
             or pipeline.admission.is_closed
@@ -199,7 +199,7 @@ class SessionCore:
             pipeline.join()
 
     def abandon(self) -> bool:
-        """Have a session closed that was dropped open; ``False`` if it was not open. Safe in a finaliser.
+        """Have a session that was dropped while open closed; ``False`` if it was not open. Safe in a finaliser.
 
         The collector runs finalisers in any thread, one that holds the locks that closing takes included: so the
         control thread of the device closes it.

@@ -27,7 +27,7 @@ _CANNOT_ALLOCATE: Final = 100000
 _REFUSES_EMPTY: Final = frozenset({_CANNOT_ALLOCATE, 107000, 200001})
 """What a release may answer that does not allocate outputs itself: bad parameter or unsupported."""
 _AMPLE: Final = 4
-"""Times the elements of the largest input; an output of dynamic dims that has more is one of a kind."""
+"""An output of dynamic dims is rarely larger than this many times the elements of the largest input."""
 _LARGEST_GUESS: Final = 1 << 30
 _MOST_GROWTHS: Final = 12
 """Runs tried when ACL does not say how large an output is; the sizes grow fourfold each time."""
@@ -37,13 +37,13 @@ _MOST_SHAPES: Final = 4096
 class DynamicShapes:
     """Runs a model of dynamic shape, with outputs as large as they turn out to be.
 
-    CANN's runtime takes an output buffer as it is and compares its size with the output behind the kernels, which
-    have then written past its end (published source, ``AllocMemoryIfNeed`` in
+    CANN's runtime takes an output buffer as it is. It compares the sizes only after the kernels have run and have
+    written past the end of the buffer (published source, ``AllocMemoryIfNeed`` in
     ``runtime/v2/kernel/outputs/model_outputs.cc``, the check in ``memory_copy.cc``). So a buffer is used where
 
     * the caller passed ``custom_sizes``, and no output has been larger,
     * these very shapes of inputs were run before, and outputs never differed for the same shapes, or
-    * it is several times larger than such an output can well be.
+    * it is several times larger than such an output is likely to be.
 
     For all others ACL allocates, as a synchronous run does for outputs without a buffer (pyACL reference, outputs of
     unknown size); the slot owns that memory afterwards. A release that refuses this, and a session with
@@ -85,7 +85,7 @@ class DynamicShapes:
         """Make a slot ready for a request whose outputs are expected to be these; nothing is queued."""
         shapes = request.plan.dynamic_shapes
         assert shapes is not None
-        for item, nbytes in zip(outputs, self._wanted(request), strict=True):
+        for item, nbytes in zip(outputs, self._needed(request), strict=True):
             slot.output_block(item.position, max(nbytes, item.nbytes, 1))
         slot.describe(shapes)
         request.outputs = outputs
@@ -150,18 +150,18 @@ class DynamicShapes:
         elements = max(1, *(math.prod(shape) for shape in shapes))
         return all(
             _ample_bytes(tensor, elements) <= nbytes
-            for tensor, nbytes in zip(self._model.info.outputs, self._wanted(request), strict=True)
+            for tensor, nbytes in zip(self._model.info.outputs, self._needed(request), strict=True)
         )
 
-    def _wanted(self, request: Request) -> list[int]:
+    def _needed(self, request: Request) -> list[int]:
         """Return the bytes of the buffers for a request."""
         return list(map(max, request.plan.sizes, self._learned))
 
     def _run_in_buffers(self, request: Request, slot: Slot, refusal: AclError | None) -> tuple[OutputPlan, ...]:
         """Run with the slot's own buffers, again and again while an output is larger."""
         info = self._model.info
-        wanted = self._wanted(request)
-        for k, nbytes in enumerate(wanted):
+        needed = self._needed(request)
+        for k, nbytes in enumerate(needed):
             slot.output_block(k, nbytes)
         for growth in range(_MOST_GROWTHS + 1):
             error = self._attempt(slot)
@@ -181,7 +181,7 @@ class DynamicShapes:
                         return self._read_outputs(slot)
                     if refusal is None:
                         continue  # all executions of the request, now that there is room
-                # Refused for another reason than the empty buffers: it was not their size before either.
+                # The reason is not the empty buffers, so it was not the size of the buffers before either.
                 answer = _CANNOT_ALLOCATE if refusal is None else refusal.code
                 if answer not in _REFUSES_EMPTY or not self._grow_blindly(slot):
                     raise error
@@ -213,7 +213,7 @@ class DynamicShapes:
         """Run once and wait; returns the error instead of raising it."""
         slow, stream, marks = self._library.slow, self._executions.shared_stream or slot.stream, slot.marks
         stream.record(marks.ready)
-        for count, mark in zip(slot.executions, marks.executions, strict=True):
+        for count, mark in zip(slot.executions_per_mark, marks.executions, strict=True):
             for _ in range(count):
                 code = slow.execute_async(self._model.id, slot.in_data.handle, slot.out_data.handle, stream.handle)
                 if code:
@@ -282,7 +282,7 @@ class DynamicShapes:
 
 
 def _ample_bytes(tensor: TensorInfo, elements: int) -> float:
-    """Return bytes that an output will hardly have, where the largest input has so many elements."""
+    """Return a number of bytes that an output is unlikely to exceed, where the largest input has so many elements."""
     if tensor.dtype is None or tensor.shape == (-2,):
         return math.inf
     fixed = math.prod(dim for dim in tensor.shape if dim >= 0) * tensor.dtype.itemsize

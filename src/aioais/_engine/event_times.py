@@ -40,14 +40,14 @@ class Draft:
         self.stages: tuple[Span, Span, Span] | None = None
         """H2D, execute and D2H, once they are known."""
         self.finished_at = 0.0
-        """When the finish thread had done with it."""
+        """When the finish thread completed it."""
         self.riders: tuple[int, ...] = ()
         """As in ``RequestTiming``; set on the loop's thread."""
         for recording in recordings:
             recording.begin()
 
-    def settle(self, number: int, queued_at: float, started_at: float, outcome: Outcome) -> None:
-        """Give the record to the recordings, once; on the loop's thread, right before the future is set."""
+    def publish(self, number: int, queued_at: float, started_at: float, outcome: Outcome) -> None:
+        """Add the record to the recordings, once; on the loop's thread, right before the future is set."""
         recordings, self._recordings = self._recordings, ()
         if not recordings:
             return

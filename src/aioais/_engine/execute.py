@@ -233,7 +233,7 @@ class Executions:
             self._stream.close()
 
     def _failure_of(self, number: int) -> BaseException | None:
-        """Synchronise the one execute stream. ACL does not say which submission failed, so none of them is good."""
+        """Synchronise the one execute stream. ACL does not say which submission failed, so all of them fail."""
         self._synchronize_shared()
         failure = self._report
         if failure is None or number > failure.last:
@@ -249,7 +249,7 @@ class Executions:
             self._report = _Report(self._submitted, exc.with_traceback(None))
 
     def _consider(self, error: BaseException) -> None:
-        """Give chaining up if ACL may have refused an execution because it was on another stream."""
+        """Stop chaining if ACL may have refused an execution because it was on another stream."""
         if (
             not isinstance(error, AclError)
             or error.call != "acl.mdl.execute_async"

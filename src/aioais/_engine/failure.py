@@ -29,7 +29,7 @@ _log = logging.getLogger("aioais")
 _DEVICE_LOST: Final = frozenset({507010, 507053, 507054, 507901})
 """Lost heartbeat, device memory error, uncorrectable ECC error, closed connection to the device.
 
-All other codes may concern one task only: whether the context survived, the next request finds out."""
+All other codes may concern one task only: the next request shows whether the context survived."""
 
 _PATIENCE_S: Final = 10.0
 """How long to wait at most, when a broken session is closed, for what is still under way on the device."""
@@ -88,16 +88,16 @@ class Holdings:
 
 
 class Failure:
-    """Ends a session at once, and gives every request of it the reason.
+    """Ends a session at once and fails every request of it with the reason.
 
     A session breaks when the device hangs or is lost, or when one of its threads dies. Then
 
-    * every request under way fails, and every later one: none waits for what may never come;
+    * every request under way fails, and every later one: none waits for a result that may never come;
     * what the device may still use is set aside, neither used again nor freed;
     * the engine threads end as soon as they come back from the device.
 
     When the session is closed, a thread of its own waits once more, for a bounded time. If the device is
-    through by then all is freed; otherwise it stays with the device until ``finalize`` finds it idle, or to
+    done by then all is freed; otherwise it stays with the device until ``finalize`` finds it idle, or to
     the end of the process.
 
     Parameters
@@ -118,7 +118,7 @@ class Failure:
     cause
         Why the session broke; ``None`` while it is whole.
     closed
-        Done when the session has ended: all is freed, or is left because the device does not let go of it.
+        Done when the session has ended: all is freed, or is left because the device may still use it.
     """
 
     def __init__(
@@ -138,13 +138,13 @@ class Failure:
         self._interrupt = interrupt
         self._join = join
         self._patience = _PATIENCE_S if hang_timeout is None else min(hang_timeout, _PATIENCE_S)
-        self._lock = threading.Lock()  # guards who ends the session: the regular way, or this one
+        self._lock = threading.Lock()  # guards which end comes first: the regular one, or this one
         self._has_ended = False
-        self._is_wanted = threading.Event()
+        self._closing = threading.Event()
         self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
     def judge(self, error: BaseException) -> None:
-        """Break the session if it cannot go on after an error; give the context up if it may be lost."""
+        """Break the session if it cannot go on after an error; retire the context if it may be lost."""
         if blames_device(error):
             self._holdings.device.give_up()
         if isinstance(error, DeviceHangError) or (isinstance(error, AclError) and error.code in _DEVICE_LOST):
@@ -174,12 +174,12 @@ class Failure:
 
     def close(self) -> None:
         """Let what is set aside be freed, if the session is broken or breaks later; idempotent, never blocks."""
-        self._is_wanted.set()
+        self._closing.set()
 
     @property
     def is_closing(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._is_wanted.is_set()
+        return self._closing.is_set()
 
     @property
     def ends_whole(self) -> bool:
@@ -195,7 +195,7 @@ class Failure:
         """End a session that is not broken: free all, with nothing under way; on its finish thread."""
         with self._lock:
             if self.cause is not None:
-                return  # the other way has begun
+                return  # the session broke first and is ended in its own thread
             self._has_ended = True
         failure: BaseException | None = None
         try:
@@ -208,7 +208,7 @@ class Failure:
             self.closed.set_result(None)
 
     def refusal(self) -> BrokenSessionError:
-        """Make the error of a request that comes to a broken session."""
+        """Return the error of a request that is submitted to a broken session."""
         holdings, cause = self._holdings, self.cause
         error = BrokenSessionError(
             f"the session of {holdings.model.path!r} on device {holdings.device.id} is broken, close it and open "
@@ -217,8 +217,8 @@ class Failure:
         error.__cause__ = cause
         return error
 
-    def free_again(self) -> bool:
-        """Free what an earlier attempt had to leave, if the device is through now; ``False`` if it is not."""
+    def try_to_free(self) -> bool:
+        """Free all that the session holds, if the device is done with it, else return ``False``. May be tried again."""
         holdings = self._holdings
         try:
             if not self._join(self._patience):
@@ -244,12 +244,12 @@ class Failure:
             self.disown()
 
     def _end(self) -> None:
-        self._is_wanted.wait()
-        if not self.free_again():
+        self._closing.wait()
+        if not self.try_to_free():
             holdings = self._holdings
             _log.error(
                 "device %d still works for the broken session of %s: its model and %d bytes of buffers stay set aside; "
-                "InferSession.finalize() frees them if the device is through by then, else the end of the process",
+                "InferSession.finalize() frees them if the device is done by then, else the end of the process",
                 holdings.device.id,
                 holdings.model.path,
                 holdings.slots.nbytes,
@@ -266,7 +266,7 @@ class Failure:
 
 
 class _Verdict:
-    """The error of a request whose session breaks, whatever an engine thread makes of the request later."""
+    """The error of a request whose session breaks, also if an engine thread completes the request later."""
 
     __slots__ = ("_error", "_request")
 
@@ -281,15 +281,15 @@ class _Verdict:
 
 
 _left: list[Failure] = []
-"""Broken sessions whose buffers the device would not let go of; kept, so that no finaliser frees them."""
+"""Broken sessions whose buffers the device may still use; kept, so that no finaliser frees them."""
 _left_lock = threading.Lock()  # guards the list
 
 
 def free_what_was_left() -> None:
-    """Free the buffers of broken sessions where the device is through with them by now; blocks, for a bounded time."""
+    """Free the buffers of broken sessions if the device is done with them by now; blocks, for a bounded time."""
     with _left_lock:
         left = list(_left)
     for failure in left:
-        if failure.free_again():
+        if failure.try_to_free():
             with _left_lock:
                 _left.remove(failure)

@@ -8,7 +8,7 @@ from functools import partial
 
 from .._acl.model import LoadedModel
 from .._bridge.delivery import Delivery
-from .._bridge.stage_threads import StageThreads
+from .._bridge.threads import EngineThreads
 from .._buffers.slot import SMALL_OUTPUT, Slot, executions_per_mark
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
@@ -34,7 +34,7 @@ _live_lock = threading.Lock()  # guards the set
 
 
 class Pipeline:
-    """The way of a session's requests.
+    """The path of a session's requests.
 
     ::
 
@@ -64,7 +64,7 @@ class Pipeline:
         self.hang_timeout = options.hang_timeout
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
         self._delivery = delivery
-        self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_shared
+        self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_board
         self.times = Times(executions_per_mark(options.loop))
         self._router = Router(self.times.speed, delivery.loop)
         make_slot = partial(Slot, device, model.info, options.loop, options.hang_timeout)
@@ -84,7 +84,7 @@ class Pipeline:
         self.closed = self.failure.closed
         self._stages = Stages(device, executions, self.times, recorder, self.failure, options)
         try:
-            self._threads = StageThreads(
+            self._threads = EngineThreads(
                 device.enter,
                 {f"aioais-submit-{device.id}": self._submit_step, f"aioais-finish-{device.id}": self._finish_step},
                 self.failure.strike,
@@ -189,7 +189,7 @@ class Pipeline:
         return True
 
     def _submit_all(self, is_finish_thread: bool = False, has_results: bool = False) -> None:
-        """Submit what can be submitted; the finish thread leaves it to the other one where that is at it already.
+        """Submit what can be submitted; the finish thread skips it while the submit thread submits.
 
         Parameters
         ----------
@@ -226,7 +226,7 @@ class Pipeline:
         outputs = self._stages.expected_outputs(plan)
         if plan.is_large or not self.slots.has_free or (outputs is None and plan.dynamic_shapes is not None):
             return False
-        return self.device.is_shared or all(
+        return self.device.is_board or all(
             item.nbytes <= SMALL_OUTPUT or self.device.pinned.has_idle(item.nbytes) for item in outputs or ()
         )
 
@@ -256,7 +256,7 @@ class Pipeline:
             if slot is None:
                 return None
             batch = Batch(slot, line.popleft())
-            # A batch overlaps nothing: it pays where the device is fast and more requests wait than there are slots.
+            # A batch overlaps nothing: use one where the device is fast and more requests wait than there are slots.
             if self._shares_slots and self.times.speed.is_light and len(line) >= self.slots.depth:
                 fill(batch, line)
             return batch

@@ -1,4 +1,4 @@
-"""Request: one inference under way, with its state. It owns what the device still needs, whoever still waits for it."""
+"""Request: one inference under way, with its state. It owns what the device needs, even if its caller leaves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Request:
     result: list[Any] | None = None
     error: BaseException | None = None
     was_cancelled = False
-    """Its caller gave it up before it ran to its end."""
+    """Its caller stopped waiting before it was complete."""
     is_unproven = False
     """Dynamic shape: its outputs are taken to be those that the same shapes of inputs gave before."""
     must_wait = False
@@ -96,7 +96,7 @@ class Request:
         self.abandon()
 
     def drop(self) -> None:
-        """End it unrun, or between two steps: its caller gave it up."""
+        """End it unrun, or between two steps: its caller stopped waiting."""
         self.was_cancelled = True
         self.state = State.ENDED
 
@@ -112,7 +112,7 @@ class Request:
         if self.draft is not None:
             was_cancelled = future.cancelled() or self.was_cancelled
             outcome: Outcome = "cancelled" if was_cancelled else "done" if error is None else "failed"
-            self.draft.settle(self.number, self.queued_at, self.started_at, outcome)
+            self.draft.publish(self.number, self.queued_at, self.started_at, outcome)
         if future.done():
             return
         if error is not None:

@@ -32,7 +32,7 @@ def make_arrays(outputs: Sequence[OutputPlan], landing: Sequence[Any], device: D
     device, slot
         Where it ran.
     """
-    if device.is_shared:
+    if device.is_board:
         return [_shared_array(item, slot) for item in outputs]
     arrays = []
     for item, area in zip(outputs, landing, strict=True):

@@ -1,4 +1,4 @@
-"""Router: the line of requests, who submits the next one, and who must be woken for it."""
+"""Router: the line of requests, which thread submits the next one, and which thread must be woken for it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LOOK_AGAIN_S: Final = 0.001
 
 
 class Router:
-    """What the event loop and the two threads of a session know of one another.
+    """The state that the event loop and the two threads of a session share.
 
     The finish thread waits for the device. When a batch is complete it has a free slot, and submits the next request
     itself. The submit thread submits while the finish thread waits and a slot is free, so that a request need not wait
-    for the end of an execution; and what would hold up the results that are due, such as a copy of many bytes.
+    for the end of an execution; and what would delay results that are ready, such as a copy of many bytes.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Router:
     Attributes
     ----------
     line
-        Requests that wait for a slot, the oldest first. The loop appends; who holds ``submitting`` takes.
+        Requests that wait for a slot, the oldest first. The loop appends; the thread that holds ``submitting`` takes.
     going_on
         Batches that have their slot and a next step to submit.
     submitted
@@ -76,7 +76,7 @@ class Router:
             if self._speed.is_slow:
                 self._submit_bell.put(None)
             elif not self._will_look_again:
-                # The finish thread comes by sooner than another one wakes, unless the device is slow this once.
+                # The finish thread is free sooner than another thread wakes, unless the device is slow this time.
                 self._will_look_again = True
                 self._loop.call_later(_LOOK_AGAIN_S, self._look_again)
 
@@ -92,16 +92,16 @@ class Router:
 
     def sleep(self) -> None:
         """Wait for something to do: a request in the line, or a batch on the device."""
-        self._is_asleep = True  # before the look: what comes from here on rings
+        self._is_asleep = True  # set before the check: what comes from now on wakes this thread
         has_work = self.submitted or self.going_on or self.line
-        # Where the submit thread is at work, it takes the line too, and rings when it has submitted.
+        # While the submit thread submits, it takes the line too, and wakes this thread when it has submitted.
         if not self.is_over and (not has_work or (not self.submitted and self.submitting.locked())):
             self._finish_bell.get()
         self._is_asleep = False
 
     def begin_wait(self) -> None:
         """Note that this thread waits for the device from now on, and wake the other one if there is work for it."""
-        self._is_waiting = True  # before the look: what comes from here on rings
+        self._is_waiting = True  # set before the check: what comes from now on wakes this thread
         if self.going_on or (self.line and self._has_room()):
             self._submit_bell.put(None)
 

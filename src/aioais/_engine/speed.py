@@ -11,11 +11,11 @@ __all__ = ["Speed"]
 
 _LIGHT_MS: Final = 0.12
 _HEAVY_MS: Final = 0.16
-"""A thread needs about so long to wake. Two limits, so that requests near one do not change sides all the time."""
+"""About the time that a thread needs to wake. Two limits, so that a device near one does not switch back and forth."""
 _BRIEF_MS: Final = 0.3
 _SLOW_MS: Final = 0.6
 _REMEMBERED: Final = 9
-"""Newest requests whose median counts. Where a thread loses its turn while it submits, one seems slow."""
+"""Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
 
 
 class Speed:

@@ -37,10 +37,10 @@ _D2D: Final = int(MemcpyKind.DEVICE_TO_DEVICE)
 
 
 class Stages:
-    """The way of a batch over the device, for the threads of one session.
+    """The steps of a batch on the device, for the threads of one session.
 
-    What fails is noted in the request. Its batch goes on to the finish thread all the same, which waits for
-    what is queued already.
+    What fails is noted in the request. Its batch still goes to the finish thread, which waits for what is
+    queued already.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Stages:
         self._times = times
         self._recorder = recorder
         self._failure = failure
-        self._cache = CommandCache(executions, device.is_shared)
+        self._cache = CommandCache(executions, device.is_board)
         self._debug = options.debug
         self._hang_timeout = options.hang_timeout
 
@@ -170,7 +170,7 @@ class Stages:
         batch.number = self._executions.submit(batch.slot, commands)
 
     def _run(self, batch: Batch, request: Request, feeds: list[Any] | None, is_last: bool) -> None:
-        """Run a model of dynamic shape and wait for it, then queue the copies of what it gave."""
+        """Run a model of dynamic shape and wait for it, then queue the copies of its outputs."""
         slot = batch.slot
         commands = batch.queued[0][1] if request.must_wait else None
         if commands is None:
@@ -188,7 +188,7 @@ class Stages:
 
     def _copy_back(self, batch: Batch, request: Request, commands: CommandList) -> None:
         """Queue the copies of outputs that are known now, behind a run that is complete."""
-        slot, executions = batch.slot, len(batch.slot.executions)
+        slot, executions = batch.slot, len(batch.slot.executions_per_mark)
         back = self._cache.step(request, slot, None, (False, True))
         spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
         commands = commands._replace(spans=spans, landing=back.landing, copies_back=back.copies_back)
@@ -363,7 +363,7 @@ class Stages:
 
 
 def drop_frames(error: BaseException) -> None:
-    """Forget where in the library an error came up; it says itself which call failed.
+    """Drop the traceback of a library error; its text says which call failed.
 
     Frames of the engine, also those that called the ones in the traceback, hold batches, and these feeds and buffers,
     for as long as the caller keeps the error.

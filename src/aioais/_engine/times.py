@@ -32,7 +32,7 @@ class Times:
     Attributes
     ----------
     speed
-        What follows from them for the requests to come.
+        What they say about the speed of the device.
     """
 
     def __init__(self, per_mark: Sequence[int]) -> None:
@@ -71,7 +71,7 @@ class Times:
         self.speed.learn(map(sum, rows[-9:]))
 
     def _add_one(self, row: Row, queued: float, inputs: int, outputs: int) -> None:
-        """Do as :meth:`add` for one request, which is most often all there is, with less work."""
+        """Do the same as :meth:`add` for one request, the most frequent case, with less work."""
         back = len(row) - outputs
         if len(row) == 3 and inputs == outputs == self._per_mark[0] == 1:  # most models have one input and one output
             h2d, execute, d2h = row

@@ -35,7 +35,7 @@ async def upload(pipeline: Pipeline, array: Any) -> Tensor:
         feed = as_feed(array, "to_device")
     if isinstance(feed, Tensor):
         if feed.closed:
-            raise FeedError(f"to_device: {feed!r} was closed; wanted an array or an open tensor")
+            raise FeedError(f"to_device: got {feed!r}, which is closed; expected an array or an open tensor")
         if feed.device is device:
             return feed
         raise FeedError(f"to_device: {feed!r} is on another device; bring it to the host first: await tensor.to_host()")

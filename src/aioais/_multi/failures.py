@@ -15,7 +15,7 @@ def is_fatal(error: BaseException) -> bool:
 
 
 def root(error: Exception) -> Exception:
-    """Give what broke a session, where an error says that it is broken."""
+    """Return what broke a session, where an error says that it is broken."""
     cause = error.__cause__
     if isinstance(error, BrokenSessionError) and isinstance(cause, Exception) and not isinstance(cause, ClosedError):
         return cause
@@ -23,14 +23,14 @@ def root(error: Exception) -> Exception:
 
 
 def describe(error: BaseException) -> str:
-    """Give an error in one line, as the last line of its traceback has it."""
+    """Return an error as one line, as the last line of its traceback has it."""
     return f"{type(error).__name__}: {error}"
 
 
 def no_device_left(causes: Mapping[int, BaseException]) -> BaseException:
-    """Make the error of a stream whose devices have all failed.
+    """Return the error of a stream whose devices have all failed.
 
-    Where all failed for the same reason, and it is none of theirs (the file is missing, say), it is that
+    Where all failed for the same reason, and the devices are not at fault (the file is missing, say), it is that
     error; else a ``BrokenSessionError`` caused by the first. Each device's cause is in the text or the notes.
     """
     first = next(iter(causes.values()))

@@ -50,7 +50,7 @@ class _Failures:
     def first(self) -> Exception:
         """The first error, with its lane and all the others in the notes.
 
-        Lanes that only heard of a broken session come behind the one that broke it.
+        Lanes that fail because their session is broken come after the one that broke it.
         """
         (lane, error), *others = sorted(self.lanes, key=lambda failed: isinstance(failed[1], BrokenSessionError))
         add_note(error, f"{lane}")
@@ -68,12 +68,12 @@ def make_lanes(devices_feeds: object, name: str, example: str) -> dict[int, list
         It is none.
     """
     if not isinstance(devices_feeds, Mapping):
-        raise FeedError(f"{name}: came {type(devices_feeds).__name__}, wanted a mapping of lists by device: {example}")
+        raise FeedError(f"{name}: got {type(devices_feeds).__name__}; expected a mapping of lists by device: {example}")
     made: dict[int, list[Lane]] = {}
     for device_id, entries in devices_feeds.items():
         if isinstance(entries, (Mapping, np.ndarray, str, bytes)) or not is_iterable(entries):
             raise FeedError(
-                f"{name}[{device_id!r}]: came {type(entries).__name__}, wanted a list, one entry per lane: {example}"
+                f"{name}[{device_id!r}]: got {type(entries).__name__}; expected a list, one entry per lane: {example}"
             )
         made[device_id] = [Lane(device_id, number, feeds) for number, feeds in enumerate(entries)]
     return made

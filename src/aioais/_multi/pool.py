@@ -34,7 +34,7 @@ class DeviceState:
     """Open and warm."""
     opening: asyncio.Task[SessionCore] | None = None
     waiters: int = 0
-    """Who waits for ``opening``."""
+    """Number of calls that wait for ``opening``."""
     opened: int = 0
     streamed: int = 0
     rerun: int = 0
@@ -92,23 +92,23 @@ class SessionPool:
             It is no collection of ids, or an empty one.
         """
         is_all = device_ids is None or (isinstance(device_ids, str) and device_ids == "all")
-        wanted = None if is_all else _as_ids(device_ids)
+        ids = None if is_all else _as_ids(device_ids)
         if self._count is None:
             self._count = await run_in_thread("aioais-count", self._count_devices, uses_acl=True)
         count = self._count
         what = f"the visible devices of platform {self.options.platform!r} are " + (
             f"0 to {count - 1}" if count else "none"
         )
-        if wanted is None:
+        if ids is None:
             if not count:
                 raise DeviceError(f"there is no device to run on: {what}")
             return list(range(count))
-        for device_id in wanted:
+        for device_id in ids:
             if not 0 <= device_id < count:
                 raise DeviceError(f"device {device_id} does not exist: {what}; aioais.devices() lists them")
-        if len(set(wanted)) != len(wanted):
-            raise DeviceError(f"device_ids={wanted!r}: a device comes twice; name each once: {what}")
-        return wanted
+        if len(set(ids)) != len(ids):
+            raise DeviceError(f"device_ids={ids!r}: a device comes twice; name each once: {what}")
+        return ids
 
     def _count_devices(self) -> int:
         process = process_of(find_library(self.options.platform))
@@ -121,7 +121,7 @@ class SessionPool:
         return self._states.setdefault(device_id, DeviceState())
 
     async def session(self, device_id: int, is_awaited: bool) -> SessionCore:
-        """Give a device's session, opened if it is not yet; who comes meanwhile waits for the same one.
+        """Return a device's session, opened if it is not yet; concurrent calls wait for the same one.
 
         Once the pool is closed, only calls that closing waits for (``is_awaited``) may still open one.
         Cancelled: the opening goes on, and its session is kept for the next call.
@@ -132,7 +132,7 @@ class SessionPool:
             pipeline = session.pipeline
             cause = None if pipeline is None else pipeline.failure.cause
             if cause is not None:
-                self.retire(device_id, session, cause)  # by a request that nobody waits for any more
+                self.retire(device_id, session, cause)  # by a request whose caller has stopped waiting
             elif pipeline is None or not pipeline.closed.done():
                 return session
             state.session = None  # InferSession.finalize() may have ended it
@@ -156,7 +156,7 @@ class SessionPool:
             await session.open()
         except Exception as exc:
             state.failure = describe(exc)
-            if not state.waiters:  # they were cancelled: nobody else will tell
+            if not state.waiters:  # they were cancelled: no caller reports it
                 _log.warning("device %d could not be opened: %s", device_id, state.failure)
             raise
         finally:
@@ -166,7 +166,7 @@ class SessionPool:
         return session
 
     def retire(self, device_id: int, session: SessionCore | None, error: BaseException) -> None:
-        """Take a device out of service after a fatal error: the next call that wants it opens it anew."""
+        """Take a device out of service after a fatal error: the next call that needs it opens it again."""
         state = self.state(device_id)
         if session is not None:
             if session in self._retired:
@@ -181,18 +181,18 @@ class SessionPool:
         _log.warning("device %d is taken out of service: %s", device_id, state.failure)
 
     def explain(self, device_id: int, session: SessionCore | None, error: Exception) -> Exception:
-        """Say what really happened where a session was closed under a request because its device failed."""
+        """Return the real error of a request whose session was closed because its device failed."""
         if not isinstance(error, ClosedError) or session is None or session not in self._retired:
             return error
         broken = BrokenSessionError(
             f"device {device_id} was taken out of service while it was in use ({self._retired[session]}); call again: "
-            "it is opened anew"
+            "it is opened again"
         )
         broken.__cause__ = error
         return broken
 
     def statistics(self) -> dict[int, DeviceStatistics]:
-        """Tell of each device used so far."""
+        """Return the counters of each device used so far."""
         return {device_id: _statistics(device_id, state) for device_id, state in sorted(self._states.items())}
 
     # --------------------------------------------------------------------------- calls
@@ -249,7 +249,7 @@ class SessionPool:
             raise first
 
     def abandon(self) -> list[int]:
-        """Let go of what was never closed, in a finaliser; give the devices that were open."""
+        """Drop what was never closed, in a finaliser; returns the devices that were open."""
         left = []
         for device_id, state in self._states.items():
             session, state.session = state.session, None
@@ -263,15 +263,15 @@ class SessionPool:
 
 
 def _as_ids(device_ids: object) -> list[int]:
-    wanted = f"device_ids={device_ids!r}: wanted 'all' or a list of device ids such as [0, 1]"
+    message = f"device_ids={device_ids!r}: expected 'all' or a list of device ids such as [0, 1]"
     if isinstance(device_ids, (str, bytes)) or not isinstance(device_ids, Iterable):
-        raise ArgumentError(wanted)
+        raise ArgumentError(message)
     items: list[Any] = list(device_ids)
     if not items:
-        raise ArgumentError(wanted)
+        raise ArgumentError(message)
     for item in items:
         if isinstance(item, bool) or not hasattr(item, "__index__"):
-            raise DeviceError(f"device {item!r}: wanted an int from 0; aioais.devices() lists what there is")
+            raise DeviceError(f"device {item!r}: expected an int from 0; aioais.devices() lists what there is")
     return [operator.index(item) for item in items]
 
 
@@ -296,6 +296,6 @@ async def _close_broken(device_id: int, session: SessionCore) -> None:
 
 
 def _see(task: asyncio.Task[Any]) -> None:
-    """See the error of a task that nobody may be waiting for any more."""
+    """Retrieve the error of a task whose callers may have stopped waiting."""
     if not task.cancelled():
         task.exception()

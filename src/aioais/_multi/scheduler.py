@@ -1,4 +1,4 @@
-"""One source over many devices: who runs which item, and in which order results come back."""
+"""One source over many devices: which device runs which item, and the order of the results."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Scheduler:
         self._held = 0
         """1 while the consumer has a result."""
         self._last: BaseException | None = None
-        """Raised once all before it is through."""
+        """Raised once all items before it are done."""
         self._waiter: asyncio.Future[None] | None = None
         self._no_device: BaseException | None = None
         self._is_over = False
@@ -209,7 +209,7 @@ class Scheduler:
         return any(device.in_flight < device.most for device in self._devices)
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
-        """Give an item to the device with most room."""
+        """Submit an item to the device with most room."""
         item = _Item(self._next_index, feeds)
         self._next_index += 1
         if self._is_ordered:
@@ -218,7 +218,7 @@ class Scheduler:
         return self._run(item)
 
     def fail(self, error: BaseException) -> None:
-        """Have an error raised when all before it is through."""
+        """Have an error raised once all items before it are done."""
         self._last = self._last or error
 
     def _run(self, item: _Item) -> Awaitable[None] | None:
@@ -263,7 +263,7 @@ class Scheduler:
     def _refused(self, item: _Item, device: _Device, error: Exception) -> None:
         device.in_flight -= 1
         explained = self._pool.explain(device.id, device.session, error)
-        if is_fatal(explained):  # it broke since, or somebody else's call found out
+        if is_fatal(explained):  # it broke since, or another call found it broken
             self._run_again(item, device, explained)
             return
         self._done(item, None, error)
@@ -334,7 +334,7 @@ class Scheduler:
         return not self._under_way and not self._window
 
     def take(self) -> StreamOutput:
-        """Give the next result to the consumer, or raise its error."""
+        """Return the next result to the consumer, or raise its error."""
         item = self._window.popleft()
         if self._is_ordered:
             self._prefix -= 1
@@ -350,7 +350,7 @@ class Scheduler:
         return StreamOutput(item.index, item.device_id, item.outputs)
 
     def taken(self) -> None:
-        """Note that the consumer is through with a result."""
+        """Note that the consumer is done with a result."""
         self._held = 0
 
     def raise_last(self) -> None:
@@ -363,13 +363,13 @@ class Scheduler:
 
     # --------------------------------------------------------------------- wake and end
     def wake(self) -> None:
-        """Have the consumer's task look again."""
+        """Wake the consumer's task."""
         self.has_news = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Wait for news."""
+        """Wait until woken."""
         if not self.has_news:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -384,7 +384,7 @@ class Scheduler:
         self.wake()
 
     def give_up(self) -> None:
-        """Want nothing of what is under way any more; idempotent."""
+        """Abandon what is under way; idempotent."""
         self._is_over = True
         for item in self._under_way:
             if item.request is not None:

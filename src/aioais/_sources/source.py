@@ -1,4 +1,4 @@
-"""A source of feeds items: read as far as whoever takes them has room, and not further."""
+"""A source of feeds items: read as far as its consumer has room, and no further."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class AsyncFeeder:
     One task runs the source from its first step to its last, as task groups, timeouts and context
     variables inside of it demand. It knows nothing of the consumer, which may be collected any time.
 
-    Whoever leaves the ``async with`` block early has the source cancelled where it is, a generator also at its
-    ``yield``. What its clean-up raises is raised there, or logged where another error is on its way.
+    Leaving the ``async with`` block early cancels the source where it is, a generator also at its ``yield``. What
+    its clean-up raises is raised there, or logged if another error is being raised.
     """
 
     def __init__(self, sink: Sink, source: AsyncIterable[Any]) -> None:
@@ -157,7 +157,7 @@ class AsyncFeeder:
 async def _end(source: AsyncIterator[Any]) -> None:
     """Have a generator clean up: it is cancelled at its ``yield``, as it would be at an ``await``.
 
-    Closing it would not do: task groups wrap ``GeneratorExit`` in an error of theirs.
+    Closing it is not enough: task groups wrap ``GeneratorExit`` in an error of their own.
     """
     if isinstance(source, AsyncGenerator):
         try:
@@ -194,4 +194,4 @@ def open_source(source: Iterable[Any] | AsyncIterable[Any], sink: Sink, name: st
         return AsyncFeeder(sink, source)
     if is_iterable(source):
         return Feeder(sink, iter(source))
-    raise FeedError(f"{name}: came {type(source).__name__}, wanted an iterable or async iterable of feeds: [[x], [y]]")
+    raise FeedError(f"{name}: got {type(source).__name__}; expected an iterable or async iterable of feeds: [[x], [y]]")

@@ -172,7 +172,7 @@ class _Window:
         await self._has_news.wait()
 
     def give_up(self) -> None:
-        """Want nothing of it any more."""
+        """Abandon the requests under way."""
         while self.items:
             item = self.items.popleft()
             if isinstance(item, Request):

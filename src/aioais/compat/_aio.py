@@ -90,7 +90,7 @@ class AioSession(InferSession):
 
 
 def _close_dropped(core: _Core, holding: Hold, warns: bool) -> None:
-    """Have a session closed that was dropped; on the loop thread, where no signal handler can break in.
+    """Close a session that was dropped; on the loop thread, where no signal handler can break in.
 
     It needs no loop from here on: the threads of the session end by themselves.
     """
@@ -178,11 +178,11 @@ class _Remote(Request):
 
     def _wake(self) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._settle)
+            self._loop.call_soon_threadsafe(self._copy_outcome)
         except RuntimeError:
             pass  # the caller's loop is closed: no caller waits any more
 
-    def _settle(self) -> None:
+    def _copy_outcome(self) -> None:
         future = self.future
         if future.done():
             return
@@ -192,7 +192,7 @@ class _Remote(Request):
             future.set_exception(exc)
 
     def abandon(self) -> None:
-        """Give up the real request, if the caller has stopped waiting."""
+        """Cancel the real request, if the caller has stopped waiting."""
         if self.future.cancelled():
             self._runner.post(self._call.give_up)
 

@@ -74,7 +74,7 @@ class _Finder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         """Return the spec of one of our modules; ``None`` for what is not of ais_bench."""
         if fullname in _IMPLEMENTED_BY:
-            # Every module passes for a package: then this is asked for names that are imported and not there, too.
+            # Every module is treated as a package: then this is asked for names that are imported and not there, too.
             return ModuleSpec(fullname, self, is_package=True)
         if fullname.partition(".")[0] in ("ais_bench", "aclruntime"):
             raise ImportError(_missing(fullname), name=fullname)
@@ -85,7 +85,7 @@ class _Finder(MetaPathFinder, Loader):
         return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module the names of ours."""
+        """Copy the names of our module into it."""
         source = _IMPLEMENTED_BY[module.__name__]
         if source is None:
             return

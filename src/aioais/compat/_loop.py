@@ -242,7 +242,7 @@ class LoopThread:
             self._thread.join(_PATIENCE_S)
 
     def drop(self) -> None:
-        """Let go of one hold; on the loop's thread."""
+        """Drop one hold; on the loop's thread."""
         global _current
         # The thread that has the lock may be in a finaliser that waits for this thread, so this one never waits.
         if not _lock.acquire(blocking=False):

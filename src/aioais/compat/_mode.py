@@ -125,7 +125,7 @@ class ModeState:
         ]
 
     def shaped(self, feeds: Any) -> Any:
-        """Give feeds that have the bytes of the selected shapes these shapes: only bytes count in ais_bench.
+        """Return feeds in the selected shapes if they have the bytes of these: only bytes count in ais_bench.
 
         Others are returned as they are, and the library says what is wrong with them.
         """

@@ -29,7 +29,7 @@ _PATIENCE_S: Final = 5.0
 class MultiDeviceSession:
     """A model on many devices, as ais_bench's ``MultiDeviceSession``: calls block, from any thread.
 
-    Nothing is forked, and nothing is loaded by the constructor. The first call that wants a device loads the model
+    Nothing is forked, and nothing is loaded by the constructor. The first call that needs a device loads the model
     there; later calls find it warm. All feeds of a call run at once, and results have the order of the feeds. If one
     fails, its error is raised.
 
@@ -215,7 +215,7 @@ class _Aio(AioMultiDeviceSession):
             holding.drop_here()
 
         def close() -> None:
-            if holding.is_dropped:  # the collector came to it first: the loop may end any moment
+            if holding.is_dropped:  # the collector dropped it first: the loop may end any moment
                 pool.abandon()
                 return
             task = asyncio.ensure_future(self.aclose())
@@ -255,7 +255,7 @@ before_exit(_close_all)
 
 
 def _one_of(first: Any, other: str, names: dict[str, Any]) -> Any:
-    """Return the one of two arguments that was given."""
+    """Return the one of two arguments that was passed."""
     given = [value for value in (first, names.pop(other, None)) if value is not None]
     if names:
         raise TypeError(f"got unexpected arguments {sorted(names)}; expected {other}")

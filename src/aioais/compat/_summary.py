@@ -1,4 +1,4 @@
-"""Times as ais_bench gives them, in the form of all of its releases."""
+"""Times as ais_bench reports them, in the form of all of its releases."""
 
 from __future__ import annotations
 

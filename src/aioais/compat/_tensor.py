@@ -137,7 +137,7 @@ class BaseTensor:
     Parameters
     ----------
     address, nbytes
-        Memory that the caller keeps until the call that is given the tensor has returned.
+        Memory that the caller keeps until the call that takes the tensor has returned.
     """
 
     __slots__ = ("_address", "nbytes")

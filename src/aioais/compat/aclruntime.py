@@ -106,7 +106,7 @@ class InferenceSession:
         Parameters
         ----------
         names
-            Outputs that are wanted, in this order.
+            Outputs to return, in this order.
         feeds
             Tensors in model order or by name.
 
@@ -124,17 +124,17 @@ class InferenceSession:
         """
         if names is None or isinstance(names, str):
             raise TypeError(f"got names={names!r}; expected a list of output names")
-        wanted = list(names)
+        asked = list(names)
         values = feeds.values() if isinstance(feeds, Mapping) else feeds
         for feed in values:
             if not isinstance(feed, (Tensor, BaseTensor)):
                 raise TypeError(f"got a feed of type {type(feed).__name__}; expected aclruntime.Tensor(array)")
         known = [desc.name for desc in self._outputs]
-        unknown = [name for name in wanted if name not in known]
+        unknown = [name for name in asked if name not in known]
         if unknown:
             raise as_runtime_error(ArgumentError(f"got output names {unknown}; expected some of {known}"))
         outputs = self.run_selected(feeds)
-        return [outputs[known.index(name)] for name in wanted]
+        return [outputs[known.index(name)] for name in asked]
 
     def run_selected(self, feeds: Any) -> list[Tensor]:
         """Run the model in the mode that was set last; feeds of any kind, all outputs on the device."""
@@ -228,7 +228,7 @@ class InferenceSession:
             try:
                 runner.run_coroutine(aio.aclose)
             except ClosedError:
-                pass  # another thread has freed it meanwhile
+                pass  # another thread has freed it first
             except AioaisError as exc:  # ais_bench's does not raise either; all else was freed
                 _log.warning("%r was not freed cleanly: %s", aio, exc)
         runner.join()

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from time import monotonic
 
-__all__ = ["StageThreads"]
+__all__ = ["EngineThreads"]
 
 _log = logging.getLogger("aioais")
 
 
-class StageThreads:
+class EngineThreads:
     """One thread for each step; it repeats the step until that returns ``False``.
 
     A step keeps no reference to a request while it waits for the next one.
