@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from .._acl.constants import MemcpyKind
 from .._acl.stream import Call, Event, Stream
 
@@ -81,6 +83,8 @@ class CommandList(NamedTuple):
     """For each feed the array that it is copied to; ``None`` for a device tensor."""
     landing: list[Any]
     """For each output the array, or the ``Landing``, that it arrives in; empty where no output goes to the host."""
+    is_small: bool
+    """Its results are copies of the arrays of ``landing``."""
 
 
 def record_commands(
@@ -128,7 +132,8 @@ def record_commands(
     back += _copies(work.outputs, marks.outputs, copies, _D2H)
     pairs += pairwise([row[-1], *marks.outputs[: len(work.outputs)]])
     spans = [(begin.handle, end.handle) for begin, end in pairs]
-    return CommandList(head, body, back, spans, len(work.inputs), len(work.outputs), marks, staging, landing)
+    is_small = bool(landing) and all(isinstance(area, np.ndarray) for area in landing)
+    return CommandList(head, body, back, spans, len(work.inputs), len(work.outputs), marks, staging, landing, is_small)
 
 
 def _copies(copies: Iterable[Copy], marks: Iterable[Event], stream: Stream, kind: int) -> list[Call]:

@@ -99,6 +99,7 @@ class Stages:
     def _queue_behind(self, batch: Batch, first: int) -> list[Request]:
         """Queue the requests of a batch behind one that is queued: as :meth:`_queue`, with less work for each."""
         executions, slot, requests = self._executions, batch.slot, batch.requests
+        library, copyto, queued = self._device.library, np.copyto, batch.queued
         now = perf_counter()
         k = first
         try:
@@ -112,15 +113,18 @@ class Stages:
                 if feeds is None or request.future.cancelled():
                     request.was_cancelled = True
                     continue
-                commands = lists[len(batch.queued) - 1]
+                commands = lists[len(queued) - 1]
                 for area, feed in zip(commands.staging, feeds, strict=True):
                     if type(feed) is np.ndarray:
-                        np.copyto(area, feed)
+                        copyto(area, feed)
                     else:
                         feed.copy_to(area)
-                batch.queued.append((request, commands))
-                executions.queue(commands.head)
-            executions.lead(slot, batch.queued[-1][1].marks.executions[-1], batch.number)
+                queued.append((request, commands))
+                for function, arguments, name in commands.head:
+                    code = function(*arguments)
+                    if code:
+                        raise library.error(name, code)
+            executions.lead(slot, queued[-1][1].marks.executions[-1], batch.number)
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
             self.fail(requests[k], exc)
             left = requests[k + 1 :]
@@ -191,7 +195,9 @@ class Stages:
         slot, executions = batch.slot, len(batch.slot.executions_per_mark)
         back = self._cache.step(request, slot, None, (False, True))
         spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
-        commands = commands._replace(spans=spans, landing=back.landing, copies_back=back.copies_back)
+        commands = commands._replace(
+            spans=spans, landing=back.landing, copies_back=back.copies_back, is_small=back.is_small
+        )
         batch.queued = [(request, commands)]
         self._executions.queue(back.back)
 
@@ -261,22 +267,32 @@ class Stages:
         queued: list[float] = []
         commands: CommandList | None = None
         has_failed = False
+        library = self._device.library
         for request, commands in batch.queued:
             if request.error is None:
                 try:
-                    request.row = row = read_times(self._device.library, commands.spans)
-                    if not request.future.cancelled():
+                    request.row = row = read_times(library, commands.spans)
+                    if request.future.cancelled():
+                        pass
+                    elif commands.is_small:
+                        request.result = [area.copy() for area in commands.landing]
+                    else:
                         self._make_result(request, commands, slot)
                 except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                     self.fail(request, exc)
                 else:
                     rows.append(row)
-                    queued.append(request.queued_ms)
+                    queued.append((request.started_at - request.queued_at) * 1e3)
         if rows and commands is not None:
-            self._book_all(requests[0], rows, queued, commands)
+            self._book_all(first, rows, queued, commands)
         for request in requests:
-            has_failed = has_failed or request.error is not None
-            self._end(request, slot, commands)
+            if request.error is not None:
+                has_failed = True
+            if request.draft is not None or self._debug:
+                self._tell(request, slot, commands)
+            if request.blocks:
+                request.blocks.clear()
+            request.state = State.ENDED
         if has_failed:
             self._mend(slot)
         return True
@@ -337,15 +353,14 @@ class Stages:
         except Exception:  # noqa: BLE001 - times are lost; no request fails because of that
             _log.exception("times of requests could not be booked")
 
-    def _end(self, request: Request, slot: Slot, commands: CommandList | None) -> None:
+    def _tell(self, request: Request, slot: Slot, commands: CommandList | None) -> None:
+        """Record or log the end of a request, where that is asked for."""
         draft = request.draft
         if draft is not None:
             draft.finished_at = perf_counter()
             if request.error is None and not request.was_cancelled and commands is not None:
                 copies = request.copies_in, commands.copies_back
                 self._recorder.measure(draft, request.number, slot.marks, slot.stream, copies)
-        request.blocks.clear()
-        request.state = State.ENDED
         if self._debug:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")
 
