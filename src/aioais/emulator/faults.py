@@ -194,7 +194,7 @@ class Gate:
     def __init__(self, stage: str, device: int | None) -> None:
         self.stage = stage
         self.device = device
-        self.reached = 0
+        self.reached: int = 0
         """How many operations have reached the gate so far."""
         self._is_open = False
         self._changed = threading.Condition()
