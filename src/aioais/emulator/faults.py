@@ -186,7 +186,7 @@ class Gate:
     Parameters
     ----------
     stage
-        One of :data:`STAGES`.
+        ``h2d``, ``d2h``, ``d2d``, ``execute``, ``load``, ``malloc``, ``init`` or ``set_device``.
     device
         Only this device's operations.
     """
