@@ -36,9 +36,9 @@ class Dataset:
         self._library = library
         self._buffers: list[int] = []
         self._bound: list[tuple[int, int]] = []
-        self.version = 0
+        self.version: int = 0
         """Increases each time an address changes."""
-        self.handle = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
+        self.handle: int = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
         try:
             for address, nbytes in buffers:
                 buffer = library.handle("acl.create_data_buffer", acl.create_data_buffer(address, nbytes))

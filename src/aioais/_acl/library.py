@@ -66,13 +66,13 @@ class Library:
     def __init__(self, acl: Acl, platform: Platform, forget_config: Callable[[], None] | None = None) -> None:
         self.acl = acl
         self.platform: Platform = platform
-        self.slow = SlowCalls(acl)
-        self.has_event_ex = hasattr(acl.rt, "create_event_ex_with_flag")
-        self.has_stream_timeout = hasattr(acl.rt, "synchronize_stream_with_timeout")
-        self.has_dims_range = hasattr(acl.mdl, "get_input_dims_range")
+        self.slow: SlowCalls = SlowCalls(acl)
+        self.has_event_ex: bool = hasattr(acl.rt, "create_event_ex_with_flag")
+        self.has_stream_timeout: bool = hasattr(acl.rt, "synchronize_stream_with_timeout")
+        self.has_dims_range: bool = hasattr(acl.mdl, "get_input_dims_range")
         self.tells_times = True
         self.forget_config = forget_config
-        self.has_dims_v2 = hasattr(acl.mdl, "get_input_dims_v2")
+        self.has_dims_v2: bool = hasattr(acl.mdl, "get_input_dims_v2")
 
     def error(self, call: str, code: int) -> AclError:
         """Return the exception for a failed call. Call it in the thread of the failed call.

@@ -50,8 +50,8 @@ class DeviceBlock:
 
     def __init__(self, memory: BlockSource, address: int, nbytes: int) -> None:
         self._memory = memory
-        self.address = address
-        self.nbytes = nbytes
+        self.address: int = address
+        self.nbytes: int = nbytes
 
     def close(self) -> None:
         """Free the memory; idempotent. No queued work may still use it."""

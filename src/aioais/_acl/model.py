@@ -133,7 +133,7 @@ class LoadedModel:
         try:
             self._desc = library.handle("acl.mdl.create_desc", library.acl.mdl.create_desc())
             library.check("acl.mdl.get_desc", library.acl.mdl.get_desc(self._desc, model_id))
-            self.info = self._read(path)
+            self.info: ModelInfo = self._read(path)
         except BaseException:
             self.close()
             raise

@@ -37,8 +37,8 @@ class AclProcess:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self.adopted = False
-        self.is_finalize_requested = False
+        self.adopted: bool = False
+        self.is_finalize_requested: bool = False
         self._lock = threading.Condition()  # guards everything below; held while ACL starts and ends
         self._pid: int | None = None
         self._config: Any = None

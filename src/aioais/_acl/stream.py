@@ -42,7 +42,7 @@ class Event:
         else:
             created = rt.create_event_with_flag(_FLAGS)
             name = "acl.rt.create_event_with_flag"
-        self.handle = library.value(name, created)
+        self.handle: int = library.value(name, created)
         self._library = library
         self._elapsed = rt.event_elapsed_time
 
@@ -108,7 +108,7 @@ class Stream:
 
     def __init__(self, library: Library, hang_timeout: float | None = None) -> None:
         rt = library.acl.rt
-        self.handle = library.value("acl.rt.create_stream", rt.create_stream())
+        self.handle: int = library.value("acl.rt.create_stream", rt.create_stream())
         self._library = library
         self._timeout = hang_timeout
         self._copy = rt.memcpy_async

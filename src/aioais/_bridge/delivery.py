@@ -34,7 +34,7 @@ class Delivery:
     __slots__ = ("_armed", "_armed_at", "_ready", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._ready: deque[Deliverable] = deque()
         self._armed = False
         self._armed_at = 0.0

@@ -44,7 +44,7 @@ class BatchBuffers:
     """
 
     def __init__(self, device: Device, marks: Marks) -> None:
-        self.serial = 0
+        self.serial: int = 0
         self._device = device
         self._marks = [marks]
         self._events: list[Event] = []

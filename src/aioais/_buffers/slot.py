@@ -70,12 +70,17 @@ class Slot:
         Its first link is recorded, and no other stream has reset it.
     """
 
+    batch: BatchBuffers
+    in_data: Dataset
+    marks: Marks
+    out_data: Dataset
+
     def __init__(self, device: Device, info: ModelInfo, loop: int, hang_timeout: float | None) -> None:
         self.device = device
         self.info = info
         self.gear: tuple[int, ...] | None = None
         self.shapes: tuple[tuple[int, ...], ...] | None = None
-        self.executions_per_mark = executions_per_mark(loop)
+        self.executions_per_mark: list[int] = executions_per_mark(loop)
         self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
         self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
         self._hidden: list[DeviceBlock] = []
@@ -84,10 +89,10 @@ class Slot:
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
         self._links: list[Event] = []
-        self.is_link_set = False
+        self.is_link_set: bool = False
         self._datasets: list[Dataset] = []
         self.commands: dict[Any, tuple[tuple[int, int] | None, Any]] = {}
-        self.stream = Stream(device.library, hang_timeout)
+        self.stream: Stream = Stream(device.library, hang_timeout)
         try:
             self._build()
         except BaseException:

@@ -64,9 +64,9 @@ class SlotPool:
         is_awaited: Callable[[], bool],
     ) -> None:
         self._most = MOST_DEPTH if isinstance(depth, str) else depth
-        self.depth = FIRST_DEPTH if isinstance(depth, str) else depth
-        self.is_automatic = isinstance(depth, str)
-        self.path = info.path
+        self.depth: int = FIRST_DEPTH if isinstance(depth, str) else depth
+        self.is_automatic: bool = isinstance(depth, str)
+        self.path: str = info.path
         self._device = device
         self._make = make
         self._is_awaited = is_awaited

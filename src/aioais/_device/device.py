@@ -61,18 +61,18 @@ class Device:
         self.process = process
         self.library: Library = process.library
         self.id = device_id
-        self.sessions = 0  # guarded by _lock of this module
-        self.context = 0
-        self.is_board = False
+        self.sessions: int = 0  # guarded by _lock of this module
+        self.context: int = 0
+        self.is_board: bool = False
         """Host and device have one memory (an RC board): nothing is copied between them."""
-        self.batch_events = EventBudget(_MOST_BATCH_EVENTS)
-        self.worker = Worker(f"aioais-ctl-{device_id}")
-        self.low_memory = LowMemory(self.library, device_id, self._finish_posted)
+        self.batch_events: EventBudget = EventBudget(_MOST_BATCH_EVENTS)
+        self.worker: Worker = Worker(f"aioais-ctl-{device_id}")
+        self.low_memory: LowMemory = LowMemory(self.library, device_id, self._finish_posted)
         spare = self.low_memory.overcome
-        self.memory = DeviceMemory(self.library, self.post, spare)
-        self.pinned = PinnedPool(self.library, self.post, spare)
+        self.memory: DeviceMemory = DeviceMemory(self.library, self.post, spare)
+        self.pinned: PinnedPool = PinnedPool(self.library, self.post, spare)
         self.low_memory.watch(self.memory, self.pinned)
-        self.transfers = Transfers(self.library, self.alloc, self.pinned)
+        self.transfers: Transfers = Transfers(self.library, self.alloc, self.pinned)
         self._is_open = False
         self._is_retired = False
 

@@ -27,12 +27,16 @@ class Admission:
         Nothing may enter any more.
     """
 
+    cancelled: int
+    done: int
+    failed: int
+
     def __init__(self, on_drained: Callable[[], None]) -> None:
         self._active: set[Request] = set()
         self.done = self.failed = self.cancelled = 0
         self._on_drained = on_drained
         self._lock = threading.Lock()  # guards everything here; never held across a device call
-        self.is_closed = False
+        self.is_closed: bool = False
         self._refusal: Callable[[], BaseException] | None = None
 
     def check(self) -> None:

@@ -38,7 +38,7 @@ class SessionCore:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.pipeline: Pipeline | None = None
-        self.is_closed = False
+        self.is_closed: bool = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property

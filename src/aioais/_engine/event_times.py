@@ -39,7 +39,7 @@ class Draft:
         self._shapes = shapes
         self.stages: tuple[Span, Span, Span] | None = None
         """H2D, execute and D2H, once they are known."""
-        self.finished_at = 0.0
+        self.finished_at: float = 0.0
         """When the finish thread completed it."""
         self.riders: tuple[int, ...] = ()
         """As in ``RequestTiming``; set on the loop's thread."""

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import Any, Final
 
+from .._acl.model import LoadedModel
 from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
@@ -48,7 +49,7 @@ class Holdings:
 
     def __init__(self, device: Device, executions: Executions, slots: SlotPool, recorder: Recorder) -> None:
         self.device = device
-        self.model = executions.model
+        self.model: LoadedModel = executions.model
         self.executions = executions
         self.slots = slots
         self.recorder = recorder

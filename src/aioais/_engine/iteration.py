@@ -52,9 +52,9 @@ class Iteration:
                 f"iteration_times={iteration_times!r}: expected an int of at least 1, the number of steps"
             )
         self._info = info
-        self.steps = int(iteration_times)
-        self.has_copies = bool(mem_copy)
-        self.wires = _wires(info, in_out_list, self.steps)
+        self.steps: int = int(iteration_times)
+        self.has_copies: bool = bool(mem_copy)
+        self.wires: tuple[tuple[int, int], ...] = _wires(info, in_out_list, self.steps)
         """Pairs of an input and the output that feeds it."""
         for k, source in self.wires:
             self._check_pair(k, source, check)
@@ -133,6 +133,9 @@ class IterationRequest(Request):
     """
 
     is_iteration = True
+    earlier_h2d: float
+    earlier_execute: float
+    """Milliseconds of the steps before the present one."""
 
     def __init__(
         self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], iteration: Iteration
@@ -141,7 +144,6 @@ class IterationRequest(Request):
         self._iteration = iteration
         self._steps_done = 0
         self.earlier_h2d = self.earlier_execute = 0.0
-        """Milliseconds of the steps before the present one."""
 
     @property
     def is_first(self) -> bool:

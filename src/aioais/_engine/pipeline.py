@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import Future
 from functools import partial
 
-from .._acl.model import LoadedModel
+from .._acl.model import LoadedModel, ModelInfo
 from .._bridge.delivery import Delivery
 from .._bridge.threads import EngineThreads
 from .._buffers.slot import SMALL_OUTPUT, Slot, executions_per_mark
@@ -59,21 +59,21 @@ class Pipeline:
         self, device: Device, model: LoadedModel, planner: Planner, delivery: Delivery, options: Options
     ) -> None:
         self.device = device
-        self.info = model.info
+        self.info: ModelInfo = model.info
         self.planner = planner
-        self.hang_timeout = options.hang_timeout
+        self.hang_timeout: float | None = options.hang_timeout
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
         self._delivery = delivery
         self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_board
-        self.times = Times(executions_per_mark(options.loop))
+        self.times: Times = Times(executions_per_mark(options.loop))
         self._router = Router(self.times.speed, delivery.loop)
         make_slot = partial(Slot, device, model.info, options.loop, options.hang_timeout)
-        self.slots = SlotPool(device, make_slot, model.info, options.depth, lambda: bool(self._router.line))
+        self.slots: SlotPool = SlotPool(device, make_slot, model.info, options.depth, lambda: bool(self._router.line))
         self._router.use(self.slots)
         executions = Executions(device.library, model, options.loop, options.hang_timeout)
         recorder = Recorder(device.library)
-        self.admission = Admission(self._drained)
-        self.failure = Failure(
+        self.admission: Admission = Admission(self._drained)
+        self.failure: Failure = Failure(
             Holdings(device, executions, self.slots, recorder),
             self.admission,
             delivery,
@@ -81,7 +81,7 @@ class Pipeline:
             lambda seconds: self._threads.join(seconds),
             options.hang_timeout,
         )
-        self.closed = self.failure.closed
+        self.closed: Future[None] = self.failure.closed
         self._stages = Stages(device, executions, self.times, recorder, self.failure, options)
         try:
             self._threads = EngineThreads(

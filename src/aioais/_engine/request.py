@@ -43,10 +43,10 @@ class Request:
     # Defaults of the class: setting each of them in every request costs the loop a microsecond.
     is_iteration: ClassVar[bool] = False
     """It has several steps, each a submission of its own."""
-    state = State.WAITING
+    state: State = State.WAITING
     result: list[Any] | None = None
     error: BaseException | None = None
-    was_cancelled = False
+    was_cancelled: bool = False
     """Its caller stopped waiting before it was complete."""
     is_unproven = False
     """Dynamic shape: its outputs are taken to be those that the same shapes of inputs gave before."""
@@ -54,14 +54,14 @@ class Request:
     """Dynamic shape: the outputs were not as expected, so it runs again, and its outputs are asked for."""
     draft: Draft | None = None
     """Its times, while a recording is open."""
-    started_at = 0.0
+    started_at: float = 0.0
     copies_in = 0
     """Its copies to the device."""
     row: list[float] | None = None
     """Milliseconds of its copies to the device, its executions and its copies back, once it is complete."""
 
     def __init__(self, plan: Plan, feeds: list[Any], future: asyncio.Future[Any], to_host: bool) -> None:
-        self.number = next(_numbers)
+        self.number: int = next(_numbers)
         self.plan = plan
         self.feeds: list[Any] | None = feeds
         if plan.has_tensors:  # their memory instead of the tensors: their owner may close them at once
@@ -71,7 +71,7 @@ class Request:
         self.outputs: tuple[OutputPlan, ...] | None = plan.outputs
         self.blocks: list[Any] = []
         """Device memory and pinned blocks that must outlive the work on the device."""
-        self.queued_at = perf_counter()
+        self.queued_at: float = perf_counter()
 
     @property
     def queued_ms(self) -> float:

@@ -32,9 +32,12 @@ class Speed:
         requests were timed, a device counts as slow.
     """
 
+    is_brief: bool
+    is_light: bool
+
     def __init__(self) -> None:
         self.is_light = self.is_brief = False
-        self.is_slow = True
+        self.is_slow: bool = True
         self._times = deque([1.0] * _REMEMBERED, _REMEMBERED)
 
     def learn(self, times: Iterable[float]) -> None:

@@ -36,7 +36,7 @@ class Times:
     """
 
     def __init__(self, per_mark: Sequence[int]) -> None:
-        self.speed = Speed()
+        self.speed: Speed = Speed()
         self._executions = Timeline()
         self._per_mark = per_mark
         self._lock = threading.RLock()  # guards the totals; re-entrant, as a signal handler may read them

@@ -98,17 +98,17 @@ class Plan:
         sizes: tuple[int, ...],
         has_sizes: bool,
     ) -> None:
-        self.serial = next(_serials)
-        self.inputs = inputs
-        self.gear = gear
-        self.outputs = outputs
-        self.dynamic_shapes = dynamic_shapes
-        self.sizes = sizes
-        self.has_sizes = has_sizes
-        self.has_tensors = any(item.is_device for item in inputs)
+        self.serial: int = next(_serials)
+        self.inputs: tuple[InputPlan, ...] = inputs
+        self.gear: tuple[int, ...] | None = gear
+        self.outputs: tuple[OutputPlan, ...] | None = outputs
+        self.dynamic_shapes: tuple[tuple[int, ...], ...] | None = dynamic_shapes
+        self.sizes: tuple[int, ...] = sizes
+        self.has_sizes: bool = has_sizes
+        self.has_tensors: bool = any(item.is_device for item in inputs)
         nbytes = sum(item.nbytes for item in inputs if not item.is_device)
-        self.is_large = nbytes > _LARGE
-        self.is_plain = nbytes <= _SMALL and dynamic_shapes is None and not self.has_tensors
+        self.is_large: bool = nbytes > _LARGE
+        self.is_plain: bool = nbytes <= _SMALL and dynamic_shapes is None and not self.has_tensors
 
 
 _SMALL = 64 << 10

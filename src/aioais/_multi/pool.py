@@ -54,7 +54,7 @@ class SessionPool:
     """
 
     def __init__(self, options: Options) -> None:
-        self.is_closed = False
+        self.is_closed: bool = False
         self.options = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._count: int | None = None

@@ -144,10 +144,10 @@ class LoopThread:
     """
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self.calls: set[Call[Any]] = set()
         self.is_forked = False
-        self.holds = 0
+        self.holds: int = 0
         self._is_over = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="aioais-compat", daemon=True)
@@ -299,8 +299,8 @@ class Hold:
     __slots__ = ("is_dropped", "runner")
 
     def __init__(self, runner: LoopThread) -> None:
-        self.is_dropped = True  # it counts when hold() has counted it
-        self.runner = runner
+        self.is_dropped: bool = True  # it counts when hold() has counted it
+        self.runner: LoopThread = runner
 
     def count(self) -> None:
         """Begin to hold; where the lock is held."""

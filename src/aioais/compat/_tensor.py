@@ -144,7 +144,7 @@ class BaseTensor:
 
     def __init__(self, address: int, nbytes: int) -> None:
         self._address = address
-        self.nbytes = nbytes
+        self.nbytes: int = nbytes
 
     def view(self) -> np.ndarray:
         """Return the bytes as an array over the same memory."""

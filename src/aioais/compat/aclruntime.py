@@ -58,7 +58,7 @@ class InferenceSession:
     """
 
     def __init__(self, model_path: str, device_id: int = 0, options: session_options | None = None) -> None:
-        self.options = session_options() if options is None else options
+        self.options: session_options = session_options() if options is None else options
         given = self.options
         holding = hold()
         runner = self._runner = holding.runner
@@ -81,7 +81,7 @@ class InferenceSession:
             if isinstance(exc, AioaisError):
                 raise as_runtime_error(exc) from exc.__cause__
             raise
-        self.mode = ModeState(core_of(aio).known().info)
+        self.mode: ModeState = ModeState(core_of(aio).known().info)
         self._inputs, self._outputs = aio.get_inputs(), aio.get_outputs()
         self._sizes: list[int] | int = DEFAULT_OUTPUT_BYTES
 

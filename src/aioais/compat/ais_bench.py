@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NP_TYPE_LIST", "TORCH_TENSOR_LIST", "InferSession", "MemorySummary", "MultiDeviceSession"]
 
-logger = logging.getLogger("aioais")
+logger: logging.Logger = logging.getLogger("aioais")
 
 TORCH_TENSOR_LIST: Final = [
     "torch.FloatTensor",
@@ -42,7 +42,7 @@ TORCH_TENSOR_LIST: Final = [
     "torch.BoolTensor",
     "torch.IntTensor",
 ]
-NP_TYPE_LIST: Final = [
+NP_TYPE_LIST: Final[list[type[np.generic]]] = [
     np.int8,
     np.int16,
     np.int32,
@@ -96,11 +96,13 @@ class InferSession:
         self.acl_json_path = acl_json_path
         self.debug = debug
         self.loop = loop
-        self.options = aclruntime.session_options(loop, 1 if debug else 2, acl_json_path or "")
-        self.session = aclruntime.InferenceSession(model_path, device_id, self.options)
-        self.intensors_desc = self.session.get_inputs()
-        self.outtensors_desc = self.session.get_outputs()
-        self.outputs_names = [desc.name for desc in self.outtensors_desc]
+        self.options: aclruntime.session_options = aclruntime.session_options(
+            loop, 1 if debug else 2, acl_json_path or ""
+        )
+        self.session: aclruntime.InferenceSession = aclruntime.InferenceSession(model_path, device_id, self.options)
+        self.intensors_desc: list[tensor_desc] = self.session.get_inputs()
+        self.outtensors_desc: list[tensor_desc] = self.session.get_outputs()
+        self.outputs_names: list[str] = [desc.name for desc in self.outtensors_desc]
         self.infer_mode_switch: dict[str, Callable[..., None]] = {
             mode: _preparation(self.session, mode) for mode in ("static", "dymbatch", "dymhw", "dymdims", "dymshape")
         }

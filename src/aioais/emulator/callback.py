@@ -17,7 +17,7 @@ from ._args import entry
 from ._registry import table
 from ._state import report
 from .context import current
-from .ordering import note_finished
+from .ordering import Behind, note_finished
 from .stream import Operation, Stream, foreign, resolve, run
 from .timeline import FOREVER, sleep_until
 
@@ -33,15 +33,15 @@ class Call:
     __slots__ = ("argument", "behind", "function", "is_blocking", "is_done", "is_posted", "stream", "time")
 
     def __init__(self, function: Callable[[Any], Any], argument: Any, block: bool, stream: Stream) -> None:
-        self.stream = stream
-        self.behind = stream.behind
+        self.stream: Stream = stream
+        self.behind: Behind = stream.behind
         """Its position in the stream: everything before it has finished once the host runs the function."""
-        self.function = function
-        self.argument = argument
-        self.is_blocking = block
-        self.is_posted = False
-        self.is_done = False
-        self.time = 0.0
+        self.function: Callable[[Any], Any] = function
+        self.argument: Any = argument
+        self.is_blocking: bool = block
+        self.is_posted: bool = False
+        self.is_done: bool = False
+        self.time: float = 0.0
 
 
 class Reporter:

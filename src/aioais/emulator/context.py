@@ -34,10 +34,10 @@ class Context:
     __slots__ = ("default_stream", "device", "handle", "is_alive", "is_primary")
 
     def __init__(self, device: Device, is_primary: bool = False) -> None:
-        self.device = device
-        self.is_primary = is_primary
-        self.is_alive = True
-        self.handle = next(handles)
+        self.device: Device = device
+        self.is_primary: bool = is_primary
+        self.is_alive: bool = True
+        self.handle: int = next(handles)
         self.default_stream: Queue | None = None
         """Made on first use, see ``stream.default_of``."""
         contexts[self.handle] = self

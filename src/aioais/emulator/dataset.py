@@ -53,9 +53,9 @@ class Dataset:
         self.buffers: list[DataBuffer] = []
         self.descs: dict[int, TensorDesc] = {}
         self.gear: tuple[int, ...] | None = None
-        self.version = 0
+        self.version: int = 0
         """Changes with everything that affects an execution."""
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         datasets[self.handle] = self
 
     def describe(self, index: int, desc: TensorDesc | None) -> None:

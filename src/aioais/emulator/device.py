@@ -42,12 +42,12 @@ class Device:
         self.count: int = 0
         self.used: int = 0
         self.peers: set[int] = set()
-        self.stream_ids = itertools.count(1)  # 0 means no stream
-        self.h2d = Engine("h2d")
-        self.execute = Engine("execute")
-        self.d2h = Engine("d2h")
-        self.d2d = Engine("d2d")
-        self.is_virtual = False
+        self.stream_ids: itertools.count[int] = itertools.count(1)  # 0 means no stream
+        self.h2d: Engine = Engine("h2d")
+        self.execute: Engine = Engine("execute")
+        self.d2h: Engine = Engine("d2h")
+        self.d2d: Engine = Engine("d2d")
+        self.is_virtual: bool = False
         """Whether any timing is set: if so, the engines' timelines give the time."""
 
 

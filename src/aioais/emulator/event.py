@@ -68,18 +68,18 @@ class Event:
     )
 
     def __init__(self, device: Device, flags: int, extended: bool, sticky: bool) -> None:
-        self.device = device
-        self.flags = flags
-        self.is_waitable = bool(flags & _SYNC)
-        self.has_time = bool(flags & _TIME_LINE)
-        self.is_extended = extended
-        self.is_sticky = sticky
-        self.is_recorded_again = False
+        self.device: Device = device
+        self.flags: int = flags
+        self.is_waitable: bool = bool(flags & _SYNC)
+        self.has_time: bool = bool(flags & _TIME_LINE)
+        self.is_extended: bool = extended
+        self.is_sticky: bool = sticky
+        self.is_recorded_again: bool = False
         """Sticky, and recorded again without a reset: a wait for it may pass at once on a device."""
         self.record: Record | None = None
         self.waited: tuple[Stream, Record] | None = None
         """The last ``stream_wait_event``: the waiting stream and the record it waits for."""
-        self.handle = next(handles)
+        self.handle: int = next(handles)
         events[self.handle] = self
 
 

@@ -186,7 +186,7 @@ class Gate:
     Parameters
     ----------
     stage
-        One of :data:`STAGES`.
+        ``h2d``, ``d2h``, ``d2d``, ``execute``, ``load``, ``malloc``, ``init`` or ``set_device``.
     device
         Only this device's operations.
     """
@@ -194,7 +194,7 @@ class Gate:
     def __init__(self, stage: str, device: int | None) -> None:
         self.stage = stage
         self.device = device
-        self.reached = 0
+        self.reached: int = 0
         """How many operations have reached the gate so far."""
         self._is_open = False
         self._changed = threading.Condition()

@@ -79,8 +79,8 @@ class Block:
         """How models use it, see ``memory_use``."""
         self.array: Any = np.empty(size + SLACK + _ALIGN, np.uint8)
         start = address_of(self.array)
-        self.pointer = (start + _ALIGN - 1) // _ALIGN * _ALIGN
-        self.address = self.pointer
+        self.pointer: int = (start + _ALIGN - 1) // _ALIGN * _ALIGN
+        self.address: int = self.pointer
         offset = self.pointer - start
         self.view: memoryview | None = self.array.data[offset : offset + size]
         """The bytes, for copies; ``None`` once they are freed."""
@@ -140,15 +140,15 @@ class Heap:
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.lock = Lock()
+        self.lock: Lock = Lock()
         """Guards the live and the freed blocks; only the look-up by the start of a block needs no lock."""
         self._live: Places[Block] = Places()
         self._freed: Places[Block] = Places()
-        self.blocks = self._live.blocks
+        self.blocks: OrderedDict[int, Block] = self._live.blocks
         """The live blocks by address."""
-        self.quarantined = 0
-        self.bytes = 0
-        self.epoch = 0
+        self.quarantined: int = 0
+        self.bytes: int = 0
+        self.epoch: int = 0
         """Changes with every free: what was resolved in the same epoch is still valid."""
         self.unused = _BASE
         """The first address never used: all devices share one range."""

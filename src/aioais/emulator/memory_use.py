@@ -41,11 +41,11 @@ class Use:
     __slots__ = ("is_retired", "last", "last_queue", "owner", "parts", "rivals")
 
     def __init__(self, owner: Executions, ranges: list[Range]) -> None:
-        self.owner = owner
-        self.last = 0
+        self.owner: Executions = owner
+        self.last: int = 0
         """The number of the last execution that used it."""
         self.last_queue: Queue | None = None
-        self.is_retired = False
+        self.is_retired: bool = False
         """The model will not execute in this way again."""
         self.rivals: list[Use] = []
         # Addresses only: blocks know their uses, and a circle would keep their memory.

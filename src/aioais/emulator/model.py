@@ -83,13 +83,13 @@ class Model:
         """``execute`` or ``execute_async``: the first call decides for static models."""
         self.gear: int | None = None
         """The gear last set on this model, which ``get_cur_output_dims`` reports."""
-        self.finished = 0
-        self.guard = Lock()
+        self.finished: int = 0
+        self.guard: Lock = Lock()
         """Held while the model computes: it has one set of work memory."""
         self.plans: dict[Any, Any] = {}
         self.bindings: OrderedDict[Any, Any] = OrderedDict()
-        self.handle = next(model_ids)
-        self.executions = Executions(self.handle)
+        self.handle: int = next(model_ids)
+        self.executions: Executions = Executions(self.handle)
         models[self.handle] = self
 
 

@@ -35,14 +35,14 @@ class Executions:
     __slots__ = ("dropped", "known", "last", "last_queue", "model", "submitted")
 
     def __init__(self, model: int) -> None:
-        self.model = model
-        self.submitted = 0
+        self.model: int = model
+        self.submitted: int = 0
         """The number of the newest execution."""
-        self.last = 0
+        self.last: int = 0
         """The number of the newest execution that was not dropped."""
         self.last_queue: Queue | None = None
         """Where it was queued; ``None`` for a synchronous one."""
-        self.known = 0
+        self.known: int = 0
         """The host knows that the execution of this number, and with it all before, are finished."""
         self.dropped: set[int] = set()
         """Executions that were dropped while a later one was queued."""
@@ -70,7 +70,7 @@ class Queue:
     __slots__ = ("behind",)
 
     def __init__(self) -> None:
-        self.behind = _NOTHING
+        self.behind: Behind = _NOTHING
         """What runs before the next operation of this queue."""
 
 

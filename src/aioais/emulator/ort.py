@@ -340,7 +340,7 @@ class OrtModel:
         self.options.add_run_config_entry("gpu_graph_id", "-1")
         self.lock: threading.Lock = threading.Lock()
         self.is_running = False
-        self.is_stopping = False
+        self.is_stopping: bool = False
 
     def stop(self) -> None:
         """End the current run at the next operator, if there is one."""

@@ -15,8 +15,8 @@ from .context import Context
 from .dataset import Dataset, datasets
 from .errors import DeviceError, EmulatorError
 from .gears import decode
+from .memory import Block, device_memory
 from .memory import allocate as allocate_block
-from .memory import device_memory
 from .memory_use import Range, Use
 from .model import Model
 from .ort import Binding, Bound
@@ -68,6 +68,12 @@ class Plan:
         "version",
     )  # fmt: skip
 
+    dataset: Dataset
+    epoch: int
+    fed: Dataset
+    fed_version: int
+    version: int
+
     def __init__(
         self,
         model: Model,
@@ -81,11 +87,11 @@ class Plan:
         self.inputs: list[Region] = inputs
         self.outputs: list[Region] = outputs
         self.shapes = shapes
-        self.gear = gear
+        self.gear: int | None = gear
         self.fed, self.dataset = datasets
         self.fed_version, self.version, self.epoch = self.fed.version, self.dataset.version, device_memory.epoch
-        self.blocks = [region.block for region in (*inputs, *outputs) if region.block is not None]
-        self.use = Use(
+        self.blocks: list[Block] = [region.block for region in (*inputs, *outputs) if region.block is not None]
+        self.use: Use = Use(
             model.executions,
             [
                 Range(region.block, region.pointer, region.pointer + region.size, is_output)
@@ -98,7 +104,9 @@ class Plan:
         self.binding: Binding | None = None
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)
-        self.is_plain = bool(self.binding) and not self.has_scratch and not model.info.gears and model.probe is None
+        self.is_plain: bool = (
+            bool(self.binding) and not self.has_scratch and not model.info.gears and model.probe is None
+        )
         """Nothing to do at execution but to run the binding."""
 
     @property

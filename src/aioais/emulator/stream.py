@@ -18,7 +18,7 @@ from ._state import report, state
 from .context import Context, contexts
 from .device import Device
 from .errors import EmulatorError
-from .ordering import Queue, note_finished
+from .ordering import Behind, Queue, note_finished
 from .timeline import FOREVER, sleep_until
 
 __all__ = [
@@ -63,11 +63,11 @@ class Record:
     __slots__ = ("behind", "is_done", "stream", "submitted", "time")
 
     def __init__(self, stream: Stream, submitted: float) -> None:
-        self.stream = stream
-        self.behind = stream.behind
-        self.submitted = submitted
-        self.is_done = False
-        self.time = 0.0
+        self.stream: Stream = stream
+        self.behind: Behind = stream.behind
+        self.submitted: float = submitted
+        self.is_done: bool = False
+        self.time: float = 0.0
 
 
 class Stoppable(Protocol):
@@ -113,31 +113,31 @@ class Stream(Queue):
 
     def __init__(self, context: Context, priority: int, registered: bool = True) -> None:
         super().__init__()
-        self.context = context
-        self.device = context.device
-        self.priority = priority
+        self.context: Context = context
+        self.device: Device = context.device
+        self.priority: int = priority
         self.queue: deque[Operation | Record] = deque()
-        self.lock = Lock()
+        self.lock: Lock = Lock()
         """Held by the thread that runs this stream's work."""
         self.sleepers: deque[Any] = deque()
         """Locks of threads that wait for a record or for their turn to run."""
-        self.tail = 0.0
+        self.tail: float = 0.0
         """When the last finished operation ended, on the device's clock."""
-        self.since = 0.0
+        self.since: float = 0.0
         """Moment of the host that belongs to ``tail``: what runs after it takes as long on the device."""
         self.failure: Failure | None = None
         self.reporter: Any = None
-        self.is_paused = False
+        self.is_paused: bool = False
         """Some of its work has run, and the rest is blocked."""
         self.blocking: int = 0
         """Queued callbacks that the stream waits for."""
-        self.is_halted_by_failure = False
-        self.is_halted = False
+        self.is_halted_by_failure: bool = False
+        self.is_halted: bool = False
         self.running: Stoppable | None = None
         """The model that it runs, if any."""
-        self.is_alive = True
-        self.index = next(context.device.stream_ids)
-        self.handle = next(handles) if registered else 0
+        self.is_alive: bool = True
+        self.index: int = next(context.device.stream_ids)
+        self.handle: int = next(handles) if registered else 0
         if registered:
             streams[self.handle] = self
 
