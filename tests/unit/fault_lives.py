@@ -56,6 +56,7 @@ CAN_DO_WITHOUT = {
     "acl.rt.get_mem_info",  # free memory is not told
     "acl.mdl.get_input_dims_range",  # ranges are not checked ahead
     "acl.mdl.execute",  # asks how large outputs are; they grow by guesses instead
+    "acl.finalize_reference",  # who else uses ACL is not known; it is ended as the one that started it would
 }
 
 RELEASES = {

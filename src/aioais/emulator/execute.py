@@ -232,12 +232,20 @@ def _not_ordered(model: Model, stream: Stream, other: Executions, first: Queue |
 @atexit.register
 def _leave() -> None:
     """Stop what runs and drop what is queued: no thread waits for it any more, and it would delay the exit."""
+    try:
+        _stop_models()
+    except KeyboardInterrupt:  # one more Ctrl-C while the process ends
+        _stop_models()
+        raise
+
+
+def _stop_models() -> None:
     if state.is_forked:
         return
+    if models:  # first: a model that runs may go on for longer than the process
+        skip_destructors()
     state.is_leaving = True
     for model in list(models.values()):
-        if model.engine.is_running:
-            skip_destructors()  # it goes on until its next operator, perhaps for longer than the process
         model.engine.stop()
 
 
