@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-__all__ = ["skip_destructors", "skip_destructors_in_children"]
+__all__ = ["keep_for_good", "skip_destructors", "skip_destructors_in_children"]
 
 _is_registered = False
 
@@ -33,3 +33,8 @@ def skip_destructors_in_children() -> None:
     if not _is_registered and hasattr(os, "register_at_fork"):
         _is_registered = True
         os.register_at_fork(after_in_child=skip_destructors)
+
+
+def keep_for_good(thing: object) -> None:
+    """Keep an object from being destroyed while Python ends: a thread without the interpreter lock still uses it."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -13,7 +13,7 @@ from .._acl.codes import AclCode
 from . import faults
 from ._args import SINGLE, entry
 from ._observers import observers
-from ._quick_exit import skip_destructors
+from ._quick_exit import keep_for_good, skip_destructors
 from ._registry import handles, table
 from ._state import report, state
 from .context import Context, current, local
@@ -246,6 +246,8 @@ def _stop_models() -> None:
         skip_destructors()
     state.is_leaving = True
     for model in list(models.values()):
+        if model.engine.is_running:
+            keep_for_good(model.engine.session)
         model.engine.stop()
 
 
