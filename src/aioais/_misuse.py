@@ -15,7 +15,8 @@ __all__ = ["AwaitedOnly", "Results", "check_loop_kind", "instead"]
 T = TypeVar("T")
 
 _AIS_BENCH = {
-    "run": "await session.infer(feeds, out_array=False) gives device tensors",
+    "run": "await session.infer(feeds, out_array=False), for results that stay on the device",
+    "aio": "this session itself: it is the awaitable one",
     "run_pipeline": "'async for outputs in session.infer_pipeline(feeds_list)'",
     "create_tensor_from_arrays_to_device": "await session.to_device(array)",
     "create_tensor_from_fileslist": "await session.to_device(numpy.fromfile(path, dtype))",
