@@ -202,6 +202,17 @@ async def test_a_failure_on_the_device_concerns_those_that_share_a_slot(models: 
         await round_of(session, 64)
 
 
+async def test_a_call_and_the_device_fail_in_one_batch(models: Models) -> None:
+    """ACL reports the device's failure to the wait that follows the failed call, and to no later one."""
+    async with InferSession(0, models.add(SMALL)) as session:
+        await grown(session)
+        async with waiting(session, 15) as tasks:
+            emulator.fail("acl.mdl.execute_async", CODE, after=3, device_side=True)
+            emulator.fail("acl.rt.memcpy_async", CODE, after=8 * 3)
+        assert await outcomes(tasks) == list(range(9))
+        await round_of(session, 64)
+
+
 async def test_cancelled_before_and_after(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         most = await grown(session)

@@ -175,20 +175,32 @@ class Executions:
             slot.is_link_set = True
         self._link = _Link(slot, mark, number)
 
-    def break_chain(self, slot: Slot) -> None:
+    def break_chain(self, slot: Slot) -> AclError | None:
         """Wait for what a slot has queued, behind all executions before, so that the next one need not.
 
         An event that was not recorded again would let it pass at once.
+
+        Returns
+        -------
+        AclError or None
+            The failure of work that was queued there. ACL reports it once, so no later wait meets it.
+
+        Raises
+        ------
+        DeviceHangError
+            The work is not complete within ``hang_timeout``.
         """
         if self._stream is not None:
-            return
+            return None
+        failure: AclError | None = None
         try:
             slot.stream.synchronize()
         except DeviceHangError:
             raise
         except AclError as exc:
-            _log.debug("after a failed submission: %s", str(exc))
+            failure = exc
         self._link = None
+        return failure
 
     def wait_for_copies(self, slot: Slot) -> None:
         """Wait for the copies of a slot and for all executions before, as a synchronous run does not wait for them.

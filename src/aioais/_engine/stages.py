@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
 
@@ -99,7 +99,7 @@ class Stages:
     def _queue_behind(self, batch: Batch, first: int) -> list[Request]:
         """Queue the requests of a batch behind one that is queued: as :meth:`_queue`, with less work for each."""
         executions, slot, requests = self._executions, batch.slot, batch.requests
-        library, copyto, queued = self._device.library, np.copyto, batch.queued
+        library, queued = self._device.library, batch.queued
         now = perf_counter()
         k = first
         try:
@@ -114,11 +114,7 @@ class Stages:
                     request.was_cancelled = True
                     continue
                 commands = lists[len(queued) - 1]
-                for area, feed in zip(commands.staging, feeds, strict=True):
-                    if type(feed) is np.ndarray:
-                        copyto(area, feed)
-                    else:
-                        feed.copy_to(area)
+                _copy_feeds(commands.staging, feeds)
                 queued.append((request, commands))
                 for function, arguments, name in commands.head:
                     code = function(*arguments)
@@ -130,7 +126,9 @@ class Stages:
             left = requests[k + 1 :]
             del requests[k + 1 :]
             try:
-                executions.break_chain(slot)
+                failure = executions.break_chain(slot)
+                if failure is not None:
+                    self._fail_all(batch, failure)
             except BaseException as broken:  # noqa: BLE001 - the device hangs
                 self.fail(requests[k], broken)
             return left
@@ -221,13 +219,7 @@ class Stages:
         The copy releases the GIL where it is large.
         """
         if feeds is not None:
-            for area, feed in zip(commands.staging, feeds, strict=True):
-                if area is None:
-                    continue
-                if type(feed) is np.ndarray:
-                    np.copyto(area, feed)
-                else:  # rows of several callers
-                    feed.copy_to(area)
+            _copy_feeds(commands.staging, feeds)
             request.copies_in = commands.copies_in
         self._executions.queue(commands.head)
         batch.queued.append((request, commands))
@@ -237,18 +229,17 @@ class Stages:
         """Wait until a batch is complete on the device; ``False`` once the session is broken."""
         error = self._executions.wait(batch.slot, batch.number, batch.is_on_one_stream)
         if error is not None:
-            drop_frames(error)
-            self._failure.judge(error)
-            for request in batch.requests:
-                if request.error is None:
-                    request.error = (
-                        error
-                        if len(batch.requests) == 1
-                        else copy.copy(error)
-                        if isinstance(error, AclError)
-                        else error
-                    )
+            self._fail_all(batch, error)
         return self._failure.cause is None
+
+    def _fail_all(self, batch: Batch, error: BaseException) -> None:
+        """Fail the requests of a batch, which ACL does not tell apart, but for those that have failed already."""
+        drop_frames(error)
+        self._failure.judge(error)
+        is_alone = len(batch.requests) == 1
+        for request in batch.requests:
+            if request.error is None:
+                request.error = copy.copy(error) if isinstance(error, AclError) and not is_alone else error
 
     # ---------------------------------------------------------------------------------- finish
     def finish(self, batch: Batch) -> bool:
@@ -375,6 +366,17 @@ class Stages:
         drop_frames(error)
         request.error = request.error or error
         self._failure.judge(error)
+
+
+def _copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
+    """Copy host feeds to where the device reads them; device tensors have no area there."""
+    for area, feed in zip(staging, feeds, strict=True):
+        if area is None:
+            continue
+        if type(feed) is np.ndarray:
+            np.copyto(area, feed)
+        else:  # rows of several callers
+            feed.copy_to(area)
 
 
 def drop_frames(error: BaseException) -> None:
