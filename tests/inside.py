@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import aioais.summary
@@ -23,9 +24,10 @@ from aioais._bridge.offload import wait_future
 from aioais._bridge.worker import Worker
 from aioais._buffers.batch_buffers import MOST_BATCHED
 from aioais._device.transfers import Transfers
-from aioais._engine import closing, core, execute, speed
+from aioais._engine import closing, core, execute, speed, stages, times
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
+from aioais._feeds import gathered
 from aioais._machine import machine_memory
 from aioais._misuse import _AIS_BENCH as AIS_BENCH_NAMES
 from aioais.cli.devices import _remarks as remarks_on_devices
@@ -72,6 +74,7 @@ __all__ = [
     "compat_platform",
     "control_thread",
     "cores",
+    "count_copies_of_feeds",
     "cpu_library",
     "emulator_memory",
     "emulator_observers",
@@ -226,8 +229,8 @@ def collect_where_locks_are_held(session: InferSession, collect: Callable[[], ob
     """Call a function each time that a request leaves the session, while the locks for that are held."""
 
     class Collecting(set[Any]):
-        def discard(self, request: Any) -> None:
-            super().discard(request)
+        def difference_update(self, *requests: Any) -> None:
+            super().difference_update(*requests)
             collect()
 
     _pipeline(session).admission._active = Collecting()
@@ -320,13 +323,25 @@ def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
 
 
 def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:
-    for name in ("_LIGHT_MS", "_HEAVY_MS", "_BRIEF_MS"):
-        patch.setattr(speed, name, ms)
+    patch.setattr(speed, "_LIMITS_MS", [ms, ms, ms, max(ms, speed._LIMITS_MS[-1])])
 
 
 def is_fast(session: InferSession) -> bool:
     """Whether requests of the session take the device less time than a thread needs to wake."""
     return _pipeline(session).times.speed.is_light
+
+
+def count_copies_of_feeds(patch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the bytes of each feed that is copied to where the device reads it."""
+    copied: list[int] = []
+    copy_feeds = gathered.copy_feeds
+
+    def counting(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
+        copied.extend(area.nbytes for area in staging if area is not None)
+        copy_feeds(staging, feeds)
+
+    patch.setattr(stages, "copy_feeds", counting)
+    return copied
 
 
 def is_known_as_brief(session: InferSession) -> bool:
@@ -355,21 +370,23 @@ def times_of(session: InferSession) -> Any:
 def refuse_memory_for_times(patch: pytest.MonkeyPatch) -> None:
     """Have no memory for the times of a session that has none yet."""
 
-    def out_of_memory(*_: Any) -> None:
-        raise MemoryError("no ring")
+    def out_of_memory(code: str, values: Any) -> Any:
+        if isinstance(values, bytes):
+            raise MemoryError("no ring")
+        return array(code, values)
 
     patch.setattr(aioais.summary, "array", out_of_memory)
 
 
 def call_late_in_booking(call: Callable[[], None]) -> None:
     """Call a function in the thread that is about to book times, with what it holds for that."""
-    learn = speed.Speed.learn
+    book = times.Times._book
 
-    def late(self: speed.Speed, times: Any) -> None:
+    def late(self: times.Times, note: Any) -> None:
         call()
-        learn(self, times)
+        book(self, note)
 
-    speed.Speed.learn = late  # type: ignore[method-assign]
+    times.Times._book = late  # type: ignore[method-assign]
 
 
 # --- programs written for ais_bench ---------------------------------------------------------------

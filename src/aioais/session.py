@@ -260,8 +260,10 @@ class InferSession(Measures, AwaitedOnly):
             request = await request
         try:
             return await request.future  # type: ignore[no-any-return]
-        finally:
+        except BaseException:
             request.abandon()
+            raise
+        finally:
             del request  # an error's traceback holds this frame, and the request the error
 
     def infer_pipeline(

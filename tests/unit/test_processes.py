@@ -267,7 +267,7 @@ def test_fork_while_times_are_booked(path: str) -> None:
             if not child:
                 signal.alarm(20)
                 before = len(MemorySummary.get_h2d_time_list())
-                MemorySummary.record_h2d(1.0)
+                MemorySummary.record(1.0, True)
                 assert len(MemorySummary.get_h2d_time_list()) == before + 1
                 os._exit(0)
             _, status = await asyncio.to_thread(os.waitpid, child, 0)

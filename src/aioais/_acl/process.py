@@ -31,6 +31,8 @@ class AclProcess:
     ----------
     adopted
         Other code of this process, such as torch_npu, initialised ACL first, and finalises it.
+    is_forked
+        This process is a child that was forked after ACL had started.
     is_finalize_requested
         ACL is to be finalised once no device is in use.
     """
@@ -40,6 +42,7 @@ class AclProcess:
         self.adopted: bool = False
         self.is_finalize_requested: bool = False
         self._lock = threading.Condition()  # guards everything below; held while ACL starts and ends
+        self.is_forked: bool = False
         self._pid: int | None = None
         self._config: Any = None
         self._has_started = False
@@ -54,11 +57,6 @@ class AclProcess:
     def is_initialised(self) -> bool:
         """Whether ACL runs on behalf of this library."""
         return self._pid == os.getpid()
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether this process is a child that was forked after ACL had started."""
-        return self._pid is not None and self._pid != os.getpid()
 
     def check_fork(self) -> None:
         """Raise in a child that was forked after ACL had started (CANN does not support it)."""
@@ -265,6 +263,15 @@ def process_of(library: Library) -> AclProcess:
     if process is None:
         process = _processes.setdefault(key, AclProcess(library))
     return process
+
+
+def _note_fork() -> None:
+    for process in live_processes():
+        process.is_forked = process._pid is not None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def live_processes() -> list[AclProcess]:

@@ -60,8 +60,8 @@ class Event:
             self._library.check("acl.rt.destroy_event", self._library.acl.rt.destroy_event(handle))
 
 
-def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float]:
-    """Return the milliseconds between events that are complete; NaN where ACL has no time for one of them.
+def read_times(library: Library, spans: Iterable[tuple[int, int]], times: list[float]) -> None:
+    """Append the milliseconds between events that are complete; NaN where ACL has no time for one of them.
 
     A request does not fail because its times are unknown; the first such case is logged.
 
@@ -71,6 +71,8 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float
         The ACL in use.
     spans
         Handles of the events at the begin and the end of each span.
+    times
+        What is appended to; where a call fails it has the times of the spans before.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float
         A call failed for another reason.
     """
     elapsed = library.acl.rt.event_elapsed_time
-    times = []
+    append = times.append
     for begin, end in spans:
         ms, code = elapsed(begin, end)
         if code:
@@ -89,8 +91,7 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float
                 library.tells_times = False
                 _log.warning("some times are unknown and count as 0: %s", error)
             ms = math.nan
-        times.append(ms)
-    return times
+        append(ms)
 
 
 class Stream:

@@ -66,8 +66,10 @@ class Slot:
         Command lists by kind of request, each with the versions of the datasets that it was recorded for.
     batch
         Buffers for batches; makes them when they are asked for.
+    link
+        On a release without ``create_event_ex_with_flag``: what the next execution of the model waits for.
     is_link_set
-        Its first link is recorded, and no other stream has reset it.
+        It is recorded, and no other stream has reset it.
     """
 
     batch: BatchBuffers
@@ -89,6 +91,7 @@ class Slot:
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
         self._links: list[Event] = []
+        self.link: Event | None = None
         self.is_link_set: bool = False
         self._datasets: list[Dataset] = []
         self.commands: dict[Any, tuple[tuple[int, int] | None, Any]] = {}
@@ -123,19 +126,15 @@ class Slot:
         inputs, outputs = ([self._event() for _ in tensors] for tensors in (info.inputs, info.outputs))
         executions = [self._event() for _ in self.executions_per_mark]
         self.marks = Marks(self._event(), inputs, self._event(), executions, outputs)
+        if not library.has_event_ex:  # marks cannot be reset without losing their time: events that serve one wait each
+            self._links = [self._event() for _ in range(3)]
+            self.link = self._links[0]
         self.batch = BatchBuffers(device, self.marks)
 
     @property
-    def links(self) -> tuple[Event | None, ...]:
-        """Three events that serve one wait each, where marks cannot be reset without losing their time; else ``None``.
-
-        The first is for the next execution of the model, the others for the two waits of a request between streams.
-        """
-        if self.device.library.has_event_ex:
-            return None, None, None
-        while len(self._links) < 3:
-            self._links.append(self._event())
-        return tuple(self._links)
+    def wait_events(self) -> list[Event]:
+        """Two events for the waits of a request between streams, where marks cannot serve; else none."""
+        return self._links[1:]
 
     def mend(self) -> None:
         """Make the slot usable after a failed request; nothing of it is queued any more."""

@@ -138,8 +138,7 @@ class Transfers:
             stream.synchronize()
         else:
             self._wait(_Bounded(stream, block, address, nbytes, hang_timeout, kind is MemcpyKind.HOST_TO_DEVICE))
-        record = MemorySummary.record_h2d if kind is MemcpyKind.HOST_TO_DEVICE else MemorySummary.record_d2h
-        record((time.perf_counter() - started) * 1e3)
+        MemorySummary.record((time.perf_counter() - started) * 1e3, kind is MemcpyKind.HOST_TO_DEVICE)
 
     def _wait(self, copy: _Bounded) -> None:
         """Wait for a copy; set it aside where it hangs."""

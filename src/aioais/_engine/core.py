@@ -102,8 +102,11 @@ class SessionCore:
         pipeline = self._usable()
         planner = pipeline.planner
         plan = planner.known(feeds, mode, custom_sizes)
-        if plan is not None:
-            return self._submit(pipeline, plan, [*feeds], to_host, iteration)
+        if plan is not None and iteration is None:  # most often: with no call more than needed
+            assert self._loop is not None
+            request = Request(plan, [*feeds], self._loop.create_future(), to_host)
+            pipeline.submit(request)
+            return request
         if planner.needs_thread(feeds):
             return self._convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
         arrays = planner.arrays(feeds)
@@ -128,6 +131,7 @@ class SessionCore:
         planner = pipeline.planner
         plan = planner.known(feeds, "auto", DEFAULT_OUTPUT_BYTES) or planner.plan(feeds, "auto", DEFAULT_OUTPUT_BYTES)
         request = Request(plan, feeds, future, to_host=True)
+        request.keeps_row = True
         pipeline.submit(request)
         return request
 
@@ -137,7 +141,7 @@ class SessionCore:
         if (
             pipeline is None
             or pipeline.admission.is_closed
-            or pipeline.device.process.is_forked
+            or pipeline.process.is_forked
             or self._loop is not asyncio.get_running_loop()
         ):
             pipeline = self.opened()

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from .._acl.model import LoadedModel, ModelInfo
+from .._acl.process import AclProcess
 from .._bridge.delivery import Delivery
 from .._bridge.threads import EngineThreads
 from .._buffers.slot import SMALL_OUTPUT, Slot, executions_per_mark
@@ -21,7 +22,7 @@ from .event_times import Draft, Recorder
 from .execute import Executions
 from .failure import Failure, Holdings
 from .options import Options
-from .request import Request, State
+from .request import Request
 from .routing import Router
 from .stages import Stages
 from .times import Times
@@ -59,6 +60,7 @@ class Pipeline:
         self, device: Device, model: LoadedModel, planner: Planner, delivery: Delivery, options: Options
     ) -> None:
         self.device = device
+        self.process: AclProcess = device.process
         self.info: ModelInfo = model.info
         self.planner = planner
         self.hang_timeout: float | None = options.hang_timeout
@@ -102,7 +104,7 @@ class Pipeline:
         """Take a request; never blocks."""
         if self.recordings:
             shapes = tuple(item.shape for item in request.plan.inputs)
-            request.draft = Draft(self.recordings, self.info.mode, shapes)
+            request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True
         self.admission.enter(request)
         self._router.enter(request)
 
@@ -143,6 +145,7 @@ class Pipeline:
             self._threads.join()
 
     def _ended(self, _: Future[None]) -> None:
+        self.times.end()
         with _live_lock:
             _live.discard(self)
 
@@ -250,7 +253,7 @@ class Pipeline:
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                 line.popleft()
                 self._stages.fail(request, exc)
-                request.state = State.ENDED
+                request.state = "ended"
                 self._end([request])
                 continue
             if slot is None:
@@ -265,7 +268,7 @@ class Pipeline:
     def _put_back(self, requests: list[Request]) -> None:
         """Return requests to the front of the line: the one before them in their batch failed."""
         for request in reversed(requests):
-            request.state = State.WAITING
+            request.state, request.started_at = "waiting", 0.0
             self._router.line.appendleft(request)
 
     def _free(self, batch: Batch) -> None:

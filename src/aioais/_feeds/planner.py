@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, ValuesView
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,14 +26,8 @@ Feed = np.ndarray | Tensor | Gathered
 _MOST_PLANS: Final = 256
 
 
-class _Last(NamedTuple):
-    """What was asked for last."""
-
-    mode: str
-    custom_sizes: int | tuple[int, ...]
-    kinds: list[tuple[Any, tuple[int, ...]]]
-    """Type and shape of each feed."""
-    plan: Plan
+_Last = tuple[str | None, int | tuple[int, ...], list[tuple[Any, tuple[int, ...]]], Plan | None]
+"""What was asked for last: mode, custom_sizes, type and shape of each feed, and the plan."""
 
 
 class Planner:
@@ -54,24 +48,23 @@ class Planner:
         self._is_strict = check == "strict"
         self._device = device
         self._plans: dict[tuple[Any, ...], Plan] = {}
-        self._last: _Last | None = None
+        self._last: _Last = None, 0, [], None
         self._names = {tensor.name: k for k, tensor in enumerate(info.inputs)}
 
     def known(self, feeds: Any, mode: str, custom_sizes: Any) -> Plan | None:
         """Find the plan of feeds that are like the last ones in everything; ``None`` if they are not."""
-        last = self._last
+        last_mode, last_sizes, kinds, plan = self._last
         if (
-            last is None
-            or type(feeds) is not list
-            or mode is not last.mode
-            or custom_sizes is not last.custom_sizes
-            or len(feeds) != len(last.kinds)
+            type(feeds) is not list
+            or mode is not last_mode
+            or custom_sizes is not last_sizes
+            or len(feeds) != len(kinds)
         ):
             return None
-        for feed, (dtype, shape) in zip(feeds, last.kinds, strict=True):
+        for feed, (dtype, shape) in zip(feeds, kinds, strict=False):
             if type(feed) is not np.ndarray or feed.dtype is not dtype or feed.shape != shape:
                 return None
-        return last.plan
+        return plan
 
     def needs_thread(self, feeds: Any) -> bool:
         """Whether seeing the feeds as arrays may take long, so that it must not happen on the loop."""
@@ -138,7 +131,7 @@ class Planner:
                 self._plans.clear()
             self._plans[tuple(key)] = plan
         if not plan.has_tensors:
-            self._last = _Last(mode, custom_sizes, [(feed.dtype, feed.shape) for feed in feeds], plan)
+            self._last = mode, custom_sizes, [(feed.dtype, feed.shape) for feed in feeds], plan
         return plan
 
     def check(self, mode: str, custom_sizes: Any) -> None:
