@@ -22,20 +22,33 @@ class Batch:
         The requests, in the order of the line.
     queued
         Those of which calls were queued, with their commands.
+    again
+        Those that failed together and are to run again, each alone; no longer among the others.
     number
         Of the newest submission; 0 before the first.
     is_on_one_stream
         It was submitted to the one execute stream of the session.
     """
 
-    __slots__ = ("is_on_one_stream", "number", "queued", "requests", "slot")
+    __slots__ = ("again", "is_on_one_stream", "number", "queued", "requests", "slot")
 
     def __init__(self, slot: Slot, request: Request) -> None:
         self.slot = slot
         self.requests = [request]
         self.queued: list[tuple[Request, CommandList]] = []
+        self.again: list[Request] = []
         self.number = 0
         self.is_on_one_stream = False
+
+    def part(self) -> None:
+        """Have the requests that failed together run again, each alone, with the feeds that were staged."""
+        for request, commands in self.queued:
+            if request.error is None:
+                request.feeds = [area.copy() for area in commands.staging]
+                request.is_alone, request.started_at = True, 0.0
+                self.again.append(request)
+        self.requests = [request for request in self.requests if request not in self.again]
+        self.queued = []
 
 
 def fill(batch: Batch, line: deque[Request]) -> None:
@@ -59,4 +72,5 @@ def fill(batch: Batch, line: deque[Request]) -> None:
 
 
 def _may_share(request: Request) -> bool:
-    return request.plan.is_plain and request.to_host and request.draft is None and not request.is_iteration
+    has_a_slot_of_its_own = request.is_iteration or request.is_alone or request.draft is not None
+    return request.plan.is_plain and request.to_host and not has_a_slot_of_its_own

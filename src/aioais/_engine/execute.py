@@ -14,7 +14,8 @@ from .._acl.stream import Call, Event, Stream
 from .._buffers.commands import CommandList, Streams
 from .._buffers.slot import Slot
 from .._feeds.plan import output_plans
-from ..errors import AclError, AclMemoryError, DeviceHangError, blames_device
+from ..blame import Seen, blame
+from ..errors import AclError, AclMemoryError, DeviceHangError
 from .request import Request
 
 __all__ = ["IS_CHAINED", "Executions"]
@@ -266,7 +267,7 @@ class Executions:
             not isinstance(error, AclError)
             or error.call != "acl.mdl.execute_async"
             or isinstance(error, AclMemoryError)
-            or blames_device(error)
+            or blame(error, Seen.SUBMIT).drops_context
         ):
             return
         try:

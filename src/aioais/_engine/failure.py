@@ -17,7 +17,8 @@ from .._bridge.delivery import Delivery
 from .._buffers.landing import Landing
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
-from ..errors import AclError, BrokenSessionError, DeviceHangError, blames_device
+from ..blame import MOST_IN_A_ROW, Culprit, Often, Seen, Verdict, blame
+from ..errors import AclError, BrokenSessionError, DeviceHangError
 from .admission import Admission
 from .event_times import Recorder
 from .execute import Executions
@@ -26,11 +27,6 @@ from .request import Request
 __all__ = ["Failure", "Holdings", "free_what_was_left"]
 
 _log = logging.getLogger("aioais")
-
-_DEVICE_LOST: Final = frozenset({507010, 507053, 507054, 507901})
-"""Lost heartbeat, device memory error, uncorrectable ECC error, closed connection to the device.
-
-All other codes may concern one task only: the next request shows whether the context survived."""
 
 _PATIENCE_S: Final = 10.0
 """How long to wait at most, when a broken session is closed, for what is still under way on the device."""
@@ -141,15 +137,23 @@ class Failure:
         self._patience = _PATIENCE_S if hang_timeout is None else min(hang_timeout, _PATIENCE_S)
         self._lock = threading.Lock()  # guards which end comes first: the regular one, or this one
         self._has_ended = False
+        self._in_a_row = self._done = 0  # failures of data since this many requests were done
         self._closing = threading.Event()
         self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
-    def judge(self, error: BaseException) -> None:
-        """Break the session if it cannot go on after an error; retire the context if it may be lost."""
-        if blames_device(error):
+    def judge(self, error: BaseException, seen: Seen = Seen.WAIT) -> Verdict:
+        """Look up who is at fault, and do what follows for the session and the context of its device."""
+        verdict = blame(error, seen)
+        if verdict.culprit is Culprit.DATA:
+            done = self._admission.done
+            self._in_a_row, self._done = self._in_a_row + 1 if done == self._done else 1, done
+            if self._in_a_row == MOST_IN_A_ROW:
+                verdict = blame(error, seen, Often.IN_A_ROW)
+        if verdict.drops_context:
             self._holdings.device.give_up()
-        if isinstance(error, DeviceHangError) or (isinstance(error, AclError) and error.code in _DEVICE_LOST):
+        if verdict.breaks_session:
             self.strike(error)
+        return verdict
 
     def strike(self, cause: BaseException) -> None:
         """Break the session; the first cause stays. In any thread of the session; never blocks."""

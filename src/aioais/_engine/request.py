@@ -48,6 +48,8 @@ class Request:
     error: BaseException | None = None
     was_cancelled: bool = False
     """Its caller stopped waiting before it was complete."""
+    is_alone = False
+    """It shares no slot: it failed together with others before."""
     is_unproven = False
     """Dynamic shape: its outputs are taken to be those that the same shapes of inputs gave before."""
     must_wait = False

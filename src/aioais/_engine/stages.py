@@ -235,8 +235,10 @@ class Stages:
     def _fail_all(self, batch: Batch, error: BaseException) -> None:
         """Fail the requests of a batch, which ACL does not tell apart, but for those that have failed already."""
         drop_frames(error)
-        self._failure.judge(error)
+        verdict = self._failure.judge(error)
         is_alone = len(batch.requests) == 1
+        if verdict.runs_alone and len(batch.queued) > 1:
+            batch.part()
         for request in batch.requests:
             if request.error is None:
                 request.error = copy.copy(error) if isinstance(error, AclError) and not is_alone else error
@@ -251,13 +253,16 @@ class Stages:
             ``False`` if its request goes on: another step follows, or the same again.
         """
         slot, requests = batch.slot, batch.requests
+        if not requests:  # all run again, each alone
+            self._mend(slot)
+            return True
         first = requests[0]
         if (first.is_unproven or first.is_iteration) and self._goes_on(batch, first):
             return False
         rows: list[list[float]] = []
         queued: list[float] = []
         commands: CommandList | None = None
-        has_failed = False
+        has_failed = bool(batch.again)
         library = self._device.library
         for request, commands in batch.queued:
             if request.error is None:
