@@ -206,7 +206,8 @@ async def in_a_row(models: Models, row: Row, seen: Seen) -> None:
 
 async def opening(models: Models, row: Row, seen: Seen) -> None:
     """A session cannot be opened; where the device is at fault a stream goes on without it."""
-    path, platform = fixed(models), "cpu"
+    path = fixed(models)
+    platform: Any = "cpu"
     call, times = "acl.mdl.get_desc", 1
     if row.kind is Kind.FILE:
         Path(path).write_bytes(b"x")
@@ -253,6 +254,7 @@ async def ended(models: Models, row: Row, seen: Seen) -> None:
     """The session has ended, or ends while the request waits for its turn."""
     path = fixed(models)
     kind = ClosedError if row.kind is Kind.CLOSED else BrokenSessionError
+    error: Any
     async with InferSession(0, path, depth=1, hang_timeout=HANG_TIMEOUT) as session:
         if seen is Seen.SUBMIT:
             await end(session, row.kind)
@@ -260,8 +262,9 @@ async def ended(models: Models, row: Row, seen: Seen) -> None:
         else:
             with emulator.gate("execute"):
                 calls = [session.infer(feeds()) for _ in range(3)]
-                hung, *_, error = await asyncio.gather(*calls, return_exceptions=True)
-            assert isinstance(hung, DeviceHangError)
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(outcomes[0], DeviceHangError)
+            error = outcomes[-1]
         assert isinstance(error, kind)
         assert blame(error, seen) == row.verdict
     if row.verdict.takes_device_out:

@@ -241,7 +241,8 @@ class Batcher:
         best: Runner | None = None
         best_end, best_load = math.inf, 0
         first = group.first()
-        for runner in (first is not None and first.failures and self._others(first)) or self.runners:
+        others = self._others(first) if first is not None and first.failures else []
+        for runner in others or self.runners:
             times = runner.times_of(group.kind)
             begin = expected.get(runner) or max(now, runner.free_at())
             end = begin + times.seconds(group.kind.padded(min(rows, times.best, group.kind.most)))

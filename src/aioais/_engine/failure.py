@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from .._acl.model import LoadedModel
 from .._acl.release import run_all
-from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
 from .._buffers.landing import Landing
 from .._buffers.slot_pool import SlotPool
@@ -58,7 +57,10 @@ class Holdings:
         deadline = monotonic() + seconds
         for stream in [*self.executions.streams_of_its_own(), *self.slots.streams()]:
             try:
-                self._wait(stream, deadline - monotonic())
+                if self.device.library.has_stream_timeout:
+                    stream.synchronize_within(max(0.0, deadline - monotonic()))
+                else:
+                    stream.synchronize()
             except DeviceHangError:
                 return False
             except AclError:
@@ -77,17 +79,11 @@ class Holdings:
             ]
         )
 
-    def _wait(self, stream: Stream, seconds: float) -> None:
-        if self.device.library.has_stream_timeout:
-            stream.synchronize_within(max(0.0, seconds))
-        else:
-            stream.synchronize()
-
 
 class Failure:
     """Ends a session at once and fails every request of it with the reason.
 
-    A session breaks when the device hangs or is lost, or when one of its threads dies. Then
+    :mod:`aioais.blame` says when a session breaks: the device hangs or is lost, or one of its threads dies. Then
 
     * every request under way fails, and every later one: none waits for a result that may never come;
     * what the device may still use is set aside, neither used again nor freed;
@@ -174,7 +170,7 @@ class Failure:
             len(requests),
             repr(cause),  # not the error itself: a handler that keeps records would keep its frames
         )
-        self._delivery.post([_Verdict(request, self._error_for(request)) for request in requests])
+        self._delivery.post([_End(request, self._error_for(request)) for request in requests])
         self._interrupt()
 
     def close(self) -> None:
@@ -202,13 +198,10 @@ class Failure:
             if self.cause is not None:
                 return  # the session broke first and is ended in its own thread
             self._has_ended = True
-        failure: BaseException | None = None
         try:
             self._holdings.free()
         except BaseException as exc:  # noqa: BLE001 - closing the session raises it
-            failure = exc
-        if failure is not None:
-            self.closed.set_exception(failure)
+            self.closed.set_exception(exc)
         else:
             self.closed.set_result(None)
 
@@ -270,7 +263,7 @@ class Failure:
         return self.refusal()
 
 
-class _Verdict:
+class _End:
     """The error of a request whose session breaks, also if an engine thread completes the request later."""
 
     __slots__ = ("_error", "_request")
