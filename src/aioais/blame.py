@@ -209,6 +209,22 @@ def blame(error: BaseException, seen: Seen = Seen.WAIT, often: Often = Often.ONC
     return found or next(row.verdict for row in TABLE if row.kind is kind)
 
 
+class Streak:
+    """Failures of data in a row, of one session."""
+
+    def __init__(self) -> None:
+        self._count = self._done = 0
+
+    def blame(self, error: BaseException, seen: Seen, done: int) -> Verdict:
+        """Return who is at fault, as :func:`blame`; ``done`` requests of the session have succeeded by now."""
+        verdict = blame(error, seen)
+        if verdict.culprit is Culprit.DATA:
+            self._count, self._done = self._count + 1 if done == self._done else 1, done
+            if self._count >= MOST_IN_A_ROW:
+                return blame(error, seen, Often.IN_A_ROW)
+        return verdict
+
+
 def _kind_of(error: BaseException) -> Kind:
     for classes, kind in _CLASSES:
         if isinstance(error, classes):

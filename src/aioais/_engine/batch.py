@@ -42,11 +42,10 @@ class Batch:
 
     def part(self) -> None:
         """Have the requests that failed together run again, each alone, with the feeds that were staged."""
+        self.again = [request for request, _ in self.queued if request.error is None]
         for request, commands in self.queued:
-            if request.error is None:
-                request.feeds = [area.copy() for area in commands.staging]
-                request.is_alone, request.started_at = True, 0.0
-                self.again.append(request)
+            request.feeds = [area.copy() for area in commands.staging]
+            request.is_alone, request.started_at = True, 0.0
         self.requests = [request for request in self.requests if request not in self.again]
         self.queued = []
 

@@ -236,10 +236,6 @@ class Executions:
             self._confirmed = number  # complete, also where it failed
         return failure
 
-    def streams_of_its_own(self) -> list[Stream]:
-        """List the streams that no slot owns."""
-        return [] if self._stream is None else [self._stream]
-
     def close(self) -> None:
         """Destroy the one execute stream; idempotent."""
         if self._stream is not None:

@@ -16,7 +16,7 @@ from .._bridge.delivery import Delivery
 from .._buffers.landing import Landing
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
-from ..blame import MOST_IN_A_ROW, Culprit, Often, Seen, Verdict, blame
+from ..blame import Seen, Streak, Verdict
 from ..errors import AclError, BrokenSessionError, DeviceHangError
 from .admission import Admission
 from .event_times import Recorder
@@ -55,7 +55,8 @@ class Holdings:
         Needs the device's context. Where the release cannot bound a wait, it may take any time.
         """
         deadline = monotonic() + seconds
-        for stream in [*self.executions.streams_of_its_own(), *self.slots.streams()]:
+        shared = self.executions.shared_stream
+        for stream in [*([] if shared is None else [shared]), *self.slots.streams()]:
             try:
                 if self.device.library.has_stream_timeout:
                     stream.synchronize_within(max(0.0, deadline - monotonic()))
@@ -110,6 +111,8 @@ class Failure:
     ----------
     cause
         Why the session broke; ``None`` while it is whole.
+    closing
+        Set once the session is to be closed; what is set aside is freed then, if it is broken or breaks later.
     closed
         Done when the session has ended: all is freed, or is left because the device may still use it.
     """
@@ -133,18 +136,13 @@ class Failure:
         self._patience = _PATIENCE_S if hang_timeout is None else min(hang_timeout, _PATIENCE_S)
         self._lock = threading.Lock()  # guards which end comes first: the regular one, or this one
         self._has_ended = False
-        self._in_a_row = self._done = 0  # failures of data since this many requests were done
-        self._closing = threading.Event()
+        self._streak = Streak()
+        self.closing = threading.Event()
         self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
     def judge(self, error: BaseException, seen: Seen = Seen.WAIT) -> Verdict:
         """Look up who is at fault, and do what follows for the session and the context of its device."""
-        verdict = blame(error, seen)
-        if verdict.culprit is Culprit.DATA:
-            done = self._admission.done
-            self._in_a_row, self._done = self._in_a_row + 1 if done == self._done else 1, done
-            if self._in_a_row == MOST_IN_A_ROW:
-                verdict = blame(error, seen, Often.IN_A_ROW)
+        verdict = self._streak.blame(error, seen, self._admission.done)
         if verdict.drops_context:
             self._holdings.device.give_up()
         if verdict.breaks_session:
@@ -172,20 +170,6 @@ class Failure:
         )
         self._delivery.post([_End(request, self._error_for(request)) for request in requests])
         self._interrupt()
-
-    def close(self) -> None:
-        """Let what is set aside be freed, if the session is broken or breaks later; idempotent, never blocks."""
-        self._closing.set()
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closing.is_set()
-
-    @property
-    def ends_whole(self) -> bool:
-        """Whether the session was closed and did not break."""
-        return self.cause is None and self.is_closing
 
     def disown(self) -> None:
         """Count the session as ended, with all that it holds: in a forked child, or where the process ends."""
@@ -242,7 +226,7 @@ class Failure:
             self.disown()
 
     def _end(self) -> None:
-        self._closing.wait()
+        self.closing.wait()
         if not self.try_to_free():
             holdings = self._holdings
             _log.error(

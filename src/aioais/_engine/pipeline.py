@@ -135,7 +135,7 @@ class Pipeline:
         if self.device.process.is_forked:
             self.failure.disown()
             return
-        self.failure.close()
+        self.failure.closing.set()
         self.admission.close()
 
     def join(self) -> None:
