@@ -398,7 +398,7 @@ async def test_one_item_of_bad_data_costs_no_device(models: Models, ordered: boo
         assert all(one.outputs[0].item() == one.index % 50 for one in got)
         if ordered:
             assert [one.index for one in got] == list(range(20))
-        assert all(s.failure is None and s.opened == 1 for s in session.statistics().values())
+        assert {s.failure for s in session.statistics().values()} == {None}
 
 
 async def test_the_item_of_a_pipeline_that_shares_buffers_with_others(models: Models) -> None:
