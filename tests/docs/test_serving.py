@@ -321,3 +321,19 @@ async def test_a_broker_that_fails_ends_the_consumer() -> None:
         await run(Broken(), anyio.CancelScope())
     group: Any = caught.value
     assert [str(error) for error in group.exceptions] == ["no broker"]
+
+
+@pytest.mark.usefixtures("two_devices")
+@pytest.mark.parametrize(("code", "is_data"), [(507018, True), (145000, False)])
+async def test_a_message_that_no_device_can_take(aioais_devices: EmulatedDevices, code: int, is_data: bool) -> None:
+    class OneMessage(consumer.Broker):
+        async def take(self) -> consumer.Message:
+            if self.taken:
+                await anyio.sleep_forever()
+            return await super().take()
+
+    broker = OneMessage()
+    aioais_devices.script(Fault("acl.mdl.execute_async", code, times=1 + is_data, device_side=True))
+    with pytest.raises(BaseException, match="unhandled errors"):
+        await run(broker, anyio.CancelScope())
+    assert list(broker.rejected) == [0] * is_data
