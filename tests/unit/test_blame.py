@@ -445,3 +445,24 @@ async def test_an_item_that_fails_on_the_last_two_devices(models: Models) -> Non
         error = await failure(collect(session.stream([feeds()], [0, 1])))
         assert isinstance(error, BrokenSessionError)
         assert "item 0 of the source failed on devices 0 and 1 with the same code" in notes(error)
+
+
+async def test_a_caller_runs_on_the_other_device_even_if_that_one_is_slow(models: Models) -> None:
+    emulator.configure(devices=2)
+    emulator.configure(device=1, execute_ms=20)
+    async with MultiDeviceSession(doubled(models)) as below, BatchingSession(below) as batching:
+
+        def done(device: int) -> int:
+            session = below.statistics()[device].session
+            assert session is not None
+            return session.done
+
+        while not (done(0) and done(1)):  # how long each takes is known then
+            await asyncio.gather(*[batching.infer(feeds()) for _ in range(64)])
+        before = done(0), done(1)
+        assert right(await batching.infer(feeds()))
+        assert (done(0), done(1)) == (before[0] + 1, before[1])
+        emulator.fail(EXECUTE, 507015, device_side=True)
+        assert right(await batching.infer(feeds()))
+        assert done(1) == before[1] + 1
+        assert below.statistics()[0].failure is not None
