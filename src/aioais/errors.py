@@ -170,11 +170,6 @@ class DeviceHangError(AclInternalError):
     """The device did not finish within the session's ``hang_timeout``; the work may still be running."""
 
 
-def blames_device(error: BaseException) -> bool:
-    """Return whether the code blames the device (507xxx): most of these make its context unusable (pyACL reference)."""
-    return isinstance(error, AclError) and error.code // 1000 == 507
-
-
 def add_note(error: BaseException, note: str) -> None:
     """Add a note to an error (PEP 678), also on Python 3.10; for the library's own use."""
     notes: list[str] = getattr(error, "__notes__", [])

@@ -243,8 +243,8 @@ class InferSession(Measures, AwaitedOnly):
         FeedError, ArgumentError
             The feeds, the mode or ``custom_sizes`` do not fit the model; nothing has run.
         AclError
-            ACL failed. Small requests that shared a set of buffers with the failed one raise it too, as ACL
-            does not tell them apart.
+            ACL failed. :func:`aioais.blame.blame` says who is at fault. Small requests that shared a set of buffers
+            with the failed one run again, alone, unless the device is at fault.
         DeviceHangError, BrokenSessionError
             The device did not finish within ``hang_timeout``; the session is broken, now or since earlier.
         ClosedError, WrongLoopError, ForkError

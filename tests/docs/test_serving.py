@@ -12,7 +12,8 @@ import anyio
 import numpy as np
 import pytest
 
-from aioais import MultiDeviceSession
+from aioais import AclError, MultiDeviceSession
+from aioais.blame import MOST_IN_A_ROW
 from aioais.demo_data import DIGITS_MODEL, load_digits
 from aioais.emulator import Gate
 from aioais.testing import EmulatedDevices, Fault
@@ -144,6 +145,32 @@ async def test_fastapi_survives_a_request_that_fails(aioais_devices: EmulatedDev
         assert (await client.post("/infer", content=BODY)).status_code == 503
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.post("/infer", content=BODY)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "times", "is_ready"),
+    [(500002, 1, True), (507011, 1, True), (507018, 3, True), (507899, 1, False), (507010, 1, False)],
+)
+async def test_fastapi_is_ready_after_bad_data(
+    aioais_devices: EmulatedDevices, code: int, times: int, is_ready: bool
+) -> None:
+    async with fastapi_client() as (client, _):
+        aioais_devices.script(Fault("acl.mdl.execute_async", code, times=times, device_side=True))
+        for _ in range(times):
+            with pytest.raises(AclError):
+                await client.post("/infer", content=BODY)
+        assert (await client.get("/healthz")).status_code == (200 if is_ready else 503)
+
+
+async def test_fastapi_is_not_ready_after_many_failures_in_a_row(aioais_devices: EmulatedDevices) -> None:
+    async with fastapi_client() as (client, _):
+        aioais_devices.script(Fault("acl.mdl.execute_async", 507015, times=MOST_IN_A_ROW, device_side=True))
+        for _ in range(MOST_IN_A_ROW):
+            assert (await client.get("/healthz")).status_code == 200
+            with pytest.raises(AclError):
+                await client.post("/infer", content=BODY)
+        assert (await client.post("/infer", content=BODY)).status_code == 503  # the session is broken
+        assert (await client.get("/healthz")).status_code == 503
 
 
 async def test_the_smallest_service_of_the_page() -> None:
@@ -294,3 +321,19 @@ async def test_a_broker_that_fails_ends_the_consumer() -> None:
         await run(Broken(), anyio.CancelScope())
     group: Any = caught.value
     assert [str(error) for error in group.exceptions] == ["no broker"]
+
+
+@pytest.mark.usefixtures("two_devices")
+@pytest.mark.parametrize(("code", "is_data"), [(507018, True), (145000, False)])
+async def test_a_message_that_no_device_can_take(aioais_devices: EmulatedDevices, code: int, is_data: bool) -> None:
+    class OneMessage(consumer.Broker):
+        async def take(self) -> consumer.Message:
+            if self.taken:
+                await anyio.sleep_forever()
+            return await super().take()
+
+    broker = OneMessage()
+    aioais_devices.script(Fault("acl.mdl.execute_async", code, times=1 + is_data, device_side=True))
+    with pytest.raises(BaseException, match="unhandled errors"):
+        await run(broker, anyio.CancelScope())
+    assert list(broker.rejected) == [0] * is_data

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from ..errors import AclError, AclMemoryError, ModelError, blames_device
+from ..blame import Seen, blame
+from ..errors import AclError, AclMemoryError, ModelError
 from ..types import DataType, Format, Mode, TensorDesc
 from .constants import AIPP_INPUT_NAME, DYNAMIC_INPUT_NAME
 from .gears import Gears, read_gears
@@ -124,7 +125,7 @@ class LoadedModel:
         if code:
             error = library.error("acl.mdl.load_from_file", code)
             try:
-                if isinstance(error, AclMemoryError) or blames_device(error):
+                if isinstance(error, AclMemoryError) or blame(error, Seen.OPEN).takes_device_out:
                     raise error
                 raise ModelError(_load_text(library, path, error)) from error
             finally:

@@ -24,21 +24,34 @@ class Batch:
         Those of which calls were queued.
     commands
         The commands of these; ``None`` where nothing was queued.
+    again
+        Those that failed together and are to run again, each alone; no longer among the others.
     number
         Of the newest submission; 0 before the first.
     is_on_one_stream
         It was submitted to the one execute stream of the session.
     """
 
-    __slots__ = ("commands", "is_on_one_stream", "number", "queued", "requests", "slot")
+    __slots__ = ("again", "commands", "is_on_one_stream", "number", "queued", "requests", "slot")
 
     def __init__(self, slot: Slot, request: Request) -> None:
         self.slot = slot
         self.requests = [request]
         self.queued: list[Request] = []
         self.commands: CommandList | None = None
+        self.again: list[Request] = []
         self.number = 0
         self.is_on_one_stream = False
+
+    def part(self) -> None:
+        """Have the requests that failed together run again, each alone, with the feeds that were staged."""
+        assert self.commands is not None
+        self.again = [request for request in self.queued if request.error is None]
+        for request, staging in zip(self.queued, self.commands.staging, strict=True):
+            request.feeds = [area.copy() for area in staging]
+            request.is_alone = True
+        self.requests = [request for request in self.requests if request not in self.again]
+        self.queued, self.commands = [], None
 
 
 def fill(batch: Batch, line: deque[Request]) -> None:

@@ -91,7 +91,7 @@ def _at_exit() -> None:
     pipelines = live_pipelines()
     if not pipelines and not live_devices() and not any(p.is_initialised for p in live_processes()):
         return
-    _warn_of_open([pipeline for pipeline in pipelines if not pipeline.failure.is_closing])
+    _warn_of_open([pipeline for pipeline in pipelines if not pipeline.failure.closing.is_set()])
     _warn_of_tensors(len([tensor for tensor in list(live_tensors) if not tensor.closed]))
     deadline = time.monotonic() + _PATIENCE_S
     for pipeline in pipelines:

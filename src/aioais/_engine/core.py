@@ -218,7 +218,8 @@ class SessionCore:
     def opened(self) -> Pipeline:
         """Return the pipeline, or raise why there is none. After ``finalize`` a broken one still says what broke it."""
         pipeline = self.pipeline
-        if self.is_closed or (pipeline is not None and pipeline.admission.is_closed and pipeline.failure.ends_whole):
+        failure = None if pipeline is None else pipeline.failure
+        if self.is_closed or (failure is not None and failure.closing.is_set() and failure.cause is None):
             raise ClosedError(f"{self!r} is closed: open a new session")
         if pipeline is None:
             raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")

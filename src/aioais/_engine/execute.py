@@ -16,7 +16,8 @@ from .._acl.stream import Call, Event, Stream
 from .._buffers.commands import CommandList, Streams
 from .._buffers.slot import Slot
 from .._feeds.plan import Plan, output_plans
-from ..errors import AclError, AclMemoryError, DeviceHangError, blames_device
+from ..blame import Seen, blame
+from ..errors import AclError, AclMemoryError, DeviceHangError
 
 __all__ = ["IS_CHAINED", "Executions", "RefusedError"]
 
@@ -266,10 +267,6 @@ class Executions:
             self._confirmed = number  # complete, also where it failed
         return failure
 
-    def streams_of_its_own(self) -> list[Stream]:
-        """List the streams that no slot owns."""
-        return [] if self._stream is None else [self._stream]
-
     def close(self) -> None:
         """Destroy the one execute stream; idempotent."""
         if self._stream is not None:
@@ -297,7 +294,7 @@ class Executions:
             not isinstance(error, AclError)
             or error.call != "acl.mdl.execute_async"
             or isinstance(error, AclMemoryError)
-            or blames_device(error)
+            or blame(error, Seen.SUBMIT).drops_context
         ):
             return
         try:

@@ -14,6 +14,7 @@ from .._buffers.slot import SMALL_OUTPUT, Slot, executions_per_mark
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
 from .._feeds.planner import Planner
+from ..blame import Seen
 from ..timing import Recording
 from ..types import SessionStatistics
 from .admission import Admission
@@ -89,7 +90,7 @@ class Pipeline:
             self._threads = EngineThreads(
                 device.enter,
                 {f"aioais-submit-{device.id}": self._submit_step, f"aioais-finish-{device.id}": self._finish_step},
-                self.failure.strike,
+                lambda error: self.failure.judge(error, Seen.THREAD),
             )
         except BaseException:
             self.slots.close()
@@ -136,7 +137,7 @@ class Pipeline:
         if self.device.process.is_forked:
             self.failure.disown()
             return
-        self.failure.close()
+        self.failure.closing.set()
         self.admission.close()
 
     def join(self) -> None:
@@ -183,6 +184,9 @@ class Pipeline:
         if not is_whole:
             return False
         if self._stages.finish(batch):
+            if batch.again:
+                with router.submitting:  # the thread that has it takes from the line
+                    self._put_back(batch.again)
             self._free(batch)
             self._submit_all(is_finish_thread=True, has_results=True)  # before the loop is woken, which takes the GIL
             self._end(batch.requests)
@@ -266,7 +270,7 @@ class Pipeline:
         return None
 
     def _put_back(self, requests: list[Request]) -> None:
-        """Return requests to the front of the line: the one before them in their batch failed."""
+        """Return requests to the front of the line: one of their batch failed."""
         for request in reversed(requests):
             request.state, request.started_at = "waiting", 0.0
             self._router.line.appendleft(request)

@@ -38,7 +38,8 @@ class Request:
     is_iteration: ClassVar[bool] = False
     """It has several steps, each a submission of its own."""
     is_alone = False
-    """It shares no slot: it is recorded, has several steps, or its outputs stay on the device."""
+    """It shares no slot: it is recorded, has several steps, its outputs stay on the device, or it failed together with
+    others before."""
     keeps_row = False
     """Its ``row`` is asked for."""
     state: State = "waiting"

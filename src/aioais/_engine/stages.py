@@ -169,9 +169,10 @@ class Stages:
             del queued[k:]
             if queued:
                 batch.commands = self._cache.batch(failed.plan, batch.slot, len(queued))
+            left = self._fail_at(batch, failed, refused.error)
             if refused.failure is not None:
-                self._fail_all(queued, refused.failure)
-            return self._fail_at(batch, failed, refused.error)
+                self._fail_all(batch, refused.failure)
+            return left
         return []
 
     def _fail_at(self, batch: Batch, failed: Request, error: BaseException) -> list[Request]:
@@ -235,16 +236,25 @@ class Stages:
         """Wait until a batch is complete on the device; ``False`` once the session is broken."""
         error = self._executions.wait(batch.slot, batch.number, batch.is_on_one_stream)
         if error is not None:
-            self._fail_all(batch.requests, error)
+            self._fail_all(batch, error)
         return self._failure.cause is None
 
-    def _fail_all(self, requests: list[Request], error: BaseException) -> None:
-        """Fail requests of a batch, which ACL does not tell apart, but for those that have failed already."""
+    def _fail_all(self, batch: Batch, error: BaseException) -> None:
+        """Fail the requests of a batch, which ACL does not tell apart, but for those that have failed already."""
         drop_frames(error)
-        self._failure.judge(error)
-        for request in requests:
+        verdict = self._failure.judge(error)
+        if verdict.runs_alone and len(batch.queued) > 1:
+            batch.part()
+            _log.warning(
+                "device %d: %d small requests failed together and run again, each alone: %s",
+                self._device.id,
+                len(batch.again),
+                str(error),
+            )
+        is_alone = len(batch.requests) == 1
+        for request in batch.requests:
             if request.error is None:
-                request.error = copy.copy(error) if isinstance(error, AclError) and len(requests) > 1 else error
+                request.error = copy.copy(error) if isinstance(error, AclError) and not is_alone else error
 
     # ---------------------------------------------------------------------------------- finish
     def finish(self, batch: Batch) -> bool:
@@ -256,6 +266,9 @@ class Stages:
             ``False`` if its request goes on: another step follows, or the same again.
         """
         slot, requests = batch.slot, batch.requests
+        if not requests:  # all run again, each alone
+            self._mend(slot)
+            return True
         first = requests[0]
         if (first.is_unproven or first.is_iteration) and self._goes_on(batch, first):
             return False
@@ -263,8 +276,8 @@ class Stages:
             try:
                 self._complete(batch.queued, batch.commands, slot)
             except BaseException as exc:  # noqa: BLE001 - the callers of the requests get it
-                self._fail_all(batch.queued, exc)
-        has_failed = False
+                self._fail_all(batch, exc)
+        has_failed = bool(batch.again)
         for request in requests:
             if request.error is not None:
                 has_failed = True

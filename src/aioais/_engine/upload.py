@@ -7,7 +7,8 @@ from typing import Any
 
 from .._bridge.offload import run_in_thread, wait_future
 from .._feeds.arrays import as_feed, converts_slowly
-from ..errors import DeviceHangError, FeedError
+from ..blame import Seen
+from ..errors import AclError, FeedError
 from ..tensor import Tensor
 from .pipeline import Pipeline
 
@@ -49,6 +50,6 @@ async def upload(pipeline: Pipeline, array: Any) -> Tensor:
 
     try:
         return await wait_future(device.worker.submit(copy_there))
-    except DeviceHangError as error:
-        pipeline.failure.strike(copy.copy(error))  # without the frames, which hold the session
+    except AclError as error:
+        pipeline.failure.judge(copy.copy(error), Seen.COPY)  # without the frames, which hold the session
         raise
