@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from ..errors import AclError, DeviceHangError
 from .constants import EventFlag
@@ -172,11 +173,13 @@ class Stream:
         AclError
             Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        self._wait_done(self._timeout)
+        self.synchronize_within(self._timeout)
 
-    def synchronize_within(self, seconds: float) -> None:
+    def synchronize_within(self, seconds: float | None) -> None:
         """Do the same as :meth:`synchronize`, with another limit in seconds."""
-        self._wait_done(seconds)
+        error = self._wait_once(seconds)
+        if error is not None:
+            self._wait_again(error, seconds)
 
     def close(self) -> None:
         """Destroy the stream; idempotent. Its context must be current in the calling thread."""
@@ -184,10 +187,8 @@ class Stream:
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
 
-    def _wait_done(self, seconds: float | None) -> None:
-        error = self._wait_once(seconds)
-        if error is None:
-            return
+    def _wait_again(self, error: AclError, seconds: float | None) -> NoReturn:
+        """Raise the failure of a wait, once no work is running any more."""
         again = None
         try:
             if seconds is None or not isinstance(error, DeviceHangError):

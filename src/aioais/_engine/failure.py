@@ -17,7 +17,7 @@ from .._buffers.landing import Landing
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
 from ..blame import Seen, Streak, Verdict
-from ..errors import AclError, BrokenSessionError, DeviceHangError
+from ..errors import AclError, AioaisError, BrokenSessionError, DeviceHangError
 from .admission import Admission
 from .event_times import Recorder
 from .execute import Executions
@@ -142,6 +142,7 @@ class Failure:
 
     def judge(self, error: BaseException, seen: Seen = Seen.WAIT) -> Verdict:
         """Look up who is at fault, and do what follows for the session and the context of its device."""
+        _drop_frames(error)
         verdict = self._streak.blame(error, seen, self._admission.done)
         if verdict.drops_context:
             self._holdings.device.give_up()
@@ -260,6 +261,18 @@ class _End:
         request = self._request
         request.result, request.error = None, self._error
         request.settle()
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Drop the traceback of a library error; its text says which call failed.
+
+    Frames of the engine, also those that called the ones in the traceback, hold batches, and these feeds and buffers,
+    for as long as the caller keeps the error.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, AioaisError):
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
 
 
 _left: list[Failure] = []

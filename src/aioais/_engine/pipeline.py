@@ -210,7 +210,7 @@ class Pipeline:
             if not router.submitting.acquire(blocking=not is_finish_thread):
                 return  # the thread that has it looks again after it has released it
             try:
-                while True:
+                while router.line or router.going_on:
                     if is_finish_thread and (has_results or router.submitted) and not self._is_quick():
                         return  # the other thread is woken for it before this one waits
                     batch = self._next()

@@ -15,7 +15,7 @@ from .._buffers.slot import Slot
 from .._device.device import Device
 from .._feeds.gathered import copy_feeds
 from .._feeds.plan import OutputPlan, Plan
-from ..errors import AclError, AioaisError
+from ..errors import AclError
 from .batch import Batch
 from .command_cache import CommandCache
 from .dynamic_shape import DynamicShapes
@@ -241,7 +241,6 @@ class Stages:
 
     def _fail_all(self, batch: Batch, error: BaseException) -> None:
         """Fail the requests of a batch, which ACL does not tell apart, but for those that have failed already."""
-        drop_frames(error)
         verdict = self._failure.judge(error)
         if verdict.runs_alone and len(batch.queued) > 1:
             batch.part()
@@ -394,18 +393,5 @@ class Stages:
 
     def fail(self, request: Request, error: BaseException) -> None:
         """Note the first failure of a request, and break the session where it cannot go on."""
-        drop_frames(error)
         request.error = request.error or error
         self._failure.judge(error)
-
-
-def drop_frames(error: BaseException) -> None:
-    """Drop the traceback of a library error; its text says which call failed.
-
-    Frames of the engine, also those that called the ones in the traceback, hold batches, and these feeds and buffers,
-    for as long as the caller keeps the error.
-    """
-    cause: BaseException | None = error
-    while isinstance(cause, AioaisError):
-        cause.__traceback__ = None
-        cause = cause.__cause__ or cause.__context__
