@@ -257,6 +257,7 @@ async def settle_device(session: InferSession) -> None:
     device = _pipeline(session).device
     await wait_future(device.worker.submit(lambda: None))
     await wait_future(device.worker.submit(device.pinned.trim))
+    await wait_future(device.worker.submit(device.pool.trim))
 
 
 def limit_events(patch: pytest.MonkeyPatch, count: int) -> None:

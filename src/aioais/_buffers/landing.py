@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._acl.memory import PinnedPool
+from .._acl.block_pool import BlockPool
 from .slot import Slot
 
 __all__ = ["Landing"]
@@ -18,7 +18,7 @@ class Landing:
 
     def __init__(self, slot: Slot, nbytes: int) -> None:
         self.nbytes = nbytes
-        self._pool: PinnedPool | None = None
+        self._pool: BlockPool | None = None
         self.is_lent = False
         """Whether an array may lease the block; otherwise its bytes must be copied out."""
         pool = slot.device.pinned

@@ -1,4 +1,4 @@
-"""When a device is out of memory: idle memory is freed; if that is not enough, the error lists what holds the rest."""
+"""Idle memory of a device: given back after a time, and at once where an allocation fails."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from .._acl.block_pool import BlockPool
 from .._acl.library import Library
-from .._acl.memory import DeviceMemory, PinnedPool, free_and_total
+from .._acl.memory import free_and_total
 from .._acl.release import run_all
 from ..errors import AclMemoryError
 
-__all__ = ["LowMemory", "Tenant"]
+__all__ = ["IdleMemory", "Tenant"]
 
 _log = logging.getLogger("aioais")
 
@@ -34,9 +35,25 @@ class Tenant(Protocol):
         """Free what is idle."""
         ...
 
+    def sweep(self) -> None:
+        """Free what has been idle since the sweep before."""
+        ...
 
-class LowMemory:
-    """Frees idle memory when an allocation fails.
+
+class Store(Protocol):
+    """A device, seen as its memory."""
+
+    pinned: BlockPool
+    pool: BlockPool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory not freed yet."""
+        ...
+
+
+class IdleMemory:
+    """Frees idle memory: what has been idle for long, and all of it when an allocation fails.
 
     Parameters
     ----------
@@ -52,15 +69,14 @@ class LowMemory:
         self._library = library
         self._device_id = device_id
         self._finish_posted = finish_posted
-        self._memory: DeviceMemory | None = None
-        self._pinned: PinnedPool | None = None
+        self._store: Store | None = None
         self._tenants: list[Tenant] = []
         self._lock = threading.Lock()  # guards the list
         self._turn = threading.Lock()  # what one thread is about to free is not there for another to find
 
-    def watch(self, memory: DeviceMemory, pinned: PinnedPool) -> None:
-        """Take the pools of the device, which need this object to be made."""
-        self._memory, self._pinned = memory, pinned
+    def watch(self, store: Store) -> None:
+        """Take the device, whose pools need this object to be made."""
+        self._store = store
 
     def enter(self, tenant: Tenant) -> None:
         """Know of a session."""
@@ -97,12 +113,21 @@ class LowMemory:
                 call, code, name, message = exc.call, exc.code, exc.name, exc.message
         raise AclMemoryError(call, code, name, self._account(what), message)
 
+    def sweep(self) -> None:
+        """Free what has been idle since the sweep before; in a thread that has the device's context."""
+        with self._turn:
+            store, tenants = self._holders()
+            self._run([*(tenant.sweep for tenant in tenants), store.pinned.sweep, store.pool.sweep])
+
     def _reclaim(self) -> None:
-        assert self._pinned is not None
+        store, tenants = self._holders()
+        # The pools come last: slots leave their memory to them.
+        self._run([*(tenant.reclaim for tenant in tenants), store.pinned.trim, store.pool.trim])
+
+    def _holders(self) -> tuple[Store, list[Tenant]]:
+        assert self._store is not None
         with self._lock:
-            tenants = list(self._tenants)
-        # The pinned pool comes last: slots leave their staging areas to it.
-        self._run([*(tenant.reclaim for tenant in tenants), self._pinned.trim])
+            return self._store, list(self._tenants)
 
     def _run(self, steps: list[Callable[[], None]]) -> None:
         try:
@@ -111,16 +136,13 @@ class LowMemory:
             _log.warning("device %d: idle memory could not be freed: %s", self._device_id, repr(exc))
 
     def _account(self, what: str) -> str:
-        assert self._memory is not None
-        assert self._pinned is not None
+        store, tenants = self._holders()
         free, total = free_and_total(self._library)
-        with self._lock:
-            tenants = list(self._tenants)
         shares = [(tenant.path, tenant.nbytes) for tenant in tenants]
-        others = max(0, self._memory.nbytes - sum(nbytes for _, nbytes in shares))
+        others = max(0, store.nbytes - sum(nbytes for _, nbytes in shares))
         held = [f"{nbytes} bytes in buffers of the session of {path!r}" for path, nbytes in shares]
         held.append(f"{others} bytes in device tensors and buffers being made")
-        held.append(f"{self._pinned.nbytes} bytes of pinned host memory")
+        held.append(f"{store.pinned.nbytes} bytes of pinned host memory")
         state = f"{free} of {total} bytes are free" if total else "ACL does not say what is free"
         return (
             f"needed {what}, with nothing idle left to free; on device {self._device_id} {state}; this process "
