@@ -113,8 +113,8 @@ async def test_who_holds_it_is_told(models: Models) -> None:
 
 
 @pytest.mark.parametrize("mib", [3, 5])
-async def test_growing_ahead_is_left_out_where_there_is_no_room(models: Models, mib: int) -> None:
-    """Buffers grow by doubling; near the end of the memory they grow by what is needed."""
+async def test_growing_needs_no_room_for_both(models: Models, mib: int) -> None:
+    """Smaller buffers are given back before larger ones are made."""
     with emulator.configure(memory_mb=16):
         async with InferSession(0, models.identity([1, "n"]), depth=1) as session:
             await run(session, mib - 0.5, "dymshape")

@@ -40,8 +40,8 @@ class BlockPool:
     at most this much more than was in use at once. Requests of always the same sizes allocate nothing. What has been
     idle from one :meth:`sweep` to the next is given back too.
 
-    **Arrays.** A card has a pool of pinned host memory, and one of device memory. An array that leases a pinned block is
-    an ordinary writable :class:`numpy.ndarray`; the block returns to the pool when the last view of the array is
+    **Arrays.** A card has a pool of pinned host memory, and one of device memory. An array that leases a pinned block
+    is an ordinary writable :class:`numpy.ndarray`; the block returns to the pool when the last view of the array is
     collected, in any thread. Pinned memory is scarce, so there is a limit; beyond it ``acquire`` returns ``None`` and
     the caller copies instead. On boards whose host and device share their memory one pool of device memory serves both:
     models compute in its blocks, and arrays lease them without a copy.

@@ -21,6 +21,7 @@ from ._registry import register
 from ._state import report, state
 from .device import Device
 from .errors import EmulatorError
+from .work_memory import trim_heap
 
 __all__ = [
     "FREED",
@@ -52,6 +53,8 @@ _BASE = 1 << 52
 _ALIGN = 64
 _LARGE = 4 << 20
 """Blocks from this size on are memory of their own, in huge pages, as arrays of NumPy of this size are."""
+_MOST_FREED = 64 << 20
+"""Bytes of freed blocks after which the allocator of C is told to give pages back."""
 _QUARANTINE = 16 << 20
 """Bytes of freed host memory kept, poisoned, so that late uses are detected."""
 
@@ -166,6 +169,7 @@ class Heap:
         self.blocks: OrderedDict[int, Block] = self._live.blocks
         """The live blocks by address."""
         self.quarantined: int = 0
+        self._freed_bytes = 0
         self.bytes: int = 0
         self.epoch: int = 0
         """Changes with every free: what was resolved in the same epoch is still valid."""
@@ -182,6 +186,7 @@ class Heap:
             self._freed.clear()
             self.quarantined = self.bytes = 0
             self.epoch += 1
+        trim_heap()
 
     def add(self, block: Block) -> None:
         """Create a block known."""
@@ -215,6 +220,12 @@ class Heap:
                 old = freed.pop(next(iter(freed.blocks)))
                 if old.address == old.pointer:
                     self.quarantined -= old.size
+            self._freed_bytes += block.size
+            has_much = self._freed_bytes > _MOST_FREED
+            if has_much:
+                self._freed_bytes = 0
+        if has_much:
+            trim_heap()
 
     def find(self, address: int) -> Block | None:
         """Return the live block around an address, or ``None``."""
@@ -280,4 +291,5 @@ def drop_all(device: Device) -> int:
     for block in gone:
         device_memory.remove(block)
     device.used = 0
+    trim_heap()
     return len(gone)
