@@ -97,6 +97,17 @@ async def test_requests_of_known_sizes_allocate_nothing(models: Models, monkeypa
         assert not {"acl.rt.free", "acl.rt.free_host", "acl.mdl.execute"} & set(emulator.counts())
 
 
+async def test_results_are_copied_where_too_much_is_in_use(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with InferSession(0, models.identity([1, "n"]), depth=1) as session:
+        await run_alone(session, 3)
+        inside.limit_leases(monkeypatch, session, 5 * MIB)
+        kept = [(await session.infer([ones(2)], "dymshape"))[0] for _ in range(3)]
+        assert [inside.is_leased(array) for array in kept] == [True, False, False]
+        assert session.statistics().pinned_bytes <= 6 * MIB, "staging and two results: blocks of 3 MiB are gone"
+        del kept
+        assert inside.is_leased((await session.infer([ones(2)], "dymshape"))[0])
+
+
 async def test_tensors_hold_what_they_need(models: Models) -> None:
     async with InferSession(0, models.identity([1, "n"])) as session:
         await run(session, 4)
@@ -111,7 +122,9 @@ async def test_tensors_hold_what_they_need(models: Models) -> None:
                 tensor.close()
 
 
-async def test_idle_memory_is_given_back_after_a_time(models: Models) -> None:
+@pytest.mark.parametrize("run_mode", [1, 0], ids=["card", "board"])
+async def test_idle_memory_is_given_back_after_a_time(models: Models, run_mode: int) -> None:
+    emulator.configure(run_mode=run_mode)
     async with InferSession(0, models.identity([1, "n"]), depth=2) as session:
         await run_alone(session, 3)
         await run_alone(session, 2)

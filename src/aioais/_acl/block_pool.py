@@ -42,8 +42,8 @@ class BlockPool:
 
     **Arrays.** A card has a pool of pinned host memory, and one of device memory. An array that leases a pinned block
     is an ordinary writable :class:`numpy.ndarray`; the block returns to the pool when the last view of the array is
-    collected, in any thread. Pinned memory is scarce, so there is a limit; beyond it ``acquire`` returns ``None`` and
-    the caller copies instead. On boards whose host and device share their memory one pool of device memory serves both:
+    collected, in any thread. Pinned memory is scarce, so there is a limit; beyond it ``may_lease`` is false and the
+    caller copies instead. On boards whose host and device share their memory one pool of device memory serves both:
     models compute in its blocks, and arrays lease them without a copy.
 
     Parameters
@@ -55,7 +55,7 @@ class BlockPool:
     is_device
         Its blocks are device memory.
     limit
-        Most bytes that blocks may take, leased and idle together; those taken with ``force`` may exceed it.
+        Most bytes that blocks may take, leased and idle together; work on the device may exceed it.
     """
 
     def __init__(
@@ -102,17 +102,16 @@ class BlockPool:
         """Blocks that arrays or slots hold."""
         return self._blocks - self.idle
 
-    @property
-    def is_over_limit(self) -> bool:
-        """Whether more is in use than arrays may lease."""
-        return self._nbytes - self.idle_bytes > self._limit
-
     def has_idle(self, nbytes: int) -> bool:
         """Whether a block of that size can be taken without a call of ACL."""
         return bool(self._idle.get(size_class(nbytes)))
 
-    def acquire(self, nbytes: int, *, force: bool = False) -> int | None:
-        """Take a block of at least ``nbytes``; ``None`` at the limit unless ``force``."""
+    def may_lease(self, nbytes: int) -> bool:
+        """Whether an array may hold so much more."""
+        return self._nbytes - self.idle_bytes + size_class(nbytes) <= self._limit
+
+    def acquire(self, nbytes: int) -> int:
+        """Take a block of at least ``nbytes``, beyond the limit too."""
         size = size_class(nbytes)
         idle = self._idle.get(size)
         if idle:
@@ -121,8 +120,6 @@ class BlockPool:
             except IndexError:
                 pass
         room = self._limit - size - (self._nbytes - self.idle_bytes)
-        if room < 0 and not force:
-            return None
         self._give_back(max(0, min(room, _MOST_IDLE)))
         library = self._library
 
@@ -141,10 +138,9 @@ class BlockPool:
             self._nbytes += size
         return address
 
-    def block(self, nbytes: int, *, force: bool = False) -> DeviceBlock | None:
-        """Take device memory with an owner; ``None`` at the limit unless ``force``."""
-        address = self.acquire(nbytes, force=force)
-        return None if address is None else DeviceBlock(self, address, nbytes)
+    def block(self, nbytes: int) -> DeviceBlock:
+        """Take device memory with an owner."""
+        return DeviceBlock(self, self.acquire(nbytes), nbytes)
 
     def free(self, address: int, nbytes: int) -> None:
         """Return the memory of a :meth:`block` to the pool."""

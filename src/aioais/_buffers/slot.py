@@ -216,21 +216,12 @@ class Slot:
         """
         taken = self.outputs[k]
         assert taken is not None
-        if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes:
+        if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes or not self.device.pinned.may_lease(taken.nbytes):
             return None
-        if self._is_open:
-            if self.device.pinned.is_over_limit:
-                return None
-            self.outputs[k] = None
-            return taken
         try:
-            fresh = self.device.pinned.block(taken.nbytes)
+            return self.take_output(k)
         except AclMemoryError:
-            fresh = None
-        if fresh is None:
             return None
-        self._put_output(k, fresh)
-        return taken
 
     def staged(self, plan: Plan) -> list[np.ndarray | None]:
         """Return the memory that each host feed is copied to, as an array of the feed's type and shape.
@@ -274,7 +265,7 @@ class Slot:
         if not address:
             size = self._most_bytes(self.info.outputs[k])
             nbytes = min(size, SMALL_OUTPUT) if size else SMALL_OUTPUT
-            address = self._pinned(nbytes)
+            address = self.device.pinned.acquire(nbytes)
             self._small[k] = address, nbytes
         return address
 
@@ -336,7 +327,7 @@ class Slot:
             self._staging[k] = 0, 0
             if address:
                 self.device.pinned.release(address, nbytes)
-            address = self._pinned(room)
+            address = self.device.pinned.acquire(room)
             self._staging[k] = address, room
         return view(address, item.shape, item.dtype)
 
@@ -372,8 +363,3 @@ class Slot:
         event = Event(self.device.library)
         self._events.append(event)
         return event
-
-    def _pinned(self, nbytes: int) -> int:
-        address = self.device.pinned.acquire(nbytes, force=True)
-        assert address is not None
-        return address

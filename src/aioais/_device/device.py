@@ -75,7 +75,8 @@ class Device:
         self.pinned: BlockPool = BlockPool(self.library, self.post, spare, is_device=False)
         self.pool: BlockPool = BlockPool(self.library, self.post, spare, is_device=True, limit=math.inf)
         """Device memory for requests of any shape. Where the host has the same memory it is ``pinned``."""
-        self.idle_memory.watch(self)
+        self._pools = [self.pinned, self.pool]
+        self.idle_memory.watch(self.memory, self._pools)
         self.worker: Worker = Worker(f"aioais-ctl-{device_id}", self.idle_memory.sweep, _KEEP_S)
         self.transfers: Transfers = Transfers(self.library, self.alloc, self.pinned)
         self._is_open = False
@@ -89,7 +90,7 @@ class Device:
     @property
     def is_used(self) -> bool:
         """Whether blocks of its memory are in use."""
-        return bool(self.memory.blocks or self.pinned.leased or self.pool.leased)
+        return bool(self.memory.blocks or any(pool.leased for pool in self._pools))
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a clean-up step on the control thread, then look whether the device is still needed."""
@@ -112,6 +113,7 @@ class Device:
         self.is_board = self.pinned.is_device = self.process.run_mode() is RunMode.DEVICE
         if self.is_board:
             self.pool = self.pinned
+            del self._pools[1:]
         if not self.context:  # made by an open that failed after it
             self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
         self.transfers.open()
@@ -130,9 +132,7 @@ class Device:
 
     def alloc_for_request(self, nbytes: int) -> DeviceBlock:
         """Take memory for a request of any shape from the pool; in a thread with the context."""
-        block = self.pool.block(max(nbytes, 1), force=True)
-        assert block is not None
-        return block
+        return self.pool.block(max(nbytes, 1))
 
     def release_session(self) -> None:
         """Note that a session of this device has freed all it had; from any thread."""
@@ -164,11 +164,11 @@ class Device:
         if self.sessions:
             return
         while not self._is_retired:
-            run_all([self.pinned.trim, self.pool.trim])
+            run_all(pool.trim for pool in self._pools)
             with _lock:
                 if self.sessions or self.is_used:
                     return
-                if self.pinned.idle or self.pool.idle:  # returned since
+                if any(pool.idle for pool in self._pools):  # returned since
                     continue
                 self._is_retired = True
                 _retiring.append(self)

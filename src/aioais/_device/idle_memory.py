@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from .._acl.block_pool import BlockPool
 from .._acl.library import Library
-from .._acl.memory import free_and_total
+from .._acl.memory import DeviceMemory, free_and_total
 from .._acl.release import run_all
 from ..errors import AclMemoryError
 
@@ -40,18 +40,6 @@ class Tenant(Protocol):
         ...
 
 
-class Store(Protocol):
-    """A device, seen as its memory."""
-
-    pinned: BlockPool
-    pool: BlockPool
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of device memory not freed yet."""
-        ...
-
-
 class IdleMemory:
     """Frees idle memory: what has been idle for long, and all of it when an allocation fails.
 
@@ -69,14 +57,15 @@ class IdleMemory:
         self._library = library
         self._device_id = device_id
         self._finish_posted = finish_posted
-        self._store: Store | None = None
+        self._memory: DeviceMemory | None = None
+        self._pools: list[BlockPool] = []
         self._tenants: list[Tenant] = []
         self._lock = threading.Lock()  # guards the list
         self._turn = threading.Lock()  # what one thread is about to free is not there for another to find
 
-    def watch(self, store: Store) -> None:
-        """Take the device, whose pools need this object to be made."""
-        self._store = store
+    def watch(self, memory: DeviceMemory, pools: list[BlockPool]) -> None:
+        """Take the memory of the device, which needs this object to be made; the pool of pinned memory is the first."""
+        self._memory, self._pools = memory, pools
 
     def enter(self, tenant: Tenant) -> None:
         """Know of a session."""
@@ -116,18 +105,15 @@ class IdleMemory:
     def sweep(self) -> None:
         """Free what has been idle since the sweep before; in a thread that has the device's context."""
         with self._turn:
-            store, tenants = self._holders()
-            self._run([*(tenant.sweep for tenant in tenants), store.pinned.sweep, store.pool.sweep])
+            self._run([*(tenant.sweep for tenant in self._list()), *(pool.sweep for pool in self._pools)])
 
     def _reclaim(self) -> None:
-        store, tenants = self._holders()
         # The pools come last: slots leave their memory to them.
-        self._run([*(tenant.reclaim for tenant in tenants), store.pinned.trim, store.pool.trim])
+        self._run([*(tenant.reclaim for tenant in self._list()), *(pool.trim for pool in self._pools)])
 
-    def _holders(self) -> tuple[Store, list[Tenant]]:
-        assert self._store is not None
+    def _list(self) -> list[Tenant]:
         with self._lock:
-            return self._store, list(self._tenants)
+            return list(self._tenants)
 
     def _run(self, steps: list[Callable[[], None]]) -> None:
         try:
@@ -136,13 +122,14 @@ class IdleMemory:
             _log.warning("device %d: idle memory could not be freed: %s", self._device_id, repr(exc))
 
     def _account(self, what: str) -> str:
-        store, tenants = self._holders()
+        assert self._memory is not None
         free, total = free_and_total(self._library)
-        shares = [(tenant.path, tenant.nbytes) for tenant in tenants]
-        others = max(0, store.nbytes - sum(nbytes for _, nbytes in shares))
+        shares = [(tenant.path, tenant.nbytes) for tenant in self._list()]
+        nbytes = self._memory.nbytes + sum(pool.nbytes for pool in self._pools if pool.is_device)
+        others = max(0, nbytes - sum(nbytes for _, nbytes in shares))
         held = [f"{nbytes} bytes in buffers of the session of {path!r}" for path, nbytes in shares]
         held.append(f"{others} bytes in device tensors and buffers being made")
-        held.append(f"{store.pinned.nbytes} bytes of pinned host memory")
+        held.append(f"{self._pools[0].nbytes} bytes of pinned host memory")
         state = f"{free} of {total} bytes are free" if total else "ACL does not say what is free"
         return (
             f"needed {what}, with nothing idle left to free; on device {self._device_id} {state}; this process "

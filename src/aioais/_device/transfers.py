@@ -71,8 +71,7 @@ class Transfers:
         if self._pinned.is_device:
             np.copyto(view(block.address, array.shape, array.dtype), array)
             return block
-        address = self._pinned.acquire(array.nbytes, force=True)
-        assert address is not None
+        address = self._pinned.acquire(array.nbytes)
         try:
             np.copyto(view(address, array.shape, array.dtype), array)
             self._copy(block, address, array.nbytes, MemcpyKind.HOST_TO_DEVICE, hang_timeout)
@@ -90,8 +89,7 @@ class Transfers:
         if self._pinned.is_device:
             np.copyto(array, view(block.address, shape, dtype))
             return array
-        address = self._pinned.acquire(array.nbytes, force=True)
-        assert address is not None
+        address = self._pinned.acquire(array.nbytes)
         try:
             self._copy(block, address, array.nbytes, MemcpyKind.DEVICE_TO_HOST, hang_timeout)
             np.copyto(array, view(address, shape, dtype))
