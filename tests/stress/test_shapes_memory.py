@@ -94,7 +94,7 @@ async def test_memory_follows_what_is_in_use(
     ]
     paths.append((gears, "dymbatch", [1, 16, 256], np.ones((256, ROW), np.float32)))
     paths.append((write(tmp_path / "fixed.onnx", [500, ROW], 1), "static", [500], np.ones((500, ROW), np.float32)))
-    sessions = [
+    sessions: list[tuple[InferSession, Mode, list[int], np.ndarray[Any, Any]]] = [
         (await InferSession(device, path, depth=LANES), mode, rows, data)
         for device in range(2)
         for path, mode, rows, data in paths

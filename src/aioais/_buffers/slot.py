@@ -277,8 +277,9 @@ class Slot:
             if nbytes > KEPT_BYTES:
                 self._staging[k] = 0, 0
                 self.device.pinned.release(address, nbytes)
-        for blocks in (self.outputs, self.inputs):  # in this order: each gets its own back next time
-            for k, block in enumerate(blocks):
+        for blocks in (self.inputs, self.outputs):  # those that are taken first come last: each gets its own back
+            for k in reversed(range(len(blocks))):
+                block = blocks[k]
                 if block is not None and block.nbytes > KEPT_BYTES:
                     blocks[k] = None
                     block.close()
