@@ -143,7 +143,8 @@ async def test_idle_pinned_memory_is_given_back(models: Models) -> None:
     async with InferSession(0, models.identity((1, FLOATS)), depth=2) as session:
         await asyncio.gather(*(run(session, 1) for _ in range(4)))
         gc.collect()
-        assert session.statistics().pinned_idle
+        while not session.statistics().pinned_idle:  # the engine holds a result for a moment longer
+            await asyncio.sleep(0.001)
         emulator.fail("acl.rt.malloc_host", 207001)
         kept = [await session.infer([ones(1)]) for _ in range(6)]  # more blocks than were idle
         assert session.statistics().failed == 0
