@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aioais.summary
 from aioais import InferSession, MultiDeviceSession
+from aioais._acl import block_pool
 from aioais._acl.api import Acl, Mdl, Rt
 from aioais._acl.codes import CODES
 from aioais._acl.library import Library, find_library
@@ -23,6 +24,7 @@ from aioais._atc.options import InputShape, Options, parse_options
 from aioais._bridge.offload import wait_future
 from aioais._bridge.worker import Worker
 from aioais._buffers.batch_buffers import MOST_BATCHED
+from aioais._device import device as device_module
 from aioais._device.transfers import Transfers
 from aioais._engine import closing, core, execute, speed, stages, times
 from aioais._engine.core import SessionCore
@@ -95,10 +97,13 @@ __all__ = [
     "is_known_as_brief",
     "is_leased",
     "is_small_file",
+    "keep_idle_for",
     "limit_events",
+    "limit_idle",
     "limit_leases",
     "limit_proto",
     "machine_memory",
+    "most_idle",
     "other_options",
     "parse_options",
     "places",
@@ -112,6 +117,7 @@ __all__ = [
     "set_exit_patience",
     "settle_device",
     "share_one_stream",
+    "sweep",
     "times_of",
     "treat_as_fast",
     "treat_as_slow",
@@ -260,6 +266,28 @@ async def settle_device(session: InferSession) -> None:
     device = _pipeline(session).device
     await wait_future(device.worker.submit(lambda: None))
     await wait_future(device.worker.submit(device.pinned.trim))
+    await wait_future(device.worker.submit(device.pool.trim))
+
+
+def most_idle() -> int:
+    """Bytes that a pool may keep idle when it grows."""
+    return block_pool._MOST_IDLE
+
+
+def limit_idle(patch: pytest.MonkeyPatch, nbytes: int) -> None:
+    """Let pools keep only so many bytes idle when they grow."""
+    patch.setattr(block_pool, "_MOST_IDLE", nbytes)
+
+
+def keep_idle_for(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have devices that are opened from now on look for idle memory so often."""
+    patch.setattr(device_module, "_KEEP_S", seconds)
+
+
+async def sweep(session: InferSession) -> None:
+    """Have the session's device look for idle memory now, as it does by itself after a time."""
+    device = _pipeline(session).device
+    await wait_future(device.worker.submit(device.idle_memory.sweep))
 
 
 def limit_events(patch: pytest.MonkeyPatch, count: int) -> None:

@@ -113,8 +113,8 @@ async def test_who_holds_it_is_told(models: Models) -> None:
 
 
 @pytest.mark.parametrize("mib", [3, 5])
-async def test_growing_ahead_is_left_out_where_there_is_no_room(models: Models, mib: int) -> None:
-    """Buffers grow by doubling; near the end of the memory they grow by what is needed."""
+async def test_growing_needs_no_room_for_both(models: Models, mib: int) -> None:
+    """Smaller buffers are given back before larger ones are made."""
     with emulator.configure(memory_mb=16):
         async with InferSession(0, models.identity([1, "n"]), depth=1) as session:
             await run(session, mib - 0.5, "dymshape")
@@ -143,7 +143,8 @@ async def test_idle_pinned_memory_is_given_back(models: Models) -> None:
     async with InferSession(0, models.identity((1, FLOATS)), depth=2) as session:
         await asyncio.gather(*(run(session, 1) for _ in range(4)))
         gc.collect()
-        assert session.statistics().pinned_idle
+        while not session.statistics().pinned_idle:  # the engine holds a result for a moment longer
+            await asyncio.sleep(0.001)
         emulator.fail("acl.rt.malloc_host", 207001)
         kept = [await session.infer([ones(1)]) for _ in range(6)]  # more blocks than were idle
         assert session.statistics().failed == 0

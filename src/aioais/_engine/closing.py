@@ -80,7 +80,7 @@ def _drain_device(device: Device, deadline: float) -> None:
     device.post(reap)
     while not is_through.wait(0.01) and thread.is_alive() and time.monotonic() < deadline:
         pass
-    if not device.pinned.leased and not device.memory.blocks:
+    if not device.is_used:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 

@@ -23,6 +23,7 @@ from .ort import Binding, Bound
 from .regions import TOLERANCE, Region, check_room, nothing, overlap, resolve
 from .tensor_desc import TensorDesc
 from .transfer import move
+from .work_memory import trim_heap
 
 if TYPE_CHECKING:
     from .dump import Probe
@@ -232,14 +233,15 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed while it was dumped: {exc}") from exc
 
     def _run_dynamic(self, allocate: Context | None) -> None:
-        info = self.model.info
+        info, engine = self.model.info, self.model.engine
         into = self._fed()
+        gives_back = engine.work_memory.changes_size(sum(bound.nbytes for bound in into))
         out = [Bound(spec.name, spec.element, (), 0, 0) for spec in info.outputs]
         try:
-            binding = Binding(self.model.engine, into, out)
+            binding = Binding(engine, into, out)
         except Exception as exc:  # the classes of its errors are made at run time
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
-        binding.run()
+        binding.run(gives_back)
         results = binding.results()
         for spec, region, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
@@ -260,6 +262,9 @@ class Plan:
                 move(pointer, source, needed)
             if self.dataset.handle in datasets:
                 self.dataset.describe(index, TensorDesc(spec.dtype, shape, spec.format, owned=True))
+        if gives_back:
+            del binding
+            trim_heap()
 
 
 def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | int:
