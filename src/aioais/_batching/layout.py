@@ -134,6 +134,13 @@ class Layout:
         )
 
     def _measure(self, feeds: Sequence[np.ndarray | Tensor]) -> tuple[int, Kind]:
+        if len(feeds) > len(self._info.inputs):
+            names = [tensor.name for tensor in self._info.optional]
+            raise FeedError(
+                f"feeds: got some for inputs that have a default ({', '.join(names[:4])}); expected those of the other "
+                "inputs alone: rows of several callers run together, with one value of such an input; use "
+                "InferSession.infer for requests that feed it"
+            )
         rows: int | None = None
         shapes = []
         for k, (feed, tensor, axis) in enumerate(zip(feeds, self._info.inputs, self.in_axes, strict=True)):

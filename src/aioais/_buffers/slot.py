@@ -81,10 +81,11 @@ class Slot:
         self.gear: tuple[int, ...] | None = None
         self.shapes: tuple[tuple[int, ...], ...] | None = None
         self.executions_per_mark: list[int] = executions_per_mark(loop)
-        self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
+        self._tensors: tuple[TensorInfo, ...] = info.all_inputs
+        self.inputs: list[DeviceBlock | None] = [None] * len(self._tensors)
         self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
         self._hidden: list[DeviceBlock] = []
-        self._staging: list[tuple[int, int]] = [(0, 0)] * len(info.inputs)
+        self._staging: list[tuple[int, int]] = [(0, 0)] * len(self._tensors)
         self._small: list[tuple[int, int]] = [(0, 0)] * len(info.outputs)
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
@@ -108,9 +109,9 @@ class Slot:
             block = device.alloc(nbytes)
             self._hidden.append(block)
             bound[index] = block.address, block.nbytes
-        for k, tensor in enumerate(info.inputs):
+        for k, tensor in enumerate(self._tensors):
             bound[tensor.index] = (0, 0)
-            if not is_open:
+            if not is_open and k < len(info.inputs):  # optional ones have memory once they are fed
                 block = self.inputs[k] = device.alloc(tensor.size)
                 bound[tensor.index] = block.address, block.nbytes
         self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)])
@@ -152,7 +153,7 @@ class Slot:
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Bind input ``k`` to its own buffer of at least ``nbytes``, which grows by doubling."""
-        return self._grown(self.inputs, k, nbytes, self.in_data, self.info.inputs[k].index)
+        return self._grown(self.inputs, k, nbytes, self.in_data, self._tensors[k].index)
 
     def output_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Bind output ``k`` to a buffer of at least ``nbytes``, which grows by doubling."""
@@ -222,6 +223,8 @@ class Slot:
         """
         views = self._views.get(plan.serial)
         if views is None:
+            marks = self.marks.inputs
+            marks.extend(self._event() for _ in range(len(plan.inputs) - len(marks)))  # optional inputs have none yet
             if any(not item.is_device and self._room(item.position) < item.nbytes for item in plan.inputs):
                 self._forget()  # they look at the blocks that are about to be replaced
             views = [None if item.is_device else self._stage(item.position, item) for item in plan.inputs]
@@ -300,7 +303,7 @@ class Slot:
             return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
         if nbytes < item.nbytes or not address:
-            room = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
+            room = max(item.nbytes, 2 * nbytes, self._most_bytes(self._tensors[k]), 1)
             self._staging[k] = self._pinned(room), room
             if address:
                 self.device.pinned.release(address, nbytes)
