@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, final
 
 import numpy as np
@@ -86,13 +87,11 @@ class Tensor:
             The copy was not done within the ``hang_timeout`` of the session that made the tensor. This does not break
             any session.
         """
-        device, block = self._device, self.block
+        device = self._device
         device.process.check_fork()
-
-        def copy() -> np.ndarray:
-            return device.transfers.download(block, self._shape, self._dtype, self._hang_timeout)
-
-        return await wait_future(device.worker.submit(copy))
+        how = self._shape, self._dtype, self._hang_timeout
+        # The copy and its block have no name here: the traceback of an error holds this frame.
+        return await wait_future(device.worker.submit(partial(device.transfers.download, self.block, *how)))
 
     def close(self) -> None:
         """Release the memory; idempotent, never blocks."""
