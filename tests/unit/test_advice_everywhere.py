@@ -422,6 +422,7 @@ async def test_advice_about_options_is_right(models: Models, kind: str) -> None:
     x = np.ones((2, 3), np.float32)
     rng = random.Random(kind)
     names = OF_BATCHING if kind == "batching" else OF_SESSIONS if kind == "multi" else ["device_id", *OF_SESSIONS]
+    output: Any = None
     async with InferSession(0, path) as inner:
 
         async def use(given: dict[str, Any]) -> Any:
