@@ -12,7 +12,7 @@ import numpy as np
 from .._acl.model import ModelInfo, TensorInfo
 from .._device.device import Device
 from ..errors import FeedError, ModelError
-from ..tensor import Tensor
+from ..tensor import Tensor, device_of
 from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .advice import advise
 from .arguments import check_mode, check_sizes, check_types, legal_gears
@@ -308,9 +308,10 @@ class Planner:
             raise FeedError(
                 f"{where}: got a closed device tensor; expected an open one: make it again with to_device()"
             )
-        if feed.device_id != self._device.id or feed.device.library is not self._device.library:
+        library = device_of(feed).library
+        if feed.device_id != self._device.id or library is not self._device.library:
             raise FeedError(
-                f"{where}: got a tensor on device {feed.device_id} (platform {feed.device.library.platform!r}); "
+                f"{where}: got a tensor on device {feed.device_id} (platform {library.platform!r}); "
                 f"expected one on device {self._device.id}; bring it over: await session.to_device(await "
                 "tensor.to_host())"
             )
