@@ -18,6 +18,7 @@ from aioais._acl import block_pool
 from aioais._acl.api import Acl, Mdl, Rt
 from aioais._acl.codes import CODES
 from aioais._acl.library import Library, find_library
+from aioais._acl.process import process_of
 from aioais._acl.slow import SlowCalls
 from aioais._atc import onnx_file, other_options
 from aioais._atc.options import InputShape, Options, parse_options
@@ -122,6 +123,7 @@ __all__ = [
     "treat_as_fast",
     "treat_as_slow",
     "wait_broken",
+    "wait_finalize_requested",
 ]
 
 
@@ -208,6 +210,12 @@ def hold_end_of_device(patch: pytest.MonkeyPatch, has_begun: threading.Event, ma
         close(transfers)
 
     patch.setattr(Transfers, "close", held_up)
+
+
+def wait_finalize_requested() -> None:
+    """Block until ``finalize`` has asked for the end of the CPU device's ACL."""
+    while not process_of(cpu_library()).is_finalize_requested:
+        threading.Event().wait(0.001)
 
 
 def end_of(session: InferSession) -> Callable[[], bool]:

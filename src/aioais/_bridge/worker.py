@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -78,6 +79,7 @@ class Worker:
                 raise _gone()
             future.set_result(function())
         except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            traceback.clear_frames(exc.__traceback__)  # they hold memory of the device, and a caller may keep the error
             future.set_exception(exc)
         finally:
             del future, function  # the traceback of an error holds this frame

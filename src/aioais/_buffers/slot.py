@@ -92,10 +92,11 @@ class Slot:
         self.gear: tuple[int, ...] | None = None
         self.shapes: tuple[tuple[int, ...], ...] | None = None
         self.executions_per_mark: list[int] = executions_per_mark(loop)
-        self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
+        self._tensors: tuple[TensorInfo, ...] = info.all_inputs
+        self.inputs: list[DeviceBlock | None] = [None] * len(self._tensors)
         self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
         self._hidden: list[DeviceBlock] = []
-        self._staging: list[tuple[int, int]] = [(0, 0)] * len(info.inputs)
+        self._staging: list[tuple[int, int]] = [(0, 0)] * len(self._tensors)
         self._small: list[tuple[int, int]] = [(0, 0)] * len(info.outputs)
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
@@ -121,9 +122,9 @@ class Slot:
             block = device.alloc(nbytes)
             self._hidden.append(block)
             bound[index] = block.address, block.nbytes
-        for k, tensor in enumerate(info.inputs):
+        for k, tensor in enumerate(self._tensors):
             bound[tensor.index] = (0, 0)
-            if not self._is_open:
+            if not self._is_open and k < len(info.inputs):  # optional ones have memory once they are fed
                 block = self.inputs[k] = device.alloc(tensor.size)
                 bound[tensor.index] = block.address, block.nbytes
         self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)])
@@ -161,7 +162,7 @@ class Slot:
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Bind input ``k`` to its own buffer, with room for ``nbytes``."""
-        return self._fitting(self.inputs, k, nbytes, self.in_data, self.info.inputs[k].index)
+        return self._fitting(self.inputs, k, nbytes, self.in_data, self._tensors[k].index)
 
     def output_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Bind output ``k`` to a buffer with room for ``nbytes``."""
@@ -229,6 +230,8 @@ class Slot:
         """
         views = self._views.get(plan.serial)
         if views is None:
+            marks = self.marks.inputs
+            marks.extend(self._event() for _ in range(len(plan.inputs) - len(marks)))  # optional inputs have none yet
             hosted = [item for item in plan.inputs if not item.is_device]
             if not all(self._fits(self._room(item.position), item.nbytes) for item in hosted):
                 self._forget()  # they look at the blocks that are about to be replaced
@@ -323,7 +326,7 @@ class Slot:
             return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
         if not address or not self._fits(nbytes, item.nbytes):
-            room = size_class(max(item.nbytes, self._most_bytes(self.info.inputs[k])))
+            room = size_class(max(item.nbytes, self._most_bytes(self._tensors[k])))
             self._staging[k] = 0, 0
             if address:
                 self.device.pinned.release(address, nbytes)

@@ -48,6 +48,8 @@ class CommandCache:
             Whether it has the copies to the device, and those back.
         """
         plan = request.plan
+        for index in plan.unfed:
+            slot.in_data.bind(index, 0, 0)
         is_chained = self._executions.shared_stream is None
         outputs = request.outputs if plan.dynamic_shapes is not None else None
         kind = plan.serial, request.to_host, ends, is_chained, outputs

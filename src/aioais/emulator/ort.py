@@ -342,6 +342,7 @@ class OrtModel:
                         tensor._replace(shape=UNKNOWN_RANK) if tensor.shape == () and tensor.name in unknown else tensor
                         for tensor in tensors
                     ]
+            self.optional: list[OrtTensor] = self._overridable(source)
             about = self.session.get_modelmeta()
             self.metadata: dict[str, str] = dict(about.custom_metadata_map)
             self.title: str = str(about.graph_name)
@@ -357,6 +358,16 @@ class OrtModel:
         self.lock: threading.Lock = threading.Lock()
         self.is_running = False
         self.is_stopping: bool = False
+
+    def _overridable(self, source: str | bytes) -> list[OrtTensor]:
+        """Describe the initializers that may be fed: those that are inputs of the graph too, since IR version 4.
+
+        Those of open dims, and of types that the device does not have, are left as constants.
+        """
+        nodes = [node for node in self.session.get_overridable_initializers() if node.type in _TYPES]
+        tensors = [self._tensor(node, "input") for node in nodes]
+        unknown = without_rank(source) if any(tensor.shape == () for tensor in tensors) else set()
+        return [tensor for tensor in tensors if min(tensor.shape, default=0) >= 0 and tensor.name not in unknown]
 
     def stop(self) -> None:
         """End the current run at the next operator, if there is one."""
