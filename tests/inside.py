@@ -6,9 +6,10 @@ keeps it. When the library is built anew, this file follows, and tests do not. P
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import aioais.summary
@@ -65,7 +66,6 @@ __all__ = [
     "Options",
     "Worker",
     "break_stage",
-    "call_late_in_booking",
     "cause_of_break",
     "collect_where_locks_are_held",
     "compat_finders",
@@ -110,6 +110,7 @@ __all__ = [
     "settle_device",
     "share_one_stream",
     "times_of",
+    "times_of_copies_held",
     "treat_as_fast",
     "treat_as_slow",
     "wait_broken",
@@ -361,15 +362,11 @@ def refuse_memory_for_times(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(aioais.summary, "array", out_of_memory)
 
 
-def call_late_in_booking(call: Callable[[], None]) -> None:
-    """Call a function in the thread that is about to book times, with what it holds for that."""
-    learn = speed.Speed.learn
-
-    def late(self: speed.Speed, times: Any) -> None:
-        call()
-        learn(self, times)
-
-    speed.Speed.learn = late  # type: ignore[method-assign]
+@contextlib.contextmanager
+def times_of_copies_held() -> Iterator[None]:
+    """Hold the locks of ``MemorySummary``, as a thread does that books times."""
+    with aioais.summary.MemorySummary._h2d._lock, aioais.summary.MemorySummary._d2h._lock:
+        yield
 
 
 # --- programs written for ais_bench ---------------------------------------------------------------
