@@ -48,7 +48,7 @@ def test_a_daemon_thread_in_a_call_ends_with_the_process(path: str) -> None:
     inside.set_exit_patience(0.5)
     session = Blocking(0, PATH)
     gate = emulator.gate("execute")
-    threading.Thread(target=session.infer, args=([X],), daemon=True).start()
+    threading.Thread(target=session.infer_pipeline, args=([[X]],), daemon=True).start()
     assert gate.wait_reached()
     """
     assert "Traceback" not in run(path, program(body))
