@@ -356,23 +356,23 @@ def test_what_a_signal_handler_raises_comes_out_of_free_resource(path: str) -> N
         raise Alarm
 
     def signal_once_it_waits() -> None:
-        while not session.aio.closed:
+        while not opened.aio.closed:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    session = InferSession(0, path)
+    opened = InferSession(0, path)
     before = signal.signal(signal.SIGUSR1, strike)
     try:
         with emulator.gate("execute") as gate:
-            helpers = [threading.Thread(target=session.infer, args=([row(1)],))]
+            helpers = [threading.Thread(target=opened.infer, args=([row(1)],))]
             helpers[0].start()
             assert gate.wait_reached(60)
             helpers.append(threading.Thread(target=signal_once_it_waits))
             helpers[1].start()
             with pytest.raises(Alarm):
-                session.free_resource()
+                opened.free_resource()
         for helper in helpers:
             helper.join()
-        session.free_resource()
+        opened.free_resource()
     finally:
         signal.signal(signal.SIGUSR1, before)
