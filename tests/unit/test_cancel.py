@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -257,3 +259,21 @@ async def test_a_tensor_given_up_lives_until_its_request_is_done(models: Models)
             assert session.statistics().device_bytes >= held
         np.testing.assert_array_equal((await task)[0], wanted(SMALL, 1))
         del task
+
+
+async def test_cancelled_in_line_lets_its_feeds_go(models: Models) -> None:
+    """At once, though the device hangs and no thread of the session looks at the line."""
+    async with InferSession(0, models.add(SMALL), depth=1) as session:
+        with emulator.gate("execute"):
+            first = asyncio.ensure_future(session.infer(feeds(SMALL, 1)))
+            await reaches(session, lambda now: now.in_flight == 1)
+            given = feeds(SMALL, 2)
+            left = [weakref.ref(feed) for feed in given]
+            second = asyncio.ensure_future(session.infer(given))
+            await reaches(session, lambda now: now.queued == 1)
+            second.cancel()
+            await asyncio.wait([second])
+            del given, second
+            gc.collect()
+            assert not any(ref() is not None for ref in left)
+        np.testing.assert_array_equal((await first)[0], wanted(SMALL, 1))
