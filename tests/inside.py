@@ -6,10 +6,11 @@ keeps it. When the library is built anew, this file follows, and tests do not. P
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import aioais.summary
@@ -27,7 +28,7 @@ from aioais._bridge.worker import Worker
 from aioais._buffers.batch_buffers import MOST_BATCHED
 from aioais._device import device as device_module
 from aioais._device.transfers import Transfers
-from aioais._engine import closing, core, execute, speed, stages, times
+from aioais._engine import closing, core, execute, speed, stages
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
 from aioais._feeds import gathered
@@ -70,7 +71,6 @@ __all__ = [
     "Options",
     "Worker",
     "break_stage",
-    "call_late_in_booking",
     "cause_of_break",
     "collect_where_locks_are_held",
     "compat_finders",
@@ -120,6 +120,7 @@ __all__ = [
     "share_one_stream",
     "sweep",
     "times_of",
+    "times_of_copies_held",
     "treat_as_fast",
     "treat_as_slow",
     "wait_broken",
@@ -414,15 +415,11 @@ def refuse_memory_for_times(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(aioais.summary, "array", out_of_memory)
 
 
-def call_late_in_booking(call: Callable[[], None]) -> None:
-    """Call a function in the thread that is about to book times, with what it holds for that."""
-    book = times.Times._book
-
-    def late(self: times.Times, note: Any) -> None:
-        call()
-        book(self, note)
-
-    times.Times._book = late  # type: ignore[method-assign]
+@contextlib.contextmanager
+def times_of_copies_held() -> Iterator[None]:
+    """Hold the locks of ``MemorySummary``, as a thread does that books times."""
+    with aioais.summary.MemorySummary._h2d._lock, aioais.summary.MemorySummary._d2h._lock:
+        yield
 
 
 # --- programs written for ais_bench ---------------------------------------------------------------

@@ -63,11 +63,15 @@ async def test_sizes_that_proved_too_small_are_not_believed_again(models: Models
         assert await runs(session, 3000, 4096) == (0, 1)
 
 
-async def test_outputs_that_depend_on_values(models: Models) -> None:
-    rng = np.random.default_rng(1)
-    path = models.write(
+def nonzero(models: Models) -> str:
+    return models.write(
         "nonzero", [("NonZero", ["x"], ["where"], {})], {"x": (1, ["n", "k"])}, {"where": (7, [2, "found"])}
     )
+
+
+async def test_outputs_that_depend_on_values(models: Models) -> None:
+    rng = np.random.default_rng(1)
+    path = nonzero(models)
     async with InferSession(0, path, depth=1) as session:
         for keep in (0.9, 0.1, 0.95, 0.5, 0.96):
             x = np.where(rng.random((200, 200)) < keep, 1, 0).astype(np.float32)
@@ -76,6 +80,18 @@ async def test_outputs_that_depend_on_values(models: Models) -> None:
             np.testing.assert_array_equal(places, np.stack(np.nonzero(x)))
             # Once they have differed for the same shapes, shapes tell nothing. The second is smaller.
             assert emulator.counts().get(SYNC, 0) == (keep != 0.1)
+
+
+@pytest.mark.parametrize("found", [10, 300])
+async def test_outputs_that_differ_and_fit(models: Models, found: int) -> None:
+    """They are copied once more, in their own shape; the model need not run again."""
+    async with InferSession(0, nonzero(models), depth=1) as session:
+        for count in (40, found):
+            x = (np.arange(400) < count).astype(np.float32).reshape(20, 20)
+            emulator.reset_counts()
+            (places,) = await session.infer([x], "dymshape")
+            np.testing.assert_array_equal(places, np.stack(np.nonzero(x)))
+            assert (emulator.counts().get(SYNC, 0), emulator.counts()[ASYNC]) == (0, 1)
 
 
 async def test_a_release_that_does_not_allocate(models: Models) -> None:

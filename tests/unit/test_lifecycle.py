@@ -20,6 +20,7 @@ from tests.unit.sums import feeds, wanted
 
 from aioais import (
     AclError,
+    AclInternalError,
     AclMemoryError,
     AioaisError,
     ArgumentError,
@@ -348,11 +349,13 @@ async def test_open_failure_is_undone(models: Models, call: str, nth: int) -> No
         np.testing.assert_array_equal((await again.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
 
 
-async def test_open_failure_leaves_neighbours_alone(models: Models) -> None:
+@pytest.mark.parametrize(("code", "kind"), [(500002, ModelError), (507899, AclInternalError)])
+async def test_open_failure_leaves_neighbours_alone(models: Models, code: int, kind: type[AioaisError]) -> None:
+    """A device that fails is no bad model file."""
     path = models.add(SMALL)
     async with InferSession(0, path) as session:
-        emulator.fail("acl.mdl.load_from_file", 500002)
-        with pytest.raises(ModelError):
+        emulator.fail("acl.mdl.load_from_file", code)
+        with pytest.raises(kind):
             await InferSession(0, path)
         np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
 

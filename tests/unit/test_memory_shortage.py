@@ -177,6 +177,23 @@ async def test_a_tensor_that_has_no_room(models: Models) -> None:
             await run(session, 1)
 
 
+async def test_memory_that_is_about_to_be_freed_is_waited_for(models: Models) -> None:
+    """The thread that frees a collected tensor is busy with a copy when the buffers of a request need the room."""
+    with emulator.configure(memory_mb=8):
+        async with InferSession(0, models.identity((1, 2 * FLOATS)), depth=1) as session:
+            tensor = await session.to_device(ones(5))
+            with emulator.gate("h2d") as gate:
+                copy = asyncio.ensure_future(session.to_device(ones(0.5)))
+                assert await asyncio.to_thread(gate.wait_reached, 60)
+                del tensor
+                emulator.reset_counts()
+                request = asyncio.ensure_future(run(session, 2))
+                while emulator.counts().get("acl.rt.malloc", 0) < 2:  # the second one has no room
+                    await asyncio.sleep(0.001)
+            await request
+            (await copy).close()
+
+
 async def test_depth_shrinks_and_everything_still_runs(models: Models) -> None:
     with emulator.configure(memory_mb=5):
         async with InferSession(0, models.identity((1, FLOATS)), depth=8) as session:

@@ -245,40 +245,6 @@ def test_fork_inside_the_loop(path: str) -> None:
     run(path, body, "-W", "ignore")
 
 
-@pytest.mark.engine
-@pytest.mark.full
-def test_fork_while_times_are_booked(path: str) -> None:
-    body = """
-    from aioais import MemorySummary
-    books, go = threading.Event(), threading.Event()
-    def wait():
-        if threading.current_thread() is not threading.main_thread():
-            books.set()
-            go.wait()
-    async def main():
-        async with InferSession(0, PATH) as session:
-            await session.infer([X])
-            inside.call_late_in_booking(wait)
-            tasks = [asyncio.ensure_future(session.infer([X])) for _ in range(40)]
-            while not books.is_set():
-                await asyncio.sleep(0.001)
-            child = os.fork()
-            if not child:
-                signal.alarm(20)
-                before = len(MemorySummary.get_h2d_time_list())
-                MemorySummary.record(1.0, True)
-                assert len(MemorySummary.get_h2d_time_list()) == before + 1
-                os._exit(0)
-            _, status = await asyncio.to_thread(os.waitpid, child, 0)
-            go.set()
-            await asyncio.gather(*tasks)
-            assert status == 0, status
-            assert session.summary().count == 41
-    asyncio.run(main())
-    """
-    run(path, body, "-W", "ignore::DeprecationWarning")
-
-
 def test_ctrl_c(path: str) -> None:
     body = """
     async def main():

@@ -34,7 +34,7 @@ class SlotPool:
     """Takes and makes slots for one thread at a time; they come back from any thread.
 
     Slots that no request uses may be given back to the device when memory runs short, by a thread of another session
-    too, but not while a request waits for one, or another one is being made.
+    too, but not while a request waits for one. A request is still in line while a slot is made for it.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class SlotPool:
         self._all: list[Slot] = []
         self._free: deque[Slot] = deque()  # the one that was used last is taken first, so that others can rest
         self._lock = threading.Lock()  # guards the list, and that no slot is reclaimed that a request waits for
-        self._is_making = self._is_interrupted = False
+        self._is_interrupted = False
         device.idle_memory.enter(self)
 
     @property
@@ -121,7 +121,6 @@ class SlotPool:
         with self._lock:
             if len(self._all) >= self.depth:
                 return None
-            self._is_making = True  # a slot returned now is kept: the one being made may get no memory
         try:
             slot = self._make()
         except AclError as exc:
@@ -139,8 +138,6 @@ class SlotPool:
             )
             self.depth = self._most = made
             return None
-        finally:
-            self._is_making = False
         with self._lock:
             self._all.append(slot)
         return slot
@@ -170,7 +167,7 @@ class SlotPool:
         """Free slots that no request uses, the one that has rested for longest first, as far as they are spare."""
         spare: list[Slot] = []
         with self._lock:
-            while not (self._is_making or self._is_interrupted or self._is_awaited()):
+            while not (self._is_interrupted or self._is_awaited()):
                 try:
                     if not is_spare(self._free[0]):
                         break
