@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Final, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 __all__ = ["Deliverable", "Delivery"]
 
@@ -15,8 +16,6 @@ class Deliverable(Protocol):
 
     def settle(self) -> None: ...
 
-
-_T = TypeVar("_T", bound=Deliverable)
 
 _PATIENCE_S: Final = 0.0005
 """How long the loop may wait for the GIL, which a thread that only waits for moments never releases for long enough."""
@@ -39,13 +38,9 @@ class Delivery:
         self._armed = False
         self._armed_at = 0.0
 
-    def post(self, items: list[_T]) -> None:
-        """Settle items on the loop, in order; after the loop is closed they are dropped.
-
-        They are taken out of the list: what a thread still holds, its caller may have dropped already.
-        """
+    def post(self, items: Sequence[Deliverable]) -> None:
+        """Settle items on the loop, in order; after the loop is closed they are dropped."""
         self._ready.extend(items)
-        items.clear()
         if self._ready and not self._armed:
             # Two threads may both come here: the second wake-up finds nothing, which is harmless.
             self._armed = True

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Final
 
 from .._acl.process import live_processes
@@ -41,15 +42,8 @@ def finalize_all() -> None:
         pipeline.join()
     free_what_was_left()
     closed_tensors = _close_tensors()
-    for process in live_processes():
-        process.is_finalize_requested = True
-    for device in live_devices():
-        _drain_device(device, time.monotonic() + _PATIENCE_S)
-    for process in live_processes():
-        if not any(device.process is process for device in live_devices()):
-            with contextlib.suppress(Exception):  # taken below; the other platform must still be ended
-                process.finalize()
-        failure = failure or process.take_failure()
+    ending = _end_acl(lambda: time.monotonic() + _PATIENCE_S)
+    failure = failure or ending
     if failure is not None:
         raise failure
     if closed_tensors:  # last, as a warning may be made an error
@@ -58,6 +52,21 @@ def finalize_all() -> None:
             ResourceWarning,
             stacklevel=2,
         )
+
+
+def _end_acl(deadline: Callable[[], float]) -> BaseException | None:
+    """End all devices, each until its deadline, then ACL; returns the first failure."""
+    failure: BaseException | None = None
+    for process in live_processes():
+        process.is_finalize_requested = True
+    for device in live_devices():
+        _drain_device(device, deadline())
+    for process in live_processes():
+        if not any(device.process is process for device in live_devices()):
+            with contextlib.suppress(Exception):  # taken below; the other platform must still be ended
+                process.finalize()
+        failure = failure or process.take_failure()
+    return failure
 
 
 def _close_tensors() -> int:
@@ -99,15 +108,11 @@ def _at_exit() -> None:
     try:
         for pipeline in pipelines:
             pipeline.closed.exception(max(0.0, deadline - time.monotonic()))
-        for process in live_processes():
-            process.is_finalize_requested = True
-        for device in live_devices():
-            _drain_device(device, min(deadline, time.monotonic() + 1.0))
-        for process in live_processes():
-            if not any(device.process is process for device in live_devices()):
-                process.finalize()
+        failure = _end_acl(lambda: min(deadline, time.monotonic() + 1.0))
     except BaseException as exc:  # noqa: BLE001 - the process ends anyway
-        _log.warning("ACL was not shut down cleanly at exit: %r", exc)
+        failure = exc
+    if failure is not None:
+        _log.warning("ACL was not shut down cleanly at exit: %r", failure)
 
 
 def _warn_of_open(pipelines: list[Pipeline]) -> None:
