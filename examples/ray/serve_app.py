@@ -4,10 +4,10 @@ As a service, on a machine or a cluster whose NPUs Ray knows (``ray start --reso
 
     pip install "aioais[cpu]" "ray[serve]"
     serve run --app-dir examples/ray serve_app:build replicas=2
-    curl --data-binary @digit http://127.0.0.1:8000/    # 8 x 8 bytes, pixels of 0 (paper) to 16 (ink)
+    curl --data-binary @digit http://127.0.0.1:8000/    # 8 x 8 bytes for each image, 0 (paper) to 16 (ink)
 
-As a script it starts Ray with two emulated NPUs, asks through a handle and over HTTP, and ends. Which of the patterns to
-choose, and what Ray costs per request: docs/many_machines.md.
+As a script it starts Ray with two emulated NPUs, asks through a handle and over HTTP, and ends. docs/many_machines.md
+says which pattern to choose, and what Ray costs per request.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ import os
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
 from ray import serve
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 import aioais
 from aioais import AclError, BatchingSession, BrokenSessionError, InferSession, MultiDeviceSession
 from aioais.demo_data import DIGITS_MODEL, load_digits
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 Image = npt.NDArray[np.float32]
 
@@ -107,10 +109,10 @@ class Digits:
     async def __call__(self, request: Request) -> JSONResponse:
         """Answer over HTTP."""
         body = await request.body()
-        if len(body) != 64 or max(body) > 16:
-            return JSONResponse({"detail": f"got {len(body)} bytes; expected 64, each of 0 to 16"}, 400)
-        scores = await self.infer(np.frombuffer(body, np.uint8).reshape(1, 1, 8, 8).astype(np.float32))
-        return JSONResponse({"digit": int(scores.argmax()), "pid": os.getpid(), "devices": self.devices})
+        if not body or len(body) % 64 or max(body) > 16:
+            return JSONResponse({"detail": f"got {len(body)} bytes; expected 64 for each image, all of 0 to 16"}, 400)
+        scores = await self.infer(np.frombuffer(body, np.uint8).reshape(-1, 1, 8, 8).astype(np.float32))
+        return JSONResponse({"digits": scores.argmax(1).tolist(), "pid": os.getpid(), "devices": self.devices})
 
     async def __del__(self) -> None:
         """Close in order; Ray awaits it when it stops the replica, after its last request."""
@@ -129,7 +131,7 @@ class Models:
     def __init__(self, folder: str) -> None:
         self._files = {path.stem: str(path) for path in Path(folder).iterdir() if path.suffix in (".om", ".onnx")}
 
-    @serve.multiplexed(max_num_models_per_replica=2)
+    @serve.multiplexed(max_num_models_per_replica=2)  # type: ignore[untyped-decorator,unused-ignore] # without Ray
     async def model(self, model_id: str) -> Model:
         if model_id not in self._files:
             raise ValueError(f"got model {model_id!r}; expected one of {', '.join(sorted(self._files))}")
@@ -203,7 +205,7 @@ async def ask_http() -> None:
         bodies = [image.astype(np.uint8).tobytes() for image in images[:100]]
         answers = await asyncio.gather(*(client.post("/", content=body) for body in bodies))
         found = [answer.raise_for_status().json() for answer in answers]
-        right = sum(answer["digit"] == label for answer, label in zip(found, labels[:100], strict=True))
+        right = sum(answer["digits"] == [label] for answer, label in zip(found, labels[:100], strict=True))
         print(f"{right} of 100 digits over HTTP are right, from devices {sorted({tuple(f['devices']) for f in found})}")
         assert right >= 97
         assert (await client.post("/", content=b"?")).status_code == 400

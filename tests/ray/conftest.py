@@ -31,9 +31,10 @@ if IS_INSTALLED:
 
 def start_ray(npus: int, variables: dict[str, str] | None = None) -> None:
     """Start Ray; the number of CPUs only says what may be placed."""
-    logging.getLogger("ray._private.accelerators.npu").disabled = True  # it wants to name the chip of an NPU by its `acl`
+    # It asks `acl` for the name of the chip.
+    logging.getLogger("ray._private.accelerators.npu").disabled = True
     ray.init(
-        num_cpus=8,
+        num_cpus=4,
         resources={"NPU": npus},
         object_store_memory=100 << 20,
         include_dashboard=False,

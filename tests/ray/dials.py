@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from aioais import emulator
 from examples.ray import data_app, serve_app
+
+from aioais import emulator
 
 VARIABLE = "AIOAIS_TEST_DIALS"
 LOST_HEARTBEAT = 507010
@@ -52,7 +53,7 @@ class Digits(serve_app.Digits):
 
     async def __init__(self, *arguments: Any) -> None:  # type: ignore[misc]
         turn()
-        await super().__init__(*arguments)  # type: ignore[misc]
+        await super().__init__(*arguments)
 
 
 class Reader(data_app.Reader):

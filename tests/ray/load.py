@@ -90,7 +90,8 @@ def by_handle(handle: Any) -> Ask:
 def by_http(client: Any) -> Ask:
     async def ask(k: int) -> int:
         response = await client.post("/", content=IMAGES[k % len(IMAGES)].astype(np.uint8).tobytes())
-        return int(response.raise_for_status().json()["digit"])
+        (digit,) = response.raise_for_status().json()["digits"]
+        return int(digit)
 
     return ask
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from examples.ray import data_app
 from tests.ray import dials
 
 from aioais.demo_data import DIGITS_MODEL, load_digits
-from examples.ray import data_app
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
 RayWith = Callable[[dict[str, str]], None]
 
@@ -47,7 +47,7 @@ def test_a_device_that_dies_costs_no_item(ray_with: RayWith, tmp_path: Path) -> 
     labels = data_app.write_source(source, TIMES)
     begin = time.perf_counter()
     data_app.run(source, str(tmp_path), str(DIGITS_MODEL), actors=2)
-    print(f"\n{len(labels)} items, a device that dies: {time.perf_counter() - begin:.1f} s")
+    print(f"{len(labels)} items, a device that dies: {time.perf_counter() - begin:.1f} s")
     assert (tmp_path / "died").exists()
     check(tmp_path, labels)
 
@@ -69,11 +69,8 @@ def test_a_run_goes_on_where_it_was_stopped(ray_with: RayWith, tmp_path: Path) -
     data_app.run(source, str(tmp_path), str(DIGITS_MODEL), actors=2)
     check(tmp_path, labels)
     kept = [path for path, at in written.items() if path.exists() and path.stat().st_mtime_ns == at]
-    print(f"\nstopped after {len(written)} files, of which {len(kept)} are kept")
+    print(f"stopped after {len(written)} files, of which {len(kept)} are kept")
     assert kept
-    before = sorted((tmp_path / "out").iterdir())
-    data_app.run(source, str(tmp_path), str(DIGITS_MODEL), actors=2)  # nothing is left to do
-    assert sorted((tmp_path / "out").iterdir()) == before
 
 
 def test_a_folder_of_files(ray_with: RayWith, tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from examples.ray import serve_app
 from ray import serve
 from tests.ray import dials
 from tests.ray.load import IMAGES, Load, by_handle, by_http, expected_digits
 
-from examples.ray import serve_app
-
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
 CLIENTS = 16
 BODY = IMAGES[0].astype(np.uint8).tobytes()
@@ -77,6 +76,10 @@ async def recovery(replicas: int) -> tuple[float, float]:
     return told, time.perf_counter() - begin
 
 
+def recovered(load: Load, told: float, complete: float) -> str:
+    return f"{len(load.retried)} of {load.asked} retried; told after {told:.1f} s, complete after {complete:.1f} s"
+
+
 def check_nothing_is_lost(load: Load, expected: list[int]) -> None:
     assert not load.lost
     assert not load.wrong(expected)
@@ -90,7 +93,7 @@ async def test_each_replica_has_a_device_of_its_own(serving: int) -> None:
 
 
 async def test_two_replicas_do_twice_the_work_of_one() -> None:
-    """Each request is a full batch of 16, for which the device takes 20 ms; in turns, so that a busy machine is fair."""
+    """Each request is a full batch of 16, for which the device takes 20 ms; in turns, as the machine may be busy."""
     full = np.concatenate(IMAGES[:16])
     rates: dict[int, list[float]] = {1: [], 2: []}
     loads: dict[int, Load] = {}
@@ -107,7 +110,7 @@ async def test_two_replicas_do_twice_the_work_of_one() -> None:
             rates[replicas].append(await load.run(4 * replicas, 60 * replicas))
             assert not load.retried
     ratio = statistics.median(rates[2]) / statistics.median(rates[1])
-    print(f"\nrequests/s, executions of 20 ms: {rates}; medians {ratio:.2f} x")
+    print(f"requests/s, executions of 20 ms: {rates}; medians {ratio:.2f} x")
     assert ratio >= 1.9
 
 
@@ -127,7 +130,7 @@ async def test_a_killed_replica_loses_no_request_that_is_retried_once(serving: i
     check_nothing_is_lost(load, await expected_digits())
     assert load.retried, "nothing was under way in what died"
     assert victim not in await processes(serving)
-    print(f"\nkilled, {way}: {len(load.retried)} of {load.asked} retried; told after {told:.1f} s, whole after {complete:.1f} s")
+    print(f"killed, {way}: {recovered(load, told, complete)}")
 
 
 async def test_a_replica_whose_device_dies_is_replaced(serving: int, tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ async def test_a_replica_whose_device_dies_is_replaced(serving: int, tmp_path: P
     stop.set()
     await going
     check_nothing_is_lost(load, await expected_digits())
-    print(f"\ndied: {len(load.retried)} of {load.asked} retried; told after {told:.1f} s, whole after {complete:.1f} s")
+    print(f"a device died: {recovered(load, told, complete)}")
 
 
 async def test_a_replica_with_two_devices_outlives_one(serving: int, tmp_path: Path) -> None:
