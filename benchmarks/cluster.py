@@ -92,7 +92,7 @@ class Found:
 class Part:
     """A process, a device or a network card: one thing at a time."""
 
-    def __init__(self, env: simpy.Environment, kind: str, cores: simpy.Resource | None = None) -> None:
+    def __init__(self, env: Any, kind: str, cores: Any = None) -> None:
         self.kind = kind
         self.busy = 0.0
         self._env = env

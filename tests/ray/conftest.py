@@ -25,8 +25,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))  # else Ray write
 if IS_INSTALLED:
     with warnings.catch_warnings():  # what Ray's modules warn of while they are imported
         warnings.simplefilter("ignore")
-        import ray.data
-        import ray.serve
+        import ray
+        from ray import data as data
+        from ray import serve
 
 
 def start_ray(npus: int, variables: dict[str, str] | None = None) -> None:
@@ -54,9 +55,9 @@ def serving() -> Iterator[int]:
     """Start Ray with three NPUs, and Serve; give the port of its proxy."""
     port = free_port()
     start_ray(3)
-    ray.serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
     yield port
-    ray.serve.shutdown()
+    serve.shutdown()
     ray.shutdown()
 
 
