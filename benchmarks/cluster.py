@@ -23,6 +23,8 @@ import simpy
 from .report import Row, show, write
 
 DEVICE_MS = 20.0
+MOST_WAITING = 512
+"""Requests that a proxy or a caller has under way at most; it refuses others."""
 
 
 class Costs(NamedTuple):
@@ -55,8 +57,6 @@ class Cluster:
     device_ms: float = DEVICE_MS
     callers: int = 1
     """Processes that route: callers of handles, or proxies."""
-    clients: int = 0
-    """Requests that are always under way; 0 for four for each replica."""
     replicas_per_node: int = 8
     """The callers or proxies are on these nodes too, in turns."""
     cores: float = 64
@@ -167,7 +167,7 @@ class Simulation:
     def run(self) -> Found:
         """Return what happens after the first fifth of the time."""
         cluster = self.cluster
-        for k in range(cluster.clients or 4 * cluster.replicas):
+        for k in range(min(4 * cluster.replicas, MOST_WAITING * cluster.callers)):
             self.env.process(self._client(self.callers[k % len(self.callers)]))
         self.env.run(self._warm_ms)
         self._latency.clear()
@@ -295,9 +295,8 @@ async def check(costs: dict[str, Costs], rounds: int, seconds: float) -> tuple[f
                     text = f"{off:+.1%}; {cores:.1f} cores, {model.limit} busy {model.busy[model.limit]:.0%}"
                     what = f"{way}, {replicas} replicas, requests/s; model"
                     rows.append(Row(what, f"{rate:.0f}", f"{model.rate:.0f}", text))
-    slope = statistics.linear_regression([*controller], [*controller.values()]).slope
-    text = ", ".join(f"{count}: {1e3 * share:.1f}" for count, share in controller.items())
-    rows.append(Row("controller, ms of a core per second and replica", f"{1e3 * slope:.2f}", "", text))
+    text = ", ".join(f"{count} replicas: {share:.1%}" for count, share in controller.items())
+    rows.append(Row("controller, of a core, while nothing is asked", "", "", text))
     return worst, rows
 
 
@@ -347,7 +346,7 @@ def main() -> None:
         worst, found = asyncio.run(check(costs, arguments.rounds, arguments.seconds))
         rows += found
     else:
-        rows += scale(costs, 1.0)
+        rows += scale(costs, 0.5)
     show(rows)
     write(arguments.json, {"costs": {way: each._asdict() for way, each in costs.items()}, "rows": rows}, "asyncio")
     if worst > MOST_OFF:

@@ -35,7 +35,7 @@ def start_ray(npus: int, variables: dict[str, str] | None = None) -> None:
     # It asks `acl` for the name of the chip.
     logging.getLogger("ray._private.accelerators.npu").disabled = True
     ray.init(
-        num_cpus=4,
+        num_cpus=6,
         resources={"NPU": npus},
         object_store_memory=100 << 20,
         include_dashboard=False,
