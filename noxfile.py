@@ -131,7 +131,7 @@ def tests_oldest(session: nox.Session) -> None:
 def ray(session: nox.Session) -> None:
     """Run the examples on Ray, with emulated NPUs, replicas that are killed and devices that die; 490 MB to install."""
     session.install("-e", f".[{EXTRAS}]", *group("ray"))
-    session.run("pytest", "--full", "-rP", "tests/ray", *session.posargs)
+    session.run("pytest", "--full", "-rP", "--show-capture=stdout", "tests/ray", *session.posargs)
 
 
 @nox.session

@@ -23,6 +23,7 @@ from tests.ray.load import IMAGES, Load, by_handle, by_http, expected_digits
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
 CLIENTS = 16
+MOST_KILLS = 5
 BODY = IMAGES[0].astype(np.uint8).tobytes()
 
 
@@ -116,21 +117,25 @@ async def test_two_replicas_do_twice_the_work_of_one() -> None:
 
 @pytest.mark.parametrize("way", ["handle", "http"])
 async def test_a_killed_replica_loses_no_request_that_is_retried_once(serving: int, way: str) -> None:
-    handle = start(replicas=2, execute_ms=200)  # long, so that requests are under way
-    victim = next(iter(await processes(serving)))
+    """It is killed again until a request was under way in it, which it is nearly always, as executions are long."""
+    handle = start(replicas=2, execute_ms=200)
+    kills = 0
     async with http(serving) as client:
         load = Load(by_http(client) if way == "http" else by_handle(handle))
         going = asyncio.create_task(load.run_until(CLIENTS, stop := asyncio.Event()))
-        await load.until_answered(100)
-        os.kill(victim, signal.SIGKILL)
-        told, complete = await recovery(2)
-        await load.until_answered(len(load.answers) + 100)
+        while not load.retried and kills < MOST_KILLS:
+            kills += 1
+            await load.until_answered(len(load.answers) + 50)
+            victim = next(iter(await processes(serving)))
+            os.kill(victim, signal.SIGKILL)
+            told, complete = await recovery(2)
+            assert victim not in await processes(serving)
+            print(f"killed, {way}: {recovered(load, told, complete)}")
+        await load.until_answered(len(load.answers) + 50)
         stop.set()
         await going
     check_nothing_is_lost(load, await expected_digits())
-    assert load.retried, "nothing was under way in what died"
-    assert victim not in await processes(serving)
-    print(f"killed, {way}: {recovered(load, told, complete)}")
+    assert load.retried, f"nothing was under way in {kills} replicas that died"
 
 
 async def test_a_replica_whose_device_dies_is_replaced(serving: int, tmp_path: Path) -> None:
