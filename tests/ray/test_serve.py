@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarn
 
 CLIENTS = 16
 MOST_KILLS = 5
+WAITING = 12
+"""Requests under way for each replica: so many that a device has work while another program has the cores."""
 BODY = IMAGES[0].astype(np.uint8).tobytes()
 
 
@@ -105,13 +107,14 @@ async def test_two_replicas_do_twice_the_work_of_one() -> None:
             return int((await handle.infer.remote(full))[k % 16].argmax())
 
         loads[replicas] = Load(ask)
-        await loads[replicas].run(4 * replicas, 20 * replicas)
-    for _ in range(5):
+        await loads[replicas].run(WAITING * replicas, 20 * replicas)
+    for _ in range(7):
         for replicas, load in loads.items():
-            rates[replicas].append(await load.run(4 * replicas, 60 * replicas))
+            rates[replicas].append(await load.run(WAITING * replicas, 60 * replicas))
             assert not load.retried
-    ratio = statistics.median(rates[2]) / statistics.median(rates[1])
-    print(f"requests/s, executions of 20 ms: {rates}; medians {ratio:.2f} x")
+    ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+    rounds = {replicas: [f"{rate:.1f}" for rate in some] for replicas, some in rates.items()}
+    print(f"requests/s, executions of 20 ms: {rounds}; median of the rounds {ratio:.2f} x")
     assert ratio >= 1.9
 
 
