@@ -23,8 +23,8 @@ import simpy
 from .report import Row, show, write
 
 DEVICE_MS = 20.0
-MOST_WAITING = 512
-"""Requests that a proxy or a caller has under way at most; it refuses others."""
+MOST_WAITING = 64
+"""Requests that a proxy or a caller has under way: enough to keep it busy."""
 
 
 class Costs(NamedTuple):
@@ -42,10 +42,11 @@ class Costs(NamedTuple):
 
 
 MEASURED = {
-    "handle": Costs(caller=1.0, proxy=0.0, replica=1.0, rest=0.1, waiting=1.0),
-    "http": Costs(caller=1.0, proxy=1.0, replica=1.0, rest=0.1, waiting=1.0),
+    "handle": Costs(caller=3.71, proxy=0.0, replica=5.00, rest=0.72, waiting=0.29),
+    "http": Costs(caller=2.30, proxy=6.80, replica=6.60, rest=0.53, waiting=0.10),
 }
-"""Medians on a shared virtual machine with two cores (x86-64, Python 3.11, Ray 2.60)."""
+"""Medians on a shared virtual machine with two cores that was busy (x86-64, Python 3.11, Ray 2.60): high, so that what
+the simulation says is on the safe side."""
 
 
 @dataclass
@@ -156,16 +157,16 @@ class Simulation:
             self.nodes.append(Node(cores, Part(env, "network"), Part(env, "rest", cores), Part(env, "client", cores)))
         self.replicas = []
         for k in range(cluster.replicas):
-            node = self.nodes[k // cluster.replicas_per_node]
+            node = self.nodes[k % count]  # Serve spreads replicas
             self.replicas.append(Replica(node, Part(env, "replica", node.cores), Part(env, "device")))
         name = "proxy" if cluster.costs.proxy else "caller"
         nodes = [self.nodes[k % count] for k in range(cluster.callers)]
         self.callers = [Caller(node, Part(env, name, node.cores)) for node in nodes]
-        self._warm_ms = 200 * cluster.seconds
+        self._warm_ms = 500 * cluster.seconds
         self._latency: list[float] = []
 
     def run(self) -> Found:
-        """Return what happens after the first fifth of the time."""
+        """Return what happens after the first third of the time."""
         cluster = self.cluster
         for k in range(min(4 * cluster.replicas, MOST_WAITING * cluster.callers)):
             self.env.process(self._client(self.callers[k % len(self.callers)]))
@@ -346,7 +347,7 @@ def main() -> None:
         worst, found = asyncio.run(check(costs, arguments.rounds, arguments.seconds))
         rows += found
     else:
-        rows += scale(costs, 0.5)
+        rows += scale(costs, 1.0)
     show(rows)
     write(arguments.json, {"costs": {way: each._asdict() for way, each in costs.items()}, "rows": rows}, "asyncio")
     if worst > MOST_OFF:
