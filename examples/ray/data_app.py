@@ -30,7 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from aioais import AclError, AioaisError, BrokenSessionError, InferSession, MultiDeviceSession
+from aioais import AioaisError, InferSession, MultiDeviceSession
+from aioais.blame import blame
 from aioais.demo_data import DIGITS_MODEL, load_digits
 
 Image = npt.NDArray[np.float32]
@@ -41,11 +42,6 @@ BLOCK = 512
 HANG_TIMEOUT_S = 30.0
 
 log = logging.getLogger(__name__)
-
-
-def blames_device(error: BaseException) -> bool:
-    """Return whether only a new process can help; other errors concern their item alone."""
-    return isinstance(error, BrokenSessionError) or (isinstance(error, AclError) and error.code // 1000 == 507)
 
 
 def read_image(body: bytes) -> Image:
@@ -93,7 +89,7 @@ class Reader:
                         digits[images[begin][0]] = int(scores.argmax())
                         begin += 1
             except AioaisError as error:
-                if blames_device(error):
+                if not blame(error).is_ready:
                     # The actor ends; Ray starts another one, which runs its batches again.
                     log.critical("this actor ends because its device failed: %r", error)
                     os._exit(1)

@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse
 
 import aioais
 from aioais import AclError, BatchingSession, BrokenSessionError, InferSession, MultiDeviceSession
+from aioais.blame import blame
 from aioais.demo_data import DIGITS_MODEL, load_digits
 
 if TYPE_CHECKING:
@@ -47,11 +48,6 @@ def with_gears(folder: str) -> str:
     target = os.path.join(folder, "digits.onnx")
     sizes = ",".join(map(str, GEARS))
     return aioais.convert(str(DIGITS_MODEL), target, input_shape="image:-1,1,8,8", dynamic_batch_size=sizes)
-
-
-def blames_device(error: BaseException) -> bool:
-    """Return whether only a new process can help; other errors concern their request alone."""
-    return isinstance(error, BrokenSessionError) or (isinstance(error, AclError) and error.code // 1000 == 507)
 
 
 def leave(error: BaseException) -> None:
@@ -101,7 +97,7 @@ class Digits:
         try:
             (scores,) = await self.batching.infer([images])
         except (AclError, BrokenSessionError) as error:
-            if blames_device(error):
+            if not blame(error).is_ready:
                 leave(error)
             raise
         return scores
@@ -143,7 +139,7 @@ class Models:
         try:
             return await model.session.infer(feeds, "auto")
         except (AclError, BrokenSessionError) as error:
-            if blames_device(error):
+            if not blame(error).is_ready:
                 leave(error)
             raise
 

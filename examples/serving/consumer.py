@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 import aioais
-from aioais import MultiDeviceSession
+from aioais import AclError, MultiDeviceSession
+from aioais.blame import Culprit, blame
 from aioais.demo_data import DIGITS_MODEL, load_digits
 
 Image = npt.NDArray[np.float32]
@@ -85,8 +86,8 @@ async def consume(broker: Broker, session: MultiDeviceSession, inbox: AsyncItera
     unanswered: dict[int, Message] = {}
 
     async def feeds() -> AsyncIterator[list[Image]]:
-        # An item that fails ends the stream, so bad messages must not enter it. Any later error is not the message's
-        # fault: it ends the program, and the broker delivers the unanswered messages to the next one.
+        # An item that fails ends the stream, so bad messages must not enter it. A later error ends the program, and the
+        # broker delivers the unanswered messages to the next one.
         count = 0
         async for message in inbox:
             try:
@@ -100,8 +101,13 @@ async def consume(broker: Broker, session: MultiDeviceSession, inbox: AsyncItera
 
     # The stream reads more only as results are taken, so a slow broker slows down the reading and nothing piles up.
     async with aclosing(session.stream(feeds())) as results:
-        async for index, _, (logits,) in results:
-            await broker.answer(unanswered.pop(index), int(logits.argmax()))
+        try:
+            async for index, _, (logits,) in results:
+                await broker.answer(unanswered.pop(index), int(logits.argmax()))
+        except AclError as error:
+            if blame(error).culprit is Culprit.DATA:  # results are in order: the oldest one failed
+                await broker.reject(unanswered[min(unanswered)], str(error))
+            raise
 
 
 async def stop_on_signals(polling: anyio.CancelScope) -> None:

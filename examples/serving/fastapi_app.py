@@ -42,6 +42,7 @@ from aioais import (
     FeedError,
     InferSession,
 )
+from aioais.blame import blame
 from aioais.demo_data import DIGITS_MODEL, load_digits
 
 Image = npt.NDArray[np.float32]
@@ -114,8 +115,8 @@ class Service:
         raise ClientDisconnect
 
     def note(self, error: AclError | BrokenSessionError) -> None:
-        """Remember an error that blames the device, as 507xxx do; others concern only their request."""
-        if isinstance(error, BrokenSessionError) or error.code // 1000 == 507:
+        """Remember an error after which no request can be sent here; others concern only their request."""
+        if not blame(error).is_ready:
             self.failure = str(error)
 
 

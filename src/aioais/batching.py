@@ -71,7 +71,8 @@ class BatchingSession:
     *Failures.* If a batch fails in a way that the data of one caller can have caused, each caller of it runs once
     more, alone, and only the one at fault gets the error. Out of memory, a device that hangs or is lost, and a closed
     session concern all callers of the batch. Under a :class:`MultiDeviceSession` the rows of a device that fails run
-    on the others, and it is opened again.
+    on the others, and it is opened again; a caller that fails on two devices with the same code gets the error.
+    :mod:`aioais.blame` has the table.
 
     Under a :class:`MultiDeviceSession` each device has its own batches, and rows go to the device that is expected
     to complete them first.

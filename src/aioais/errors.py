@@ -170,15 +170,22 @@ class DeviceHangError(AclInternalError):
     """The device did not finish within the session's ``hang_timeout``; the work may still be running."""
 
 
-def blames_device(error: BaseException) -> bool:
-    """Return whether the code blames the device (507xxx): most of these make its context unusable (pyACL reference)."""
-    return isinstance(error, AclError) and error.code // 1000 == 507
-
-
 def add_note(error: BaseException, note: str) -> None:
     """Add a note to an error (PEP 678), also on Python 3.10; for the library's own use."""
     notes: list[str] = getattr(error, "__notes__", [])
     error.__notes__ = [*notes, note]  # type: ignore[attr-defined,unused-ignore]
+
+
+def open_error(what: str, error: BaseException) -> BaseException:
+    """Return the error of what could not be opened, where no thread could be started; for the library's own use."""
+    if type(error) is not RuntimeError or "start new thread" not in str(error):
+        return error
+    made = BrokenSessionError(
+        f"{what} could not be opened: the system has no thread left; raise the limit of processes (ulimit -u, or "
+        "pids.max of the container), or open fewer sessions"
+    )
+    made.__cause__ = error
+    return made
 
 
 def install_hint(extra: str) -> str:

@@ -52,9 +52,9 @@ class MultiDeviceSession(AwaitedOnly):
     *Failures.* In ``infer``, ``infer_pipeline`` and ``infer_iteration`` the first lane that fails cancels the
     others, and its error is raised with ``device D, lane N`` in its notes; lanes that failed before they could be
     cancelled are named there too. No lane gets the error of another, other calls under way are not
-    touched, and the sessions of the other devices stay warm. A fatal error (an ``AclError`` of 507xxx, a device that
-    hangs, a broken session) says that the device is at fault: its session is closed, a warning on the logger
-    ``aioais`` names it, and the next call that needs the device opens it again. :meth:`stream` goes on without it.
+    touched, and the sessions of the other devices stay warm. :func:`aioais.blame.blame` says whether the device is at
+    fault: then its session is closed, a warning on the logger ``aioais`` names it, and the next call that needs the
+    device opens it again. :meth:`stream` goes on without it.
 
     It belongs to the event loop that uses it first.
 
@@ -289,9 +289,10 @@ class MultiDeviceSession(AwaitedOnly):
 
         Notes
         -----
-        A device that cannot be opened, or fails with a fatal code (507xxx), takes part no more: its items
-        run again on the others, a warning on the logger ``aioais`` names it, and :meth:`statistics` shows it. Every
-        result comes once.
+        A device that cannot be opened, or is at fault for a failure, takes part no more: its items run again on the
+        others, a warning on the logger ``aioais`` names it, and :meth:`statistics` shows it. Every result comes once.
+        An item that fails on two devices with the same code is at fault itself. It raises, its index and both devices
+        are in the notes, and no other device gets it. :mod:`aioais.blame` has the whole table.
 
         Items under way, ready, or with the consumer are at most as many as the depths of the devices together, with
         what is read ahead for each, and the source is read no further. In order, results that wait for an earlier one

@@ -7,7 +7,7 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Final, overload
+from typing import Any, ClassVar, Final, Protocol, overload
 
 import numpy as np
 
@@ -109,7 +109,7 @@ def _as_lists(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple([value.exec_time_list if isinstance(value, InferSummary) else value for value in values])
 
 
-def known_times(times: Sequence[float]) -> Sequence[float]:
+def known_times(times: list[float]) -> list[float]:
     """Return the times with 0.0 in place of NaN, which means that a time is unknown."""
     return [0.0 if math.isnan(ms) else ms for ms in times] if math.isnan(sum(times)) else times
 
@@ -132,25 +132,12 @@ class Timeline:
         """Replace the lock, which another thread may hold."""
         self._lock = threading.RLock()  # guards all three; reentrant, as a signal handler may read at any moment
 
-    def add(self, ms: float) -> None:
-        """Add one entry."""
-        if ms != ms:  # NaN: unknown
-            ms = 0.0
-        with self._lock:
-            ring = self._ring
-            if ring is None:
-                ring = self._ring = array("d", [0.0]) * _KEPT
-            ring[self._count % _KEPT] = ms
-            self._count += 1
-            self._total += ms
-
-    def extend(self, times: Sequence[float]) -> None:
+    def add(self, times: list[float]) -> None:
         """Add entries, oldest first."""
-        times = known_times(times)
         with self._lock:
             ring = self._ring
             if ring is None:
-                ring = self._ring = array("d", [0.0]) * _KEPT
+                ring = self._ring = array("d", bytes(8 * _KEPT))
             start = self._count % _KEPT
             if start + len(times) <= _KEPT:
                 ring[start : start + len(times)] = array("d", times)
@@ -185,6 +172,14 @@ class Timeline:
         return (ring[oldest:] + ring[:oldest]).tolist()
 
 
+class Source(Protocol):
+    """A session: it has times that are not in the summary yet."""
+
+    def book(self) -> None:
+        """Add them."""
+        ...
+
+
 class MemorySummary:
     """Copy times of the whole process, one entry per tensor copied, oldest first.
 
@@ -195,41 +190,48 @@ class MemorySummary:
     _h2d: Final = Timeline()
     _d2h: Final = Timeline()
 
+    sources: Final[set[Source]] = set()
+    """What books times now and then; for the library's own use."""
+    add_h2d: Final = _h2d.add
+    add_d2h: Final = _d2h.add
+    """Add copies; for the library's own use."""
+
+    @staticmethod
+    def record(ms: float, is_upload: bool) -> None:
+        """Add a copy behind all that is known; for the library's own use."""
+        _book_all()
+        (MemorySummary._h2d if is_upload else MemorySummary._d2h).add([ms])
+
     @staticmethod
     def get_h2d_time_list() -> list[float]:
         """Return the milliseconds of each copy from host to device."""
+        _book_all()
         return MemorySummary._h2d.kept()
 
     @staticmethod
     def get_d2h_time_list() -> list[float]:
         """Return the milliseconds of each copy from device to host."""
+        _book_all()
         return MemorySummary._d2h.kept()
 
     @staticmethod
     def reset() -> None:
         """Empty both lists."""
+        _book_all()
         MemorySummary._h2d.clear()
         MemorySummary._d2h.clear()
 
-    @staticmethod
-    def record_h2d(ms: float) -> None:
-        """Add one copy from host to device; for the library's own use."""
-        MemorySummary._h2d.add(ms)
 
-    @staticmethod
-    def record_d2h(ms: float) -> None:
-        """Add one copy from device to host; for the library's own use."""
-        MemorySummary._d2h.add(ms)
-
-    record_all_h2d: Final = _h2d.extend
-    record_all_d2h: Final = _d2h.extend
-    """Add many; for the library's own use."""
+def _book_all() -> None:
+    for source in MemorySummary.sources.copy():
+        source.book()
 
 
 def _begin_anew() -> None:
     """Replace the locks in a forked child: the threads that held them do not exist there."""
     MemorySummary._h2d.renew_lock()
     MemorySummary._d2h.renew_lock()
+    MemorySummary.sources.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -68,6 +68,7 @@ MODULES = [
     name
     for name in (
         "aioais",
+        "aioais.blame",
         "aioais.compat",
         "aioais.compat.ais_bench",
         "aioais.demo_data",

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +18,8 @@ import anyio
 import numpy as np
 import pytest
 
-from aioais import MultiDeviceSession
+from aioais import AclError, MultiDeviceSession
+from aioais.blame import MOST_IN_A_ROW
 from aioais.demo_data import DIGITS_MODEL, load_digits
 from aioais.emulator import Gate
 from aioais.testing import EmulatedDevices, Fault
@@ -144,6 +151,32 @@ async def test_fastapi_survives_a_request_that_fails(aioais_devices: EmulatedDev
         assert (await client.post("/infer", content=BODY)).status_code == 503
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.post("/infer", content=BODY)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "times", "is_ready"),
+    [(500002, 1, True), (507011, 1, True), (507018, 3, True), (507899, 1, False), (507010, 1, False)],
+)
+async def test_fastapi_is_ready_after_bad_data(
+    aioais_devices: EmulatedDevices, code: int, times: int, is_ready: bool
+) -> None:
+    async with fastapi_client() as (client, _):
+        aioais_devices.script(Fault("acl.mdl.execute_async", code, times=times, device_side=True))
+        for _ in range(times):
+            with pytest.raises(AclError):
+                await client.post("/infer", content=BODY)
+        assert (await client.get("/healthz")).status_code == (200 if is_ready else 503)
+
+
+async def test_fastapi_is_not_ready_after_many_failures_in_a_row(aioais_devices: EmulatedDevices) -> None:
+    async with fastapi_client() as (client, _):
+        aioais_devices.script(Fault("acl.mdl.execute_async", 507015, times=MOST_IN_A_ROW, device_side=True))
+        for _ in range(MOST_IN_A_ROW):
+            assert (await client.get("/healthz")).status_code == 200
+            with pytest.raises(AclError):
+                await client.post("/infer", content=BODY)
+        assert (await client.post("/infer", content=BODY)).status_code == 503  # the session is broken
+        assert (await client.get("/healthz")).status_code == 503
 
 
 async def test_the_smallest_service_of_the_page() -> None:
@@ -294,3 +327,82 @@ async def test_a_broker_that_fails_ends_the_consumer() -> None:
         await run(Broken(), anyio.CancelScope())
     group: Any = caught.value
     assert [str(error) for error in group.exceptions] == ["no broker"]
+
+
+@pytest.mark.usefixtures("two_devices")
+@pytest.mark.parametrize(("code", "is_data"), [(507018, True), (145000, False)])
+async def test_a_message_that_no_device_can_take(aioais_devices: EmulatedDevices, code: int, is_data: bool) -> None:
+    class OneMessage(consumer.Broker):
+        async def take(self) -> consumer.Message:
+            if self.taken:
+                await anyio.sleep_forever()
+            return await super().take()
+
+    broker = OneMessage()
+    aioais_devices.script(Fault("acl.mdl.execute_async", code, times=1 + is_data, device_side=True))
+    with pytest.raises(BaseException, match="unhandled errors"):
+        await run(broker, anyio.CancelScope())
+    assert list(broker.rejected) == [0] * is_data
+
+
+# --- several processes --------------------------------------------------------------------------
+
+WORKERS = """
+import os
+
+from examples.serving.fastapi_app import make_app
+
+app = make_app()
+
+
+@app.middleware("http")
+async def tell_the_process(request, call_next):
+    response = await call_next(request)
+    response.headers["x-process"] = str(os.getpid())
+    return response
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_uvicorn_workers(tmp_path: Path) -> None:
+    """``uvicorn --workers 2``: each worker is spawned, opens a session of its own and closes it at SIGTERM."""
+    pytest.importorskip("uvicorn")
+    (tmp_path / "service.py").write_text(WORKERS)
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-W", "always::ResourceWarning", "-m", "uvicorn", "--workers", "2", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "service:app"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stderr is not None
+        said: list[str] = []
+        try:
+            for line in server.stderr:
+                said.append(line)
+                if sum("Application startup complete" in before for before in said) == 2:
+                    break
+            (address,) = re.findall(r"running on (http://[\d.:]+)", "".join(said))
+            started = re.findall(r"Started server process \[(\d+)\]", "".join(said))
+            answered = set()
+            for _ in range(100):
+                with ThreadPoolExecutor(8) as pool:
+                    answers = list(pool.map(lambda _: httpx.post(f"{address}/infer", content=BODY), range(16)))
+                assert [answer.json()["digit"] for answer in answers] == [DIGIT] * 16
+                answered |= {answer.headers["x-process"] for answer in answers}
+                if len(answered) == 2:
+                    break
+            assert answered == set(started)
+            assert str(server.pid) not in started
+        finally:
+            server.terminate()
+            said += server.stderr.readlines()
+        assert server.wait() in (0, -signal.SIGTERM), "".join(said)
+    text = "".join(said)
+    assert text.count("Application shutdown complete") == 2, text
+    assert "Traceback" not in text
+    assert "never closed" not in text  # but for the socket of uvicorn itself

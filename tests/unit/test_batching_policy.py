@@ -12,12 +12,12 @@ from tests.unit.batching_models import doubled
 
 from aioais import InferSession
 from aioais._batching.batch import Batch
-from aioais._batching.blame import for_each, is_of_device, may_be_of_data
+from aioais._batching.caller import own_copy
 from aioais._batching.gear_times import GearTimes, Overhead
 from aioais._batching.layout import Kind
 from aioais._batching.runner import ArrivalRate, Runner
 from aioais._feeds.gathered import Gathered
-from aioais.errors import AclError, AclMemoryError, BrokenSessionError, ClosedError, DeviceHangError, FeedError
+from aioais.errors import AclError
 from aioais.session import core_of
 
 if TYPE_CHECKING:
@@ -202,33 +202,13 @@ def test_the_rate_follows_what_comes() -> None:
     assert rate.at(1.2) < 1
 
 
-# --- blame ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "is_data", "is_device"),
-    [
-        (AclError("c", 500002), True, False),
-        (AclError("c", 507011), True, False),
-        (AclError("c", 507018), True, False),
-        (AclError("c", 507899), False, True),
-        (AclMemoryError("c", 207001), False, False),
-        (DeviceHangError("c", 507046), False, True),
-        (BrokenSessionError("b"), False, True),
-        (ClosedError("x"), False, False),
-        (FeedError("x"), True, False),
-        (RuntimeError("x"), False, False),
-    ],
-)
-def test_who_is_to_blame(error: Exception, is_data: bool, is_device: bool) -> None:
-    assert may_be_of_data(error) == is_data
-    assert is_of_device(error) == is_device
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_each_caller_gets_an_error_of_its_own() -> None:
     error = AclError("acl.x", 500002, "NAME", "hint", "text")
     error.__cause__ = ValueError("why")
-    own = for_each(error)
+    own = own_copy(error)
     assert own is not error
     assert isinstance(own, AclError)
     assert (str(own), own.code, own.__cause__) == (str(error), 500002, error.__cause__)
@@ -238,7 +218,7 @@ def test_each_caller_gets_an_error_of_its_own() -> None:
             super().__init__(f"{a} {b}")
 
     odd = Odd(1, 2)
-    assert for_each(odd) is odd
+    assert own_copy(odd) is odd
 
 
 # --- gathering ------------------------------------------------------------------------------------

@@ -18,19 +18,33 @@ MAY_IMPORT: dict[str, set[str]] = {
     # apart. `a.b` allows one module of a layer. Layers that are not listed may import any.
     "errors": set(),
     "types": set(),
+    "blame": {"errors"},  # all others ask it
     "_machine": set(),
     "_version": set(),
-    "_acl": {"errors", "types"},
+    "_acl": {"blame", "errors", "types"},
     "_bridge": {"errors"},
     "_device": {"errors", "summary", "_acl", "_bridge"},
     "tensor": {"errors", "_acl", "_bridge", "_device"},
     "_feeds": {"errors", "types", "tensor", "_acl", "_device"},
     "_buffers": {"errors", "_acl", "_device", "_feeds"},
-    "_engine": {"errors", "types", "summary", "timing", "tensor", "_acl", "_bridge", "_device", "_feeds", "_buffers"},
+    "_engine": {
+        "blame",
+        "errors",
+        "types",
+        "summary",
+        "timing",
+        "tensor",
+        "_acl",
+        "_bridge",
+        "_device",
+        "_feeds",
+        "_buffers",
+    },
     "_sources": {"errors", "_engine"},
     "timing": {"errors"},
     "trace": {"timing", "_bridge"},
     "_multi": {
+        "blame",
         "errors",
         "types",
         "_acl.library",
@@ -57,6 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_engine.request",
     },
     "_batching": {
+        "blame",
         "errors",
         "tensor",  # to refuse those that are on a device
         "_acl.model",  # what the model takes

@@ -373,4 +373,5 @@ async def test_another_call_finds_out_first(models: Models) -> None:
         got += [one async for one in stream]
         assert [one.index for one in got] == list(range(60))
         assert all(map(right, got))
-        assert {one.device_id for one in got[20:]} == {0}
+        # Before it died it may have had results that waited for their turn: four times the room of both devices.
+        assert {one.device_id for one in got[10 + 4 * 4 :]} == {0}

@@ -180,17 +180,10 @@ async def test_large_requests_touch_no_new_memory(models: Models, run_mode: int)
 async def test_large_results_lease_their_memory_and_feeds_are_copied_once(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied: list[int] = []
-    copyto = np.copyto
-
-    def counting(to: Array, array: Array, *rest: Any, **named: Any) -> None:
-        copied.append(to.nbytes)
-        copyto(to, array, *rest, **named)
-
     array = np.ones((1, 19 << 18), np.float32)
     async with InferSession(0, models.identity(array.shape), depth=4) as session:
         await session.infer([array])
-        monkeypatch.setattr(np, "copyto", counting)
+        copied = inside.count_copies_of_feeds(monkeypatch)
         (result,) = await session.infer([array])
         monkeypatch.undo()
         assert copied == [array.nbytes]

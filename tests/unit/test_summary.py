@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import sys
+import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -91,7 +95,7 @@ def test_nothing_executed_yet() -> None:
 def test_memory_is_bounded_and_totals_stay_exact() -> None:
     timeline = Timeline()
     for k in range(KEPT + 10):
-        timeline.add(float(k))
+        timeline.add([float(k)])
     summary = timeline.snapshot()
     assert (len(summary), summary.count) == (KEPT, KEPT + 10)
     assert summary.total == sum(range(KEPT + 10))
@@ -190,14 +194,14 @@ async def test_copies_are_counted_once_whatever_the_loop(models: Models) -> None
 
 
 def test_the_lists_are_the_callers_own() -> None:
-    MemorySummary.record_h2d(2.5)
+    MemorySummary.record(2.5, True)
     MemorySummary.get_h2d_time_list().append(9.0)
     assert MemorySummary.get_h2d_time_list() == [2.5]
 
 
 def test_copies_are_bounded() -> None:
     for k in range(KEPT + 3):
-        MemorySummary.record_d2h(float(k))
+        MemorySummary.record(float(k), False)
     times = MemorySummary.get_d2h_time_list()
     assert (len(times), times[0], times[-1]) == (KEPT, 3.0, KEPT + 2.0)
 
@@ -389,7 +393,7 @@ async def test_copies_are_in_order(models: Models) -> None:
     async with InferSession(0, models.identity([1, 4])) as session:
         for _ in range(3):
             await session.infer([ones(1, 4)])
-        MemorySummary.record_h2d(-1.0)
+        MemorySummary.record(-1.0, True)
         await session.infer([ones(1, 4)])
     assert MemorySummary.get_h2d_time_list().index(-1.0) == 3
 
@@ -417,6 +421,7 @@ async def test_what_cannot_be_booked_fails_nobody(
     async with InferSession(0, path) as session, InferSession(1, path) as other:
         for _ in range(3):
             await session.infer([ones(1, 4)])
+        assert session.summary().count == 3
         inside.refuse_memory_for_times(monkeypatch)
         await asyncio.gather(*(other.infer([ones(1, 4)]) for _ in range(20)))
         assert other.summary() == []
@@ -428,6 +433,37 @@ async def test_what_cannot_be_booked_fails_nobody(
         await other.infer([ones(1, 4)])
         assert other.statistics().done == 21
     assert {record.getMessage() for record in caplog.records} == {"times of requests could not be booked"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_times_are_booked() -> None:
+    """The child has no thread that would release the locks, and reads and adds times all the same."""
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def book() -> None:
+        with inside.times_of_copies_held():
+            is_held.set()
+            is_over.wait()
+
+    MemorySummary.record(1.0, True)
+    MemorySummary.record(2.0, False)
+    thread = threading.Thread(target=book)
+    thread.start()
+    is_held.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
+        child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        MemorySummary.record(3.0, True)
+        MemorySummary.record(4.0, False)
+        times = MemorySummary.get_h2d_time_list(), MemorySummary.get_d2h_time_list()
+        os._exit(0 if times == ([1.0, 3.0], [2.0, 4.0]) else 1)
+    status = os.waitpid(child, 0)[1]
+    is_over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 async def test_a_handler_of_signals_may_look_while_times_are_read(models: Models) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from ..errors import AclError, DeviceHangError
 from .constants import EventFlag
@@ -60,8 +61,8 @@ class Event:
             self._library.check("acl.rt.destroy_event", self._library.acl.rt.destroy_event(handle))
 
 
-def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float]:
-    """Return the milliseconds between events that are complete; NaN where ACL has no time for one of them.
+def read_times(library: Library, spans: Iterable[tuple[int, int]], times: list[float]) -> None:
+    """Append the milliseconds between events that are complete; NaN where ACL has no time for one of them.
 
     A request does not fail because its times are unknown; the first such case is logged.
 
@@ -71,6 +72,8 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float
         The ACL in use.
     spans
         Handles of the events at the begin and the end of each span.
+    times
+        What is appended to; where a call fails it has the times of the spans before.
 
     Raises
     ------
@@ -78,7 +81,7 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float
         A call failed for another reason.
     """
     elapsed = library.acl.rt.event_elapsed_time
-    times = []
+    append = times.append
     for begin, end in spans:
         ms, code = elapsed(begin, end)
         if code:
@@ -89,8 +92,7 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float
                 library.tells_times = False
                 _log.warning("some times are unknown and count as 0: %s", error)
             ms = math.nan
-        times.append(ms)
-    return times
+        append(ms)
 
 
 class Stream:
@@ -171,11 +173,13 @@ class Stream:
         AclError
             Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        self._wait_done(self._timeout)
+        self.synchronize_within(self._timeout)
 
-    def synchronize_within(self, seconds: float) -> None:
+    def synchronize_within(self, seconds: float | None) -> None:
         """Do the same as :meth:`synchronize`, with another limit in seconds."""
-        self._wait_done(seconds)
+        error = self._wait_once(seconds)
+        if error is not None:
+            self._wait_again(error, seconds)
 
     def close(self) -> None:
         """Destroy the stream; idempotent. Its context must be current in the calling thread."""
@@ -183,10 +187,8 @@ class Stream:
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
 
-    def _wait_done(self, seconds: float | None) -> None:
-        error = self._wait_once(seconds)
-        if error is None:
-            return
+    def _wait_again(self, error: AclError, seconds: float | None) -> NoReturn:
+        """Raise the failure of a wait, once no work is running any more."""
         again = None
         try:
             if seconds is None or not isinstance(error, DeviceHangError):

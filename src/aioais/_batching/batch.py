@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from .._engine.request import Request
-from .._engine.request import State as RequestState
 from .._feeds.gathered import Gathered
 from ..errors import ModelError
 from .caller import Caller, rows_of
@@ -147,7 +146,7 @@ class Batch:
     @property
     def has_begun(self) -> bool:
         """Whether its rows are on the device, or about to be."""
-        return self.request is not None and self.request.state is not RequestState.WAITING
+        return self.request is not None and self.request.state != "waiting"
 
     def check(self, outputs: Sequence[np.ndarray], layout: Layout, names: Sequence[str]) -> ModelError | None:
         """Return an error if the outputs do not have the rows that they should have."""

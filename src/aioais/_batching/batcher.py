@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from .._bridge.offload import run_in_thread
-from ..errors import ClosedError, DeadlineExceededError, QueueFullError
+from ..blame import Often, blame
+from ..errors import AclError, DeadlineExceededError, QueueFullError
 from .batch import Batch, BatchFuture, Piece, copy_all, takes_long
-from .blame import for_each, is_of_device, may_be_of_data
 from .caller import Caller, State
 from .layout import Kind, Layout
 from .runner import ArrivalRate, Runner
@@ -59,8 +59,8 @@ class Batcher:
     names
         Of the outputs.
     lose
-        Called with a runner whose device failed and the error; returns whether its rows can run elsewhere, now or
-        once a device is open again.
+        Called with a runner, an error of one of its batches and how often it was seen; takes the device out if it is
+        at fault, and returns then whether its rows can run elsewhere, now or once a device is open again.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Batcher:
         layout: Layout,
         limits: Limits,
         names: Sequence[str],
-        lose: Callable[[Runner, Exception], bool],
+        lose: Callable[[Runner, Exception, Often], bool],
     ) -> None:
         self.runners: list[Runner] = []
         self.counters = Counters()
@@ -173,7 +173,7 @@ class Batcher:
     def _fail(self, caller: Caller, error: BaseException) -> None:
         self.counters.failed += 1
         caller.batches = []
-        caller.fail(for_each(error))
+        caller.fail(error)
         self._ended(caller)
 
     # ------------------------------------------------------------------------------------ batches
@@ -240,7 +240,9 @@ class Batcher:
             return self.runners[0], now
         best: Runner | None = None
         best_end, best_load = math.inf, 0
-        for runner in self.runners:
+        first = group.first()
+        others = self._others(first) if first is not None and first.failures else []
+        for runner in others or self.runners:
             times = runner.times_of(group.kind)
             begin = expected.get(runner) or max(now, runner.free_at())
             end = begin + times.seconds(group.kind.padded(min(rows, times.best, group.kind.most)))
@@ -306,6 +308,8 @@ class Batcher:
             caller.batches.remove(batch)
             if caller.got(count):
                 self.counters.done += 1
+                if caller.failures:
+                    self._acquit(caller)
                 caller.succeed()
                 self._ended(caller)
 
@@ -325,29 +329,44 @@ class Batcher:
 
     # ------------------------------------------------------------------------------------ failures
     def _failed(self, runner: Runner, batch: Batch, error: BaseException) -> None:
-        """Decide for each caller of a failed batch: another device, a run alone, or the error."""
+        """Have each caller of a failed batch run on another device, alone, or fail, as the table says."""
         callers = list(dict.fromkeys(batch.callers))
-        is_lost = isinstance(error, ClosedError) or is_of_device(error)
-        if is_lost and isinstance(error, Exception) and self._lose(runner, error):
-            for caller in callers:
-                if caller.moves < _MOST_MOVES:
-                    caller.moves += 1
-                    self.counters.moved += 1
-                    self._run_again(caller)
-                else:
-                    self._fail(caller, error)
-            return
-        if may_be_of_data(error) and len({piece.caller for piece in batch.pieces}) > 1:
-            for caller in callers:
-                caller.is_alone = True
-                self.counters.rerun += 1
-                self._run_again(caller)
-            return
+        is_shared = len({piece.caller for piece in batch.pieces}) > 1
+        is_again = (
+            not is_shared
+            and isinstance(error, AclError)
+            and any(before.code == error.code for caller in callers for before in caller.failures.values())
+        )
+        often = Often.AGAIN if is_again else Often.ONCE
+        verdict = blame(error, often=often)
+        is_lost = isinstance(error, Exception) and self._lose(runner, error, often)
         for caller in callers:
-            self._fail(caller, error)
+            if verdict.runs_alone and is_shared:
+                self.counters.rerun += 1
+                self._run_again(caller, is_alone=True)
+                continue
+            if isinstance(error, AclError):
+                caller.failures[runner] = error
+            is_elsewhere = is_lost if verdict.takes_device_out or not verdict.runs_elsewhere else self._others(caller)
+            if is_elsewhere and not is_again and caller.moves < _MOST_MOVES:
+                caller.moves += 1
+                self.counters.moved += 1
+                self._run_again(caller, is_alone=bool(caller.failures))
+            else:
+                self._fail(caller, error)
 
-    def _run_again(self, caller: Caller) -> None:
+    def _others(self, caller: Caller) -> list[Runner]:
+        """Return the devices on which a caller did not fail."""
+        return [runner for runner in self.runners if runner not in caller.failures]
+
+    def _acquit(self, caller: Caller) -> None:
+        """Take out the devices that are at fault, as a caller that failed on them ran on another one."""
+        for runner in [runner for runner in self.runners if runner in caller.failures]:
+            self._lose(runner, caller.failures[runner], Often.FINE_ELSEWHERE)
+
+    def _run_again(self, caller: Caller, is_alone: bool) -> None:
         self._waiting.leave(caller)  # rows of it that wait come again with the others
+        caller.is_alone = caller.is_alone or is_alone
         caller.restart()
         self._waiting.enter(caller)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import enum
 import itertools
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import AclError
 from .layout import Kind
 
-__all__ = ["Caller", "Ride", "State", "rows_of"]
+__all__ = ["Caller", "Ride", "State", "own_copy", "rows_of"]
 
 _numbers = itertools.count(1)
 
@@ -60,7 +62,9 @@ class Caller:
     is_alone
         It runs in batches of its own, and failed in one with others before.
     moves
-        How often it was moved off a failed device.
+        How often it was moved to another device.
+    failures
+        How it failed, alone or with its device, by runner.
     """
 
     __slots__ = (
@@ -70,6 +74,7 @@ class Caller:
         "content",
         "deadline",
         "entered_at",
+        "failures",
         "feeds",
         "future",
         "is_alone",
@@ -97,6 +102,7 @@ class Caller:
         self.batches: list[Ride] = []
         self.is_alone = False
         self.moves = 0
+        self.failures: dict[object, AclError] = {}
         self._outputs: list[np.ndarray] | None = None
         self._rows_left = rows
 
@@ -150,11 +156,11 @@ class Caller:
             self.future.set_result(outputs)
 
     def fail(self, error: BaseException) -> None:
-        """Set the caller's error."""
+        """Set the caller's error, as an exception of its own."""
         self._outputs = None
         self._end()
         if not self.future.done():
-            self.future.set_exception(error)
+            self.future.set_exception(own_copy(error))
 
     def leave(self) -> None:
         """Drop everything: the caller has left."""
@@ -165,6 +171,7 @@ class Caller:
         self.state = State.ENDED
         self.feeds = []
         self.content = ()
+        self.failures = {}
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None
@@ -182,3 +189,18 @@ def rows_of(array: np.ndarray, axis: int | None, first: int, count: int) -> np.n
 def _empty(part: np.ndarray, axis: int | None, rows: int) -> np.ndarray:
     shape = part.shape if axis is None else (*part.shape[:axis], rows, *part.shape[axis + 1 :])
     return np.empty(shape, part.dtype)
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """Return the error for one of several callers: each raises an exception of its own where that can be copied."""
+    try:
+        own = copy.copy(error)
+    except Exception:  # noqa: BLE001 - an exception with a constructor of its own kind
+        return error
+    if type(own) is not type(error) or str(own) != str(error):
+        return error
+    own.__cause__ = error.__cause__
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        own.__notes__ = [*notes]  # type: ignore[attr-defined,unused-ignore]
+    return own

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from .._engine.core import SessionCore
-from .._multi.failures import is_fatal, no_device_left, root
+from .._multi.failures import no_device_left, root
 from .._multi.pool import SessionPool
+from ..blame import Often, blame
 from ..errors import ClosedError
 from .batcher import Batcher
 from .runner import Runner
@@ -74,16 +75,16 @@ class Fleet:
         """Take the batcher, whose runners follow the devices from now on."""
         self._batcher = batcher
 
-    def lose(self, runner: Runner, error: Exception) -> bool:
-        """Take a device out after an error of it; returns whether its rows can run on another one, or later."""
+    def lose(self, runner: Runner, error: Exception, often: Often) -> bool:
+        """Take a device out if an error is its own; returns whether its rows can run on another one, or later."""
         pool, batcher = self._pool, self._batcher
         if pool is None or batcher is None or self._is_closed:
             return False
+        explained = pool.explain(runner.device_id, runner.core, error)
+        if not blame(explained, often=often).takes_device_out:
+            return False
         if runner not in batcher.runners and runner.device_id not in self._causes:
             return True  # opened again already
-        explained = pool.explain(runner.device_id, runner.core, error)
-        if not is_fatal(explained):
-            return False
         if runner in batcher.runners:
             batcher.runners.remove(runner)
             self._causes[runner.device_id] = root(error)

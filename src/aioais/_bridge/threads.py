@@ -33,7 +33,7 @@ class EngineThreads:
         self,
         enter: Callable[[], None],
         steps: Mapping[str, Callable[[], bool]],
-        on_death: Callable[[BaseException], None],
+        on_death: Callable[[BaseException], object],
     ) -> None:
         self._enter = enter
         self._on_death = on_death

@@ -1,9 +1,9 @@
-"""CommandList: the ACL calls of one request, recorded. Pure: nothing here calls ACL."""
+"""CommandList: the ACL calls of what is submitted together, recorded. Pure: nothing here calls ACL."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from .._acl.constants import MemcpyKind
 from .._acl.stream import Call, Event, Stream
 
-__all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "record_commands"]
+__all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "join_commands", "record_commands"]
 
 _H2D: Final = int(MemcpyKind.HOST_TO_DEVICE)
 _D2H: Final = int(MemcpyKind.DEVICE_TO_HOST)
@@ -32,7 +32,7 @@ class Marks(NamedTuple):
 
     start: Event
     """Before its first copy."""
-    inputs: Sequence[Event]
+    inputs: list[Event]
     """Behind each copy to the device."""
     ready: Event
     """Before its first execution, behind the wait for the execution before."""
@@ -66,25 +66,31 @@ class Work(NamedTuple):
 
 
 class CommandList(NamedTuple):
-    """The recorded calls of one request, in three parts, and what belongs to them."""
+    """The recorded calls of one request, or of several one behind the other, and what belongs to them."""
 
-    head: list[Call]
-    """Copies to the device. They may run beside the execution of another request."""
-    body: list[Call]
-    """Executions. They must run behind the execution before."""
-    back: list[Call]
-    """Copies to the host."""
+    calls: list[Call]
+    head: int
+    """So many calls are the first request's copies to the device. They may run beside the execution of another one."""
+    back: int
+    """The calls from here on are the last request's copies to the host. Those in between are from the first execution
+    to the last; they must run behind the execution before."""
+    ends: list[int]
+    """Where the calls of each request end."""
     spans: list[tuple[int, int]]
-    """The handles of the marks before and behind each copy in, each group of executions, and each copy back."""
+    """The handles of the marks before and behind each copy in, each group of executions, and each copy back, of one
+    request after the other."""
     copies_in: int
     copies_back: int
-    marks: Marks
-    staging: list[Any]
-    """For each feed the array that it is copied to; ``None`` for a device tensor."""
-    landing: list[Any]
-    """For each output the array, or the ``Landing``, that it arrives in; empty where no output goes to the host."""
+    """Of each request."""
+    last: Event
+    """Behind the last execution."""
+    staging: list[list[Any]]
+    """For each feed of each request the array that it is copied to; ``None`` for a device tensor."""
+    landing: list[list[Any]]
+    """For each output of each request the array, or the ``Landing``, that it arrives in; nothing where no output goes
+    to the host."""
     is_small: bool
-    """Its results are copies of the arrays of ``landing``."""
+    """The results are copies of the arrays of ``landing``."""
 
 
 def record_commands(
@@ -106,19 +112,19 @@ def record_commands(
     staging, landing
         As in :class:`CommandList`.
     """
-    copies, executions = streams.copies, streams.executions
+    home, executions = streams.copies, streams.executions
     is_first = before is None
     start = marks.start if before is None else before
-    head = [copies.record_call(start)] if is_first and work.inputs else []
-    head += _copies(work.inputs, marks.inputs, copies, _H2D)
+    head = [home.record_call(start)] if is_first and work.inputs else []
+    head += _copies(work.inputs, marks.inputs, home, _H2D)
     row = [start, *marks.inputs[: len(work.inputs)]]
     pairs = list(pairwise(row))
     body: list[Call] = []
     back: list[Call] = []
-    if executions is not copies:
-        body += _follow(executions, copies, row[-1] if work.inputs else start, streams.inputs_done)
+    if executions is not home:
+        body += _follow(executions, home, row[-1] if work.inputs else start, streams.inputs_done)
         if not work.inputs:
-            head.append(copies.record_call(start))
+            head.append(home.record_call(start))
     ready = row[-1]
     if is_first:
         ready = marks.ready
@@ -127,13 +133,31 @@ def record_commands(
         body += [*[work.launch] * count, executions.record_call(mark)]
     row = [ready, *marks.executions]
     pairs += pairwise(row)
-    if executions is not copies:
-        back += _follow(copies, executions, row[-1], streams.executions_done)
-    back += _copies(work.outputs, marks.outputs, copies, _D2H)
+    if executions is not home:
+        back += _follow(home, executions, row[-1], streams.executions_done)
+    back += _copies(work.outputs, marks.outputs, home, _D2H)
     pairs += pairwise([row[-1], *marks.outputs[: len(work.outputs)]])
     spans = [(begin.handle, end.handle) for begin, end in pairs]
     is_small = bool(landing) and all(isinstance(area, np.ndarray) for area in landing)
-    return CommandList(head, body, back, spans, len(work.inputs), len(work.outputs), marks, staging, landing, is_small)
+    calls = [*head, *body, *back]
+    copies = len(work.inputs), len(work.outputs)
+    cuts = len(head), len(head) + len(body)
+    return CommandList(calls, *cuts, [len(calls)], spans, *copies, row[-1], [staging], [landing], is_small)
+
+
+def join_commands(lists: Sequence[CommandList]) -> CommandList:
+    """Put the commands of requests of one kind one behind the other."""
+    first, last = lists[0], lists[-1]
+    calls = [call for commands in lists for call in commands.calls]
+    return first._replace(
+        calls=calls,
+        back=len(calls) - len(last.calls) + last.back,
+        ends=[*accumulate(len(commands.calls) for commands in lists)],
+        spans=[span for commands in lists for span in commands.spans],
+        last=last.last,
+        staging=[commands.staging[0] for commands in lists],
+        landing=[commands.landing[0] for commands in lists],
+    )
 
 
 def _copies(copies: Iterable[Copy], marks: Iterable[Event], stream: Stream, kind: int) -> list[Call]:

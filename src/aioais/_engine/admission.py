@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from ..errors import ClosedError
-from .request import Request, State
+from .request import Request
 
 __all__ = ["Admission"]
 
@@ -49,23 +49,28 @@ class Admission:
     def enter(self, request: Request) -> None:
         """Count a request as under way; raises as :meth:`check`."""
         with self._lock:
-            self.check()
+            if self.is_closed:
+                self.check()
             self._active.add(request)
 
-    def leave(self, requests: Iterable[Request]) -> None:
+    def leave(self, requests: Sequence[Request]) -> None:
         """Count requests that have ended."""
         with self._lock:
             if self._refusal is not None:
                 return  # counted when the session broke
-            discard = self._active.discard
+            cancelled = failed = 0
             for request in requests:
-                if request.was_cancelled or request.future.cancelled():
-                    self.cancelled += 1
+                if request.was_cancelled:
+                    cancelled += 1
                 elif request.error is not None:
-                    self.failed += 1
-                else:
-                    self.done += 1
-                discard(request)
+                    if request.future.cancelled():
+                        cancelled += 1
+                    else:
+                        failed += 1
+            self.cancelled += cancelled
+            self.failed += failed
+            self.done += len(requests) - cancelled - failed
+            self._active.difference_update(requests)
             if self.is_closed and not self._active:
                 self._on_drained()
 
@@ -76,9 +81,9 @@ class Admission:
         """
         in_flight = queued = 0
         for request in self._active.copy():  # one step under the GIL
-            if request.state is State.STARTED:
+            if request.state == "started":
                 in_flight += 1
-            elif request.state is not State.ENDED and not request.is_abandoned:
+            elif request.state != "ended" and not request.is_abandoned:
                 queued += 1
         return in_flight, queued
 

@@ -6,7 +6,7 @@ from collections import deque
 
 from .._buffers.commands import CommandList
 from .._buffers.slot import SMALL_OUTPUT, Slot
-from .request import Request, State
+from .request import Request
 
 __all__ = ["Batch", "fill"]
 
@@ -21,21 +21,37 @@ class Batch:
     requests
         The requests, in the order of the line.
     queued
-        Those of which calls were queued, with their commands.
+        Those of which calls were queued.
+    commands
+        The commands of these; ``None`` where nothing was queued.
+    again
+        Those that failed together and are to run again, each alone; no longer among the others.
     number
         Of the newest submission; 0 before the first.
     is_on_one_stream
         It was submitted to the one execute stream of the session.
     """
 
-    __slots__ = ("is_on_one_stream", "number", "queued", "requests", "slot")
+    __slots__ = ("again", "commands", "is_on_one_stream", "number", "queued", "requests", "slot")
 
     def __init__(self, slot: Slot, request: Request) -> None:
         self.slot = slot
         self.requests = [request]
-        self.queued: list[tuple[Request, CommandList]] = []
+        self.queued: list[Request] = []
+        self.commands: CommandList | None = None
+        self.again: list[Request] = []
         self.number = 0
         self.is_on_one_stream = False
+
+    def part(self) -> None:
+        """Have the requests that failed together run again, each alone, with the feeds that were staged."""
+        assert self.commands is not None
+        self.again = [request for request in self.queued if request.error is None]
+        for request, staging in zip(self.queued, self.commands.staging, strict=True):
+            request.feeds = [area.copy() for area in staging]
+            request.is_alone = True
+        self.requests = [request for request in self.requests if request not in self.again]
+        self.queued, self.commands = [], None
 
 
 def fill(batch: Batch, line: deque[Request]) -> None:
@@ -45,18 +61,13 @@ def fill(batch: Batch, line: deque[Request]) -> None:
     """
     first = batch.requests[0]
     plan, outputs = first.plan, first.plan.outputs
-    if not _may_share(first) or outputs is None or any(item.nbytes > SMALL_OUTPUT for item in outputs):
+    if first.is_alone or not plan.is_plain or outputs is None or any(item.nbytes > SMALL_OUTPUT for item in outputs):
         return
     most = batch.slot.batch.reserve(plan.inputs, outputs)
     requests = batch.requests
     while line and len(requests) < most:
         request = line[0]
-        if request.plan is not plan or not _may_share(request):
+        if request.plan is not plan or request.is_alone:
             return
-        line.popleft()
-        request.state = State.SHARING
-        requests.append(request)
-
-
-def _may_share(request: Request) -> bool:
-    return request.plan.is_plain and request.to_host and request.draft is None and not request.is_iteration
+        requests.append(line.popleft())
+        request.state = "sharing"

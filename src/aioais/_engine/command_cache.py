@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from .._acl.memory import DeviceBlock, view
-from .._buffers.commands import CommandList, Copy, Marks, Work, record_commands
+from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
 from .._buffers.landing import Landing
 from .._buffers.slot import SMALL_OUTPUT, Slot
 from .._feeds.plan import Plan
@@ -48,6 +48,8 @@ class CommandCache:
             Whether it has the copies to the device, and those back.
         """
         plan = request.plan
+        for index in plan.unfed:
+            slot.in_data.bind(index, 0, 0)
         is_chained = self._executions.shared_stream is None
         outputs = request.outputs if plan.dynamic_shapes is not None else None
         kind = plan.serial, request.to_host, ends, is_chained, outputs
@@ -65,30 +67,28 @@ class CommandCache:
             slot.keep(kind, commands, is_bound=is_first or is_last)
         return commands
 
-    def behind(self, plan: Plan, slot: Slot, count: int) -> list[CommandList]:
-        """Return the commands of the second and later requests of a batch; those of the first come from :meth:`step`.
-
-        Parameters
-        ----------
-        plan, slot
-            Of the batch.
-        count
-            Requests of the batch.
-        """
+    def batch(self, plan: Plan, slot: Slot, count: int) -> CommandList:
+        """Return the commands of ``count`` requests of a plan that share a slot."""
+        for index in plan.unfed:
+            slot.in_data.bind(index, 0, 0)
         kind = plan.serial, slot.batch.serial, self._executions.shared_stream is None
-        lists: list[CommandList] | None = slot.kept(kind)
-        if lists is None:
-            lists = []
-            slot.keep(kind, lists)
-        while len(lists) < count - 1:
-            lists.append(self._place(plan, slot, len(lists) + 1))
-        return lists
+        found: CommandList | None = slot.kept((kind, count))
+        if found is not None:
+            return found
+        places: list[CommandList] = slot.kept(kind) or []
+        if not places:
+            slot.keep(kind, places)
+        while len(places) < count:
+            places.append(self._place(plan, slot, len(places)))
+        commands = join_commands(places[:count])
+        slot.keep((kind, count), commands)
+        return commands
 
     def _place(self, plan: Plan, slot: Slot, k: int) -> CommandList:
         outputs = plan.outputs
         assert outputs is not None
         marks, staging, landing = slot.batch.place(k, plan.inputs, outputs)
-        before: Marks = slot.batch.place(k - 1, plan.inputs, outputs)[0]
+        before = slot.batch.place(k - 1, plan.inputs, outputs)[0] if k else None
         inputs, back = [], []
         for item, area in zip(plan.inputs, staging, strict=True):
             block = slot.input_block(item.position, item.nbytes)
@@ -97,10 +97,8 @@ class CommandCache:
             target = slot.output_block(output.position, output.nbytes)
             back.append(Copy(area.ctypes.data, output.nbytes, target.address, output.nbytes))
         work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
-        last = [*before.executions, *before.outputs][-1]
-        commands = record_commands(work, marks, self._executions.streams(slot), last, [*staging], [*landing])
-        # In one part: the execution that it waits for is the one right before it.
-        return commands._replace(head=[*commands.head, *commands.body, *commands.back], body=[], back=[])
+        last = None if before is None else [*before.executions, *before.outputs][-1]
+        return record_commands(work, marks, self._executions.streams(slot), last, [*staging], [*landing])
 
     def _inputs(self, request: Request, slot: Slot, feeds: Sequence[Any]) -> tuple[list[Copy], list[Any]]:
         """Bind the inputs of a request; returns its copies to the device, and what they are copied from."""

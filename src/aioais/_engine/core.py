@@ -8,7 +8,7 @@ from typing import Any
 
 from .._bridge.offload import run_in_thread, wait_future
 from .._feeds.plan import Plan
-from ..errors import ClosedError, WrongLoopError
+from ..errors import ClosedError, WrongLoopError, open_error
 from ..types import DEFAULT_OUTPUT_BYTES
 from .iteration import Iteration
 from .opening import open_pipeline
@@ -53,7 +53,7 @@ class SessionCore:
         ------
         ClosedError
             It was closed, or is open already.
-        ModelError, DeviceError, ArgumentError, AclNotFoundError, AclError, ForkError
+        ModelError, DeviceError, ArgumentError, AclNotFoundError, AclError, BrokenSessionError, ForkError
             See ``InferSession``.
         """
         if self.has_ended:
@@ -66,9 +66,11 @@ class SessionCore:
             self.pipeline = await run_in_thread(
                 f"aioais-open-{options.device_id}", lambda: open_pipeline(options, loop), Pipeline.close, uses_acl=True
             )
-        except BaseException:
-            self._loop = None
-            raise
+        except RuntimeError as exc:
+            raise open_error(repr(self), exc)  # noqa: B904 - it has its cause
+        finally:
+            if self.pipeline is None:
+                self._loop = None
         if self.is_closed:  # closed while it was being opened
             await self.aclose()
             raise ClosedError(f"{self!r} was closed while it was being opened: open a new session")
@@ -102,8 +104,11 @@ class SessionCore:
         pipeline = self._usable()
         planner = pipeline.planner
         plan = planner.known(feeds, mode, custom_sizes)
-        if plan is not None:
-            return self._submit(pipeline, plan, [*feeds], to_host, iteration)
+        if plan is not None and iteration is None:  # most often: with no call more than needed
+            assert self._loop is not None
+            request = Request(plan, [*feeds], self._loop.create_future(), to_host)
+            pipeline.submit(request)
+            return request
         if planner.needs_thread(feeds):
             return self._convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
         arrays = planner.arrays(feeds)
@@ -128,6 +133,7 @@ class SessionCore:
         planner = pipeline.planner
         plan = planner.known(feeds, "auto", DEFAULT_OUTPUT_BYTES) or planner.plan(feeds, "auto", DEFAULT_OUTPUT_BYTES)
         request = Request(plan, feeds, future, to_host=True)
+        request.keeps_row = True
         pipeline.submit(request)
         return request
 
@@ -137,7 +143,7 @@ class SessionCore:
         if (
             pipeline is None
             or pipeline.admission.is_closed
-            or pipeline.device.process.is_forked
+            or pipeline.process.is_forked
             or self._loop is not asyncio.get_running_loop()
         ):
             pipeline = self.opened()
@@ -182,6 +188,8 @@ class SessionCore:
         iteration: Iteration | None,
     ) -> Request:
         assert self._loop is not None
+        if len(arrays) > len(plan.inputs):
+            arrays = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
         future = self._loop.create_future()
         request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
         pipeline.submit(request)
@@ -214,7 +222,8 @@ class SessionCore:
     def opened(self) -> Pipeline:
         """Return the pipeline, or raise why there is none. After ``finalize`` a broken one still says what broke it."""
         pipeline = self.pipeline
-        if self.is_closed or (pipeline is not None and pipeline.admission.is_closed and pipeline.failure.ends_whole):
+        failure = None if pipeline is None else pipeline.failure
+        if self.is_closed or (failure is not None and failure.closing.is_set() and failure.cause is None):
             raise ClosedError(f"{self!r} is closed: open a new session")
         if pipeline is None:
             raise ClosedError(f"{self!r} is not open: use 'async with InferSession(...)' or 'await InferSession(...)'")

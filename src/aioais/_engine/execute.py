@@ -6,6 +6,8 @@ import copy
 import logging
 import os
 from collections.abc import Iterable
+from itertools import islice
+from operator import length_hint
 from typing import Final, NamedTuple
 
 from .._acl.library import Library
@@ -13,11 +15,11 @@ from .._acl.model import LoadedModel
 from .._acl.stream import Call, Event, Stream
 from .._buffers.commands import CommandList, Streams
 from .._buffers.slot import Slot
-from .._feeds.plan import output_plans
-from ..errors import AclError, AclMemoryError, DeviceHangError, blames_device
-from .request import Request
+from .._feeds.plan import Plan, output_plans
+from ..blame import Seen, blame
+from ..errors import AclError, AclMemoryError, DeviceHangError
 
-__all__ = ["IS_CHAINED", "Executions"]
+__all__ = ["IS_CHAINED", "Executions", "RefusedError"]
 
 _log = logging.getLogger("aioais")
 
@@ -39,6 +41,26 @@ class _Report(NamedTuple):
     last: int
     """Number of the newest submission that it may be about."""
     error: BaseException
+
+
+class RefusedError(Exception):
+    """A call of a submission failed. What was queued before it is complete.
+
+    Parameters
+    ----------
+    error
+        Its failure.
+    position
+        Where it is in the commands.
+    failure
+        The failure of work that was queued before it, if the wait for that work met one. ACL reports it once.
+    """
+
+    def __init__(self, error: BaseException, position: int, failure: AclError | None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.position = position
+        self.failure = failure
 
 
 class Executions:
@@ -88,11 +110,10 @@ class Executions:
         """Return where the calls of a request in a slot are queued."""
         if self._stream is None:
             return Streams(slot.stream, slot.stream)
-        return Streams(slot.stream, self._stream, *slot.links[1:])
+        return Streams(slot.stream, self._stream, *slot.wait_events)
 
-    def prepare(self, request: Request, slot: Slot) -> None:
+    def prepare(self, plan: Plan, slot: Slot) -> None:
         """Set the gear where it is another one, and find out the output shapes; nothing is queued."""
-        plan = request.plan
         if plan.gear is not None and (plan.gear != self._gear or plan.gear != slot.gear):
             # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
             self._gear = slot.gear = None
@@ -100,7 +121,6 @@ class Executions:
             self._gear = slot.gear = plan.gear
         if plan.outputs is None:
             plan.outputs = output_plans(self.model.info, self.model.output_shapes())
-        request.outputs = plan.outputs
 
     def launch_call(self, slot: Slot) -> Call:
         """Return the call that queues one execution with the buffers of a slot."""
@@ -122,26 +142,36 @@ class Executions:
                 raise self.library.error(name, code)
 
     def submit(self, slot: Slot, commands: CommandList) -> int:
-        """Queue executions and the copies back behind them; returns the number of the submission.
+        """Queue the commands of one request or several; returns the number of the submission.
 
         Raises
         ------
-        AclError
+        RefusedError
             A call failed. What was queued is complete, so that no later execution can overlap with it.
         DeviceHangError
             A call failed, and what was queued before it is not complete within ``hang_timeout``.
         """
-        is_chained = self.follow(slot)
+        link, own = self._link_before(slot), slot.link
         number = self.count()
+        rest = iter(commands.calls)
+        is_in_line = link is None
         try:
-            self.queue(commands.body)
-            self.lead(slot, commands.marks.executions[-1], number)
-            self.queue(commands.back)
-        except BaseException as exc:
-            self.break_chain(slot)
-            if is_chained and self.model.info.kind != "shape":  # of those, too small an output is refused as well
+            if link is not None:
+                self.queue(islice(rest, commands.head))
+                self._follow(link, slot)
+                is_in_line = True
+            if own is not None:  # before the copies back, for which no execution need wait
+                self.queue(islice(rest, length_hint(rest) - (len(commands.calls) - commands.back)))
+                self._record_link(slot, own)
+            self.queue(rest)
+        except BaseException as exc:  # noqa: BLE001 - raised as the cause
+            position = len(commands.calls) - length_hint(rest) - 1
+            failure = self._break_chain(slot) if is_in_line else None  # else the next must wait for the one before
+            if link is not None and self.model.info.kind != "shape":  # of those, too small an output is refused as well
                 self._consider(exc)
-            raise
+            raise RefusedError(exc, position, failure) from None
+        if self._stream is None:
+            self._link = _Link(slot, commands.last, number)
         return number
 
     def count(self) -> int:
@@ -149,33 +179,33 @@ class Executions:
         self._submitted += 1
         return self._submitted
 
-    def follow(self, slot: Slot) -> bool:
-        """Have the slot's stream wait for the execution before; ``False`` if it need not wait."""
+    def _link_before(self, slot: Slot) -> _Link | None:
+        """Return the execution before, if the slot's stream has to wait for it."""
         link = self._link
         if link is None or link.slot is slot or link.number <= self._confirmed or self._stream is not None:
-            return False
-        own = link.slot.links[0]
+            return None
+        return link
+
+    def _follow(self, link: _Link, slot: Slot) -> None:
+        """Have the slot's stream wait for an execution."""
+        own = link.slot.link
         if own is None:
             slot.stream.wait(link.event)
         else:  # an older release: this wait's own event, which must be reset before it is recorded again
             slot.stream.wait(own)
             slot.stream.reset(own)
             link.slot.is_link_set = False
-        return True
 
-    def lead(self, slot: Slot, mark: Event, number: int) -> None:
-        """Make the execution that was just queued the one that the next must wait for."""
+    def _record_link(self, slot: Slot, own: Event) -> None:
+        """On an older release: record the event that the next execution waits for."""
         if self._stream is not None:
             return
-        own = slot.links[0]
-        if own is not None:
-            if slot.is_link_set:  # no other slot has waited for it
-                slot.stream.reset(own)
-            slot.stream.record(own)
-            slot.is_link_set = True
-        self._link = _Link(slot, mark, number)
+        if slot.is_link_set:  # no other slot has waited for it
+            slot.stream.reset(own)
+        slot.stream.record(own)
+        slot.is_link_set = True
 
-    def break_chain(self, slot: Slot) -> AclError | None:
+    def _break_chain(self, slot: Slot) -> AclError | None:
         """Wait for what a slot has queued, behind all executions before, so that the next one need not.
 
         An event that was not recorded again would let it pass at once.
@@ -212,7 +242,9 @@ class Executions:
         """
         if self._stream is not None:
             self._synchronize_shared()
-        self.follow(slot)
+        link = self._link_before(slot)
+        if link is not None:
+            self._follow(link, slot)
         slot.stream.synchronize()
         self._link = None
 
@@ -234,10 +266,6 @@ class Executions:
         if number > self._confirmed and not isinstance(failure, DeviceHangError):
             self._confirmed = number  # complete, also where it failed
         return failure
-
-    def streams_of_its_own(self) -> list[Stream]:
-        """List the streams that no slot owns."""
-        return [] if self._stream is None else [self._stream]
 
     def close(self) -> None:
         """Destroy the one execute stream; idempotent."""
@@ -266,7 +294,7 @@ class Executions:
             not isinstance(error, AclError)
             or error.call != "acl.mdl.execute_async"
             or isinstance(error, AclMemoryError)
-            or blames_device(error)
+            or blame(error, Seen.SUBMIT).drops_context
         ):
             return
         try:

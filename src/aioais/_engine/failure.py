@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from .._acl.model import LoadedModel
 from .._acl.release import run_all
-from .._acl.stream import Stream
 from .._bridge.delivery import Delivery
 from .._buffers.landing import Landing
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
-from ..errors import AclError, BrokenSessionError, DeviceHangError, blames_device
+from ..blame import Seen, Streak, Verdict
+from ..errors import AclError, AioaisError, BrokenSessionError, DeviceHangError
 from .admission import Admission
 from .event_times import Recorder
 from .execute import Executions
@@ -26,11 +26,6 @@ from .request import Request
 __all__ = ["Failure", "Holdings", "free_what_was_left"]
 
 _log = logging.getLogger("aioais")
-
-_DEVICE_LOST: Final = frozenset({507010, 507053, 507054, 507901})
-"""Lost heartbeat, device memory error, uncorrectable ECC error, closed connection to the device.
-
-All other codes may concern one task only: the next request shows whether the context survived."""
 
 _PATIENCE_S: Final = 10.0
 """How long to wait at most, when a broken session is closed, for what is still under way on the device."""
@@ -60,9 +55,13 @@ class Holdings:
         Needs the device's context. Where the release cannot bound a wait, it may take any time.
         """
         deadline = monotonic() + seconds
-        for stream in [*self.executions.streams_of_its_own(), *self.slots.streams()]:
+        shared = self.executions.shared_stream
+        for stream in [*([] if shared is None else [shared]), *self.slots.streams()]:
             try:
-                self._wait(stream, deadline - monotonic())
+                if self.device.library.has_stream_timeout:
+                    stream.synchronize_within(max(0.0, deadline - monotonic()))
+                else:
+                    stream.synchronize()
             except DeviceHangError:
                 return False
             except AclError:
@@ -81,17 +80,11 @@ class Holdings:
             ]
         )
 
-    def _wait(self, stream: Stream, seconds: float) -> None:
-        if self.device.library.has_stream_timeout:
-            stream.synchronize_within(max(0.0, seconds))
-        else:
-            stream.synchronize()
-
 
 class Failure:
     """Ends a session at once and fails every request of it with the reason.
 
-    A session breaks when the device hangs or is lost, or when one of its threads dies. Then
+    :mod:`aioais.blame` says when a session breaks: the device hangs or is lost, or one of its threads dies. Then
 
     * every request under way fails, and every later one: none waits for a result that may never come;
     * what the device may still use is set aside, neither used again nor freed;
@@ -118,6 +111,8 @@ class Failure:
     ----------
     cause
         Why the session broke; ``None`` while it is whole.
+    closing
+        Set once the session is to be closed; what is set aside is freed then, if it is broken or breaks later.
     closed
         Done when the session has ended: all is freed, or is left because the device may still use it.
     """
@@ -141,15 +136,19 @@ class Failure:
         self._patience = _PATIENCE_S if hang_timeout is None else min(hang_timeout, _PATIENCE_S)
         self._lock = threading.Lock()  # guards which end comes first: the regular one, or this one
         self._has_ended = False
-        self._closing = threading.Event()
+        self._streak = Streak()
+        self.closing = threading.Event()
         self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
-    def judge(self, error: BaseException) -> None:
-        """Break the session if it cannot go on after an error; retire the context if it may be lost."""
-        if blames_device(error):
+    def judge(self, error: BaseException, seen: Seen = Seen.WAIT) -> Verdict:
+        """Look up who is at fault, and do what follows for the session and the context of its device."""
+        _drop_frames(error)
+        verdict = self._streak.blame(error, seen, self._admission.done)
+        if verdict.drops_context:
             self._holdings.device.give_up()
-        if isinstance(error, DeviceHangError) or (isinstance(error, AclError) and error.code in _DEVICE_LOST):
+        if verdict.breaks_session:
             self.strike(error)
+        return verdict
 
     def strike(self, cause: BaseException) -> None:
         """Break the session; the first cause stays. In any thread of the session; never blocks."""
@@ -170,22 +169,8 @@ class Failure:
             len(requests),
             repr(cause),  # not the error itself: a handler that keeps records would keep its frames
         )
-        self._delivery.post([_Verdict(request, self._error_for(request)) for request in requests])
+        self._delivery.post([_End(request, self._error_for(request)) for request in requests])
         self._interrupt()
-
-    def close(self) -> None:
-        """Let what is set aside be freed, if the session is broken or breaks later; idempotent, never blocks."""
-        self._closing.set()
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closing.is_set()
-
-    @property
-    def ends_whole(self) -> bool:
-        """Whether the session was closed and did not break."""
-        return self.cause is None and self.is_closing
 
     def disown(self) -> None:
         """Count the session as ended, with all that it holds: in a forked child, or where the process ends."""
@@ -198,13 +183,10 @@ class Failure:
             if self.cause is not None:
                 return  # the session broke first and is ended in its own thread
             self._has_ended = True
-        failure: BaseException | None = None
         try:
             self._holdings.free()
         except BaseException as exc:  # noqa: BLE001 - closing the session raises it
-            failure = exc
-        if failure is not None:
-            self.closed.set_exception(failure)
+            self.closed.set_exception(exc)
         else:
             self.closed.set_result(None)
 
@@ -245,7 +227,7 @@ class Failure:
             self.disown()
 
     def _end(self) -> None:
-        self._closing.wait()
+        self.closing.wait()
         if not self.try_to_free():
             holdings = self._holdings
             _log.error(
@@ -266,7 +248,7 @@ class Failure:
         return self.refusal()
 
 
-class _Verdict:
+class _End:
     """The error of a request whose session breaks, also if an engine thread completes the request later."""
 
     __slots__ = ("_error", "_request")
@@ -279,6 +261,18 @@ class _Verdict:
         request = self._request
         request.result, request.error = None, self._error
         request.settle()
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Drop the traceback of a library error; its text says which call failed.
+
+    Frames of the engine, also those that called the ones in the traceback, hold batches, and these feeds and buffers,
+    for as long as the caller keeps the error.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, AioaisError):
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
 
 
 _left: list[Failure] = []

@@ -133,9 +133,9 @@ class IterationRequest(Request):
     """
 
     is_iteration = True
-    earlier_h2d: float
-    earlier_execute: float
-    """Milliseconds of the steps before the present one."""
+    is_alone = True
+    earlier: tuple[float, float]
+    """Milliseconds of the steps before the present one: of copies to the device, and of executions."""
 
     def __init__(
         self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], iteration: Iteration
@@ -143,7 +143,7 @@ class IterationRequest(Request):
         super().__init__(plan, feeds, future, to_host=True)
         self._iteration = iteration
         self._steps_done = 0
-        self.earlier_h2d = self.earlier_execute = 0.0
+        self.earlier = (0.0, 0.0)
 
     @property
     def is_first(self) -> bool:
@@ -155,9 +155,10 @@ class IterationRequest(Request):
         """Whether the present step is the last."""
         return self._steps_done + 1 == self._iteration.steps
 
-    def next_step(self) -> None:
-        """Go on to the next step: the present one is complete."""
+    def next_step(self, h2d: float, execute: float) -> None:
+        """Go on to the next step: the present one is complete, and took so many milliseconds."""
         self._steps_done += 1
+        self.earlier = self.earlier[0] + h2d, self.earlier[1] + execute
 
     def feed_back(self, slot: Slot) -> list[Copy]:
         """Make outputs of the step before inputs of the present one; returns the copies that this takes.

@@ -7,12 +7,14 @@ from concurrent.futures import Future
 from functools import partial
 
 from .._acl.model import LoadedModel, ModelInfo
+from .._acl.process import AclProcess
 from .._bridge.delivery import Delivery
 from .._bridge.threads import EngineThreads
 from .._buffers.slot import SMALL_OUTPUT, Slot, executions_per_mark
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
 from .._feeds.planner import Planner
+from ..blame import Seen
 from ..timing import Recording
 from ..types import SessionStatistics
 from .admission import Admission
@@ -21,7 +23,7 @@ from .event_times import Draft, Recorder
 from .execute import Executions
 from .failure import Failure, Holdings
 from .options import Options
-from .request import Request, State
+from .request import Request
 from .routing import Router
 from .stages import Stages
 from .times import Times
@@ -59,6 +61,7 @@ class Pipeline:
         self, device: Device, model: LoadedModel, planner: Planner, delivery: Delivery, options: Options
     ) -> None:
         self.device = device
+        self.process: AclProcess = device.process
         self.info: ModelInfo = model.info
         self.planner = planner
         self.hang_timeout: float | None = options.hang_timeout
@@ -87,7 +90,7 @@ class Pipeline:
             self._threads = EngineThreads(
                 device.enter,
                 {f"aioais-submit-{device.id}": self._submit_step, f"aioais-finish-{device.id}": self._finish_step},
-                self.failure.strike,
+                lambda error: self.failure.judge(error, Seen.THREAD),
             )
         except BaseException:
             self.slots.close()
@@ -102,7 +105,7 @@ class Pipeline:
         """Take a request; never blocks."""
         if self.recordings:
             shapes = tuple(item.shape for item in request.plan.inputs)
-            request.draft = Draft(self.recordings, self.info.mode, shapes)
+            request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True
         self.admission.enter(request)
         self._router.enter(request)
 
@@ -134,7 +137,7 @@ class Pipeline:
         if self.device.process.is_forked:
             self.failure.disown()
             return
-        self.failure.close()
+        self.failure.closing.set()
         self.admission.close()
 
     def join(self) -> None:
@@ -143,6 +146,7 @@ class Pipeline:
             self._threads.join()
 
     def _ended(self, _: Future[None]) -> None:
+        self.times.end()
         with _live_lock:
             _live.discard(self)
 
@@ -180,6 +184,9 @@ class Pipeline:
         if not is_whole:
             return False
         if self._stages.finish(batch):
+            if batch.again:
+                with router.submitting:  # the thread that has it takes from the line
+                    self._put_back(batch.again)
             self._free(batch)
             self._submit_all(is_finish_thread=True, has_results=True)  # before the loop is woken, which takes the GIL
             self._end(batch.requests)
@@ -203,7 +210,7 @@ class Pipeline:
             if not router.submitting.acquire(blocking=not is_finish_thread):
                 return  # the thread that has it looks again after it has released it
             try:
-                while True:
+                while router.line or router.going_on:
                     if is_finish_thread and (has_results or router.submitted) and not self._is_quick():
                         return  # the other thread is woken for it before this one waits
                     batch = self._next()
@@ -250,7 +257,7 @@ class Pipeline:
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                 line.popleft()
                 self._stages.fail(request, exc)
-                request.state = State.ENDED
+                request.state = "ended"
                 self._end([request])
                 continue
             if slot is None:
@@ -263,9 +270,9 @@ class Pipeline:
         return None
 
     def _put_back(self, requests: list[Request]) -> None:
-        """Return requests to the front of the line: the one before them in their batch failed."""
+        """Return requests to the front of the line: one of their batch failed."""
         for request in reversed(requests):
-            request.state = State.WAITING
+            request.state, request.started_at = "waiting", 0.0
             self._router.line.appendleft(request)
 
     def _free(self, batch: Batch) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import itertools
 import traceback
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from .._feeds.plan import OutputPlan, Plan
-from ..tensor import Tensor
+from ..tensor import Tensor, block_of
 from ..timing import Outcome
 from .event_times import Draft
 
@@ -18,18 +17,13 @@ __all__ = ["Request", "State"]
 
 _numbers = itertools.count(1)
 
+State = Literal["waiting", "sharing", "started", "ended"]
+"""Where a request is on its way; it only moves on.
 
-class State(enum.Enum):
-    """Where a request is on its way; it only moves down this list."""
-
-    WAITING = "waiting"
-    """In the line, without a slot."""
-    SHARING = "sharing"
-    """On the device's stream behind the request of its batch that was first."""
-    STARTED = "started"
-    """It has a slot, and is on the device or about to be."""
-    ENDED = "ended"
-    """It has its result or its error, or was dropped; its slot is another's."""
+``waiting``: in the line, without a slot. ``sharing``: on the device's stream behind the request of its batch that was
+first. ``started``: it has a slot, and is on the device or about to be. ``ended``: it has its result or its error, or
+was dropped; its slot is another's.
+"""
 
 
 class Request:
@@ -43,7 +37,12 @@ class Request:
     # Defaults of the class: setting each of them in every request costs the loop a microsecond.
     is_iteration: ClassVar[bool] = False
     """It has several steps, each a submission of its own."""
-    state: State = State.WAITING
+    is_alone = False
+    """It shares no slot: it is recorded, has several steps, its outputs stay on the device, or it failed together with
+    others before."""
+    keeps_row = False
+    """Its ``row`` is asked for."""
+    state: State = "waiting"
     result: list[Any] | None = None
     error: BaseException | None = None
     was_cancelled: bool = False
@@ -65,18 +64,15 @@ class Request:
         self.plan = plan
         self.feeds: list[Any] | None = feeds
         if plan.has_tensors:  # their memory instead of the tensors: their owner may close them at once
-            self.feeds = [feed.block if isinstance(feed, Tensor) else feed for feed in feeds]
+            self.feeds = [block_of(feed) if isinstance(feed, Tensor) else feed for feed in feeds]
         self.future = future
         self.to_host = to_host
+        if not to_host:
+            self.is_alone = True
         self.outputs: tuple[OutputPlan, ...] | None = plan.outputs
         self.blocks: list[Any] = []
         """Device memory and pinned blocks that must outlive the work on the device."""
         self.queued_at: float = perf_counter()
-
-    @property
-    def queued_ms(self) -> float:
-        """How long it waited for its buffers, once it has started."""
-        return (self.started_at - self.queued_at) * 1e3
 
     @property
     def is_abandoned(self) -> bool:
@@ -85,7 +81,7 @@ class Request:
 
     def abandon(self) -> None:
         """Drop the feeds of a request that has not started; on the loop's thread."""
-        if self.state is State.WAITING:
+        if self.state == "waiting":
             self.feeds = None
 
     def give_up(self) -> None:
@@ -98,7 +94,7 @@ class Request:
     def drop(self) -> None:
         """End it unrun, or between two steps: its caller stopped waiting."""
         self.was_cancelled = True
-        self.state = State.ENDED
+        self.state = "ended"
 
     def settle(self) -> None:
         """Set the future; on the loop's thread."""

@@ -72,10 +72,10 @@ class Router:
         if self._is_asleep:
             self._is_asleep = False
             self._finish_bell.put(None)
-        elif self._is_waiting and self._has_room():
+        elif self._is_waiting and not self._will_look_again and self._has_room():
             if self._speed.is_slow:
                 self._submit_bell.put(None)
-            elif not self._will_look_again:
+            else:
                 # The finish thread is free sooner than another thread wakes, unless the device is slow this time.
                 self._will_look_again = True
                 self._loop.call_later(_LOOK_AGAIN_S, self._look_again)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["Speed"]
+__all__ = ["REMEMBERED", "Speed"]
 
-_LIGHT_MS: Final = 0.12
-_HEAVY_MS: Final = 0.16
-"""About the time that a thread needs to wake. Two limits, so that a device near one does not switch back and forth."""
-_BRIEF_MS: Final = 0.3
-_SLOW_MS: Final = 0.6
-_REMEMBERED: Final = 9
+_LIMITS_MS: Final = [0.12, 0.16, 0.3, 0.6]
+"""Up to the first a device is light, and up to the second it stays so: about the time that a thread needs to wake. Up
+to the third it is brief, beyond the last slow."""
+REMEMBERED: Final = 9
 """Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
 
 
@@ -38,12 +35,17 @@ class Speed:
     def __init__(self) -> None:
         self.is_light = self.is_brief = False
         self.is_slow: bool = True
-        self._times = deque([1.0] * _REMEMBERED, _REMEMBERED)
+        self._ranks = deque([len(_LIMITS_MS)] * REMEMBERED, REMEMBERED)
+        """Of each remembered time: how many of the limits it exceeds."""
 
-    def learn(self, times: Iterable[float]) -> None:
-        """Take the milliseconds of the newest requests; what is unknown (NaN) counts as slow."""
-        self._times.extend([math.inf if math.isnan(ms) else ms for ms in times])
-        typical = sorted(self._times)[_REMEMBERED // 2]
-        self.is_light = typical < (_HEAVY_MS if self.is_light else _LIGHT_MS)
-        self.is_brief = typical < _BRIEF_MS
-        self.is_slow = typical > _SLOW_MS
+    def learn(self, ms: float) -> None:
+        """Take the milliseconds of the newest request; what is unknown (NaN) counts as slow."""
+        rank = bisect_left(_LIMITS_MS, ms) if ms == ms else len(_LIMITS_MS)
+        forgotten = self._ranks.popleft()
+        self._ranks.append(rank)
+        if rank == forgotten:  # so the median is in the same place
+            return
+        typical = sorted(self._ranks)[REMEMBERED // 2]
+        self.is_light = typical < (2 if self.is_light else 1)
+        self.is_brief = typical < 3
+        self.is_slow = typical > 3

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
 from time import perf_counter
 from typing import Any, Final
-
-import numpy as np
 
 from .._acl.constants import MemcpyKind
 from .._acl.stream import read_times
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
 from .._device.device import Device
+from .._feeds.gathered import copy_feeds
 from .._feeds.plan import OutputPlan, Plan
-from ..errors import AclError, AioaisError
+from ..errors import AclError
 from .batch import Batch
 from .command_cache import CommandCache
 from .dynamic_shape import DynamicShapes
 from .event_times import Recorder
-from .execute import Executions
+from .execute import Executions, RefusedError
 from .failure import Failure
 from .iteration import IterationRequest
 from .options import Options
-from .request import Request, State
+from .request import Request
 from .results import make_arrays, make_tensors
 from .times import Times
 
@@ -84,107 +83,123 @@ class Stages:
         """
         batch.is_on_one_stream = self._executions.shared_stream is not None
         requests = batch.requests
-        for k, request in enumerate(requests):
-            if k and batch.queued:
-                return self._queue_behind(batch, k)
+        if self._debug:
+            for request in requests:
+                _log.debug("request %d: submitted to device %d", request.number, self._device.id)
+        try:
+            return self._queue_together(batch) if len(requests) > 1 else self._queue(batch, requests[0])
+        except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
+            return self._fail_at(batch, requests[0], exc)
+
+    def _queue_together(self, batch: Batch) -> list[Request]:
+        """Queue requests that share a slot: all their feeds are staged, then all calls are made in one go."""
+        requests, slot = batch.requests, batch.slot
+        plan = requests[0].plan
+        requests[0].state = "started"
+        self._executions.prepare(plan, slot)
+        commands = self._cache.batch(plan, slot, len(requests))
+        now = perf_counter()
+        queued: list[Request] = []
+        for request in requests:
+            request.started_at = now
+            feeds = request.feeds
+            if feeds is None or request.future.cancelled():
+                request.was_cancelled = True
+                continue
             try:
-                self._queue(batch, request)
+                copy_feeds(commands.staging[len(queued)], feeds)
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                 self.fail(request, exc)
-                left = requests[k + 1 :]
-                del requests[k + 1 :]
-                return left
-        return []
+            else:
+                queued.append(request)
+        if not queued:
+            return []
+        if len(queued) < len(requests):
+            commands = self._cache.batch(plan, slot, len(queued))
+        left = self._submit(batch, queued, commands)
+        for request in queued:
+            request.feeds = None
+        return left
 
-    def _queue_behind(self, batch: Batch, first: int) -> list[Request]:
-        """Queue the requests of a batch behind one that is queued: as :meth:`_queue`, with less work for each."""
-        executions, slot, requests = self._executions, batch.slot, batch.requests
-        library, queued = self._device.library, batch.queued
-        now = perf_counter()
-        k = first
-        try:
-            lists = self._cache.behind(requests[0].plan, slot, len(requests))
-            batch.number = executions.count()
-            for k in range(first, len(requests)):
-                request = requests[k]
-                feeds, request.feeds = request.feeds, None
-                request.started_at = now
-                request.outputs = request.plan.outputs
-                if feeds is None or request.future.cancelled():
-                    request.was_cancelled = True
-                    continue
-                commands = lists[len(queued) - 1]
-                _copy_feeds(commands.staging, feeds)
-                queued.append((request, commands))
-                for function, arguments, name in commands.head:
-                    code = function(*arguments)
-                    if code:
-                        raise library.error(name, code)
-            executions.lead(slot, queued[-1][1].marks.executions[-1], batch.number)
-        except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
-            self.fail(requests[k], exc)
-            left = requests[k + 1 :]
-            del requests[k + 1 :]
-            try:
-                failure = executions.break_chain(slot)
-                if failure is not None:
-                    self._fail_all(batch, failure)
-            except BaseException as broken:  # noqa: BLE001 - the device hangs
-                self.fail(requests[k], broken)
-            return left
-        return []
-
-    def _queue(self, batch: Batch, request: Request) -> None:
-        slot = batch.slot
-        if self._debug:
-            _log.debug("request %d: submitted to device %d", request.number, self._device.id)
+    def _queue(self, batch: Batch, request: Request) -> list[Request]:
+        slot, plan = batch.slot, request.plan
         feeds = self._begin(request)
         if request.was_cancelled:
-            return
+            return []
         if isinstance(request, IterationRequest):
-            self._queue_step(batch, request, feeds)
-            return
-        if request.plan.dynamic_shapes is not None:
-            expected = None if request.must_wait else self._dynamic.expected(request.plan)
+            return self._queue_step(batch, request, feeds)
+        if plan.dynamic_shapes is not None:
+            expected = None if request.must_wait else self._dynamic.expected(plan)
             if expected is None:
                 self._run(batch, request, feeds, is_last=True)
-                return
+                return []
             self._dynamic.prepare(request, slot, expected)
         else:
-            self._executions.prepare(request, slot)
-        self._submit(batch, request, self._cache.step(request, slot, feeds), feeds)
+            self._executions.prepare(plan, slot)
+            request.outputs = plan.outputs
+        commands = self._cache.step(request, slot, feeds)
+        if feeds is not None:
+            self._stage(request, commands, feeds)
+        return self._submit(batch, [request], commands)
 
-    def _queue_step(self, batch: Batch, request: IterationRequest, feeds: list[Any] | None) -> None:
+    def _queue_step(self, batch: Batch, request: IterationRequest, feeds: list[Any] | None) -> list[Request]:
         slot, is_dynamic = batch.slot, request.plan.dynamic_shapes is not None
         if not is_dynamic:
-            self._executions.prepare(request, slot)  # each time: another request may have set its gear in between
+            self._executions.prepare(request.plan, slot)  # each time: another request may have set its gear in between
+            request.outputs = request.plan.outputs
         for item in request.feed_back(slot):
             if item.nbytes:
                 slot.stream.copy(*item, _D2D)
         if is_dynamic:
             self._run(batch, request, feeds, request.is_last)
-            return
+            return []
         commands = self._cache.step(request, slot, feeds, (request.is_first, request.is_last))
-        self._submit(batch, request, commands, feeds)
+        if feeds is not None:
+            self._stage(request, commands, feeds)
+        return self._submit(batch, [request], commands)
 
-    def _submit(self, batch: Batch, request: Request, commands: CommandList, feeds: list[Any] | None) -> None:
-        self._stage(batch, request, commands, feeds)
-        batch.number = self._executions.submit(batch.slot, commands)
+    def _submit(self, batch: Batch, queued: list[Request], commands: CommandList) -> list[Request]:
+        """Queue the commands of requests; returns as :meth:`queue`."""
+        batch.queued, batch.commands = queued, commands
+        try:
+            batch.number = self._executions.submit(batch.slot, commands)
+        except RefusedError as refused:
+            k = bisect_right(commands.ends, refused.position)
+            failed = queued[k]
+            del queued[k:]
+            if queued:
+                batch.commands = self._cache.batch(failed.plan, batch.slot, len(queued))
+            left = self._fail_at(batch, failed, refused.error)
+            if refused.failure is not None:
+                self._fail_all(batch, refused.failure)
+            return left
+        return []
+
+    def _fail_at(self, batch: Batch, failed: Request, error: BaseException) -> list[Request]:
+        """Fail a request whose submission was refused; returns those behind it, which are no longer in the batch."""
+        self.fail(failed, error)
+        failed.feeds = None
+        first = batch.requests.index(failed) + 1
+        left = batch.requests[first:]
+        del batch.requests[first:]
+        return left
 
     def _run(self, batch: Batch, request: Request, feeds: list[Any] | None, is_last: bool) -> None:
         """Run a model of dynamic shape and wait for it, then queue the copies of its outputs."""
         slot = batch.slot
-        commands = batch.queued[0][1] if request.must_wait else None
+        commands = batch.commands if request.must_wait else None
         if commands is None:
             is_first = not isinstance(request, IterationRequest) or request.is_first
             shapes = request.plan.dynamic_shapes
             if is_first and shapes is not None:
                 slot.describe(shapes)
             commands = self._cache.step(request, slot, feeds, (is_first, False))
-            self._stage(batch, request, commands, feeds)
+            if feeds is not None:
+                self._stage(request, commands, feeds)
+            self._executions.queue(commands.calls[: commands.head])
         self._dynamic.run(request, slot)
         batch.number = self._executions.count()
-        batch.queued = [(request, commands)]
+        batch.queued, batch.commands = [request], commands
         if is_last:
             self._copy_back(batch, request, commands)
 
@@ -193,11 +208,10 @@ class Stages:
         slot, executions = batch.slot, len(batch.slot.executions_per_mark)
         back = self._cache.step(request, slot, None, (False, True))
         spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
-        commands = commands._replace(
+        batch.commands = commands._replace(
             spans=spans, landing=back.landing, copies_back=back.copies_back, is_small=back.is_small
         )
-        batch.queued = [(request, commands)]
-        self._executions.queue(back.back)
+        self._executions.queue(back.calls[back.back :])
 
     def _begin(self, request: Request) -> list[Any] | None:
         """Take the feeds of a request that starts; ``None`` for one that has started before."""
@@ -207,22 +221,15 @@ class Stages:
         if request.started_at:
             return None
         request.started_at = perf_counter()
-        if request.state is State.WAITING:
-            request.state = State.STARTED
+        request.state = "started"
         feeds, request.feeds = request.feeds, None
         request.was_cancelled = feeds is None  # its coroutine was closed, which cancels no future
         return feeds
 
-    def _stage(self, batch: Batch, request: Request, commands: CommandList, feeds: list[Any] | None) -> None:
-        """Copy host feeds to staging, and queue their copies to the device.
-
-        The copy releases the GIL where it is large.
-        """
-        if feeds is not None:
-            _copy_feeds(commands.staging, feeds)
-            request.copies_in = commands.copies_in
-        self._executions.queue(commands.head)
-        batch.queued.append((request, commands))
+    def _stage(self, request: Request, commands: CommandList, feeds: list[Any]) -> None:
+        """Copy host feeds to staging; the copy releases the GIL where it is large."""
+        copy_feeds(commands.staging[0], feeds)
+        request.copies_in = commands.copies_in
 
     # ------------------------------------------------------------------------------------ wait
     def wait(self, batch: Batch) -> bool:
@@ -234,8 +241,15 @@ class Stages:
 
     def _fail_all(self, batch: Batch, error: BaseException) -> None:
         """Fail the requests of a batch, which ACL does not tell apart, but for those that have failed already."""
-        drop_frames(error)
-        self._failure.judge(error)
+        verdict = self._failure.judge(error)
+        if verdict.runs_alone and len(batch.queued) > 1:
+            batch.part()
+            _log.warning(
+                "device %d: %d small requests failed together and run again, each alone: %s",
+                self._device.id,
+                len(batch.again),
+                str(error),
+            )
         is_alone = len(batch.requests) == 1
         for request in batch.requests:
             if request.error is None:
@@ -251,42 +265,69 @@ class Stages:
             ``False`` if its request goes on: another step follows, or the same again.
         """
         slot, requests = batch.slot, batch.requests
+        if not requests:  # all run again, each alone
+            self._mend(slot)
+            return True
         first = requests[0]
         if (first.is_unproven or first.is_iteration) and self._goes_on(batch, first):
             return False
-        rows: list[list[float]] = []
-        queued: list[float] = []
-        commands: CommandList | None = None
-        has_failed = False
-        library = self._device.library
-        for request, commands in batch.queued:
-            if request.error is None:
-                try:
-                    request.row = row = read_times(library, commands.spans)
-                    if request.future.cancelled():
-                        pass
-                    elif commands.is_small:
-                        request.result = [area.copy() for area in commands.landing]
-                    else:
-                        self._make_result(request, commands, slot)
-                except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
-                    self.fail(request, exc)
-                else:
-                    rows.append(row)
-                    queued.append((request.started_at - request.queued_at) * 1e3)
-        if rows and commands is not None:
-            self._book_all(first, rows, queued, commands)
+        if batch.queued and batch.commands is not None and batch.queued[0].error is None:
+            try:
+                self._complete(batch.queued, batch.commands, slot)
+            except BaseException as exc:  # noqa: BLE001 - the callers of the requests get it
+                self._fail_all(batch, exc)
+        has_failed = bool(batch.again)
         for request in requests:
             if request.error is not None:
                 has_failed = True
             if request.draft is not None or self._debug:
-                self._tell(request, slot, commands)
+                self._tell(request, slot, batch.commands if request in batch.queued else None)
             if request.blocks:
                 request.blocks.clear()
-            request.state = State.ENDED
+            request.state = "ended"
         if has_failed:
             self._mend(slot)
         return True
+
+    def _complete(self, requests: list[Request], commands: CommandList, slot: Slot) -> None:
+        """Read the times of requests, and make their results."""
+        width = len(commands.spans) // len(requests)
+        times = self._read_times(requests, commands.spans, width)
+        waited: list[float] = []
+        for request, landing in zip(requests, commands.landing, strict=True):
+            if request.error is not None:
+                continue
+            if request.keeps_row:
+                first = width * len(waited)
+                request.row, request.copies_in = times[first : first + width], commands.copies_in
+            waited.append((request.started_at - request.queued_at) * 1e3)
+            if request.future.cancelled():
+                request.was_cancelled = True
+            elif commands.is_small:
+                request.result = [area.copy() for area in landing]
+            else:
+                self._make_result(request, landing, slot)
+        if not waited:
+            return
+        oldest = requests[0]
+        earlier = oldest.earlier if isinstance(oldest, IterationRequest) else (0.0, 0.0)
+        self._times.add(times, waited, commands.copies_in, commands.copies_back, earlier)
+
+    def _read_times(self, requests: list[Request], spans: list[tuple[int, int]], width: int) -> list[float]:
+        """Return the times of requests, ``width`` for each; a request whose times cannot be read fails and has none."""
+        times: list[float] = []
+        failed = 0
+        while True:
+            rows = len(times) // width
+            try:
+                read_times(self._device.library, spans[(rows + failed) * width :], times)
+            except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
+                rows = len(times) // width
+                del times[rows * width :]
+                self.fail(requests[rows + failed], exc)
+                failed += 1
+            else:
+                return times
 
     def _goes_on(self, batch: Batch, request: Request) -> bool:
         """Whether another step follows, or the same again with its outputs asked for."""
@@ -297,12 +338,13 @@ class Stages:
             if isinstance(request, IterationRequest) and not request.is_last:
                 if request.error is not None or request.was_cancelled:
                     return False
-                _, commands = batch.queued.pop()
-                row = read_times(self._device.library, commands.spans)
-                self._book(self._times.add_step, row, commands.copies_in)
-                request.earlier_h2d += sum(row[: commands.copies_in])
-                request.earlier_execute += sum(row[commands.copies_in :])
-                request.next_step()
+                assert batch.commands is not None
+                copies_in = batch.commands.copies_in
+                row: list[float] = []
+                read_times(self._device.library, batch.commands.spans, row)
+                self._times.add_step(row, copies_in)
+                batch.queued, batch.commands = [], None
+                request.next_step(sum(row[:copies_in]), sum(row[copies_in:]))
                 return True
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
             self.fail(request, exc)
@@ -319,37 +361,25 @@ class Stages:
         if not dynamic.holds(request, slot):
             return True
         # The copies back were those of other shapes: they are made once more.
-        self._copy_back(batch, request, batch.queued[0][1])
+        assert batch.commands is not None
+        self._copy_back(batch, request, batch.commands)
         slot.stream.synchronize()
         return False
 
-    def _make_result(self, request: Request, commands: CommandList, slot: Slot) -> None:
+    def _make_result(self, request: Request, landing: list[Any], slot: Slot) -> None:
         outputs = request.outputs
         assert outputs is not None
         if not request.to_host:
             request.result = make_tensors(outputs, self._device, slot, self._hang_timeout)
         else:
-            request.result = make_arrays(outputs, commands.landing, self._device, slot)
-
-    def _book_all(self, first: Request, rows: list[list[float]], queued: list[float], commands: CommandList) -> None:
-        if isinstance(first, IterationRequest) and not first.is_first:
-            earlier = first.earlier_h2d, first.earlier_execute
-            self._book(self._times.add_last_step, rows[0], queued[0], *earlier)
-        else:
-            self._book(self._times.add, rows, queued, commands.copies_in, commands.copies_back)
-
-    def _book(self, add: Callable[..., None], *times: Any) -> None:
-        try:
-            add(*times)
-        except Exception:  # noqa: BLE001 - times are lost; no request fails because of that
-            _log.exception("times of requests could not be booked")
+            request.result = make_arrays(outputs, landing, self._device, slot)
 
     def _tell(self, request: Request, slot: Slot, commands: CommandList | None) -> None:
         """Record or log the end of a request, where that is asked for."""
         draft = request.draft
         if draft is not None:
             draft.finished_at = perf_counter()
-            if request.error is None and not request.was_cancelled and commands is not None:
+            if request.error is None and commands is not None:
                 copies = request.copies_in, commands.copies_back
                 self._recorder.measure(draft, request.number, slot.marks, slot.stream, copies)
         if self._debug:
@@ -363,29 +393,5 @@ class Stages:
 
     def fail(self, request: Request, error: BaseException) -> None:
         """Note the first failure of a request, and break the session where it cannot go on."""
-        drop_frames(error)
         request.error = request.error or error
         self._failure.judge(error)
-
-
-def _copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
-    """Copy host feeds to where the device reads them; device tensors have no area there."""
-    for area, feed in zip(staging, feeds, strict=True):
-        if area is None:
-            continue
-        if type(feed) is np.ndarray:
-            np.copyto(area, feed)
-        else:  # rows of several callers
-            feed.copy_to(area)
-
-
-def drop_frames(error: BaseException) -> None:
-    """Drop the traceback of a library error; its text says which call failed.
-
-    Frames of the engine, also those that called the ones in the traceback, hold batches, and these feeds and buffers,
-    for as long as the caller keeps the error.
-    """
-    cause: BaseException | None = error
-    while isinstance(cause, AioaisError):
-        cause.__traceback__ = None
-        cause = cause.__cause__ or cause.__context__

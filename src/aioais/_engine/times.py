@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 from itertools import chain, cycle
+from typing import Any, Final, NamedTuple
 
 from ..summary import InferSummary, MemorySummary, Timeline, known_times
 from ..types import StageTime
-from .speed import Speed
+from .speed import REMEMBERED, Speed
 
 __all__ = ["Row", "Times"]
+
+_log = logging.getLogger("aioais")
 
 STAGES = ("queue", "h2d", "execute", "d2h")
 
 Row = list[float]
 """Milliseconds of each copy to the device, each group of executions, and each copy to the host of one request."""
 
+_NOTED: Final = 16
+"""So many submissions are booked at once, as booking one costs a lonely request more than its result."""
+
+
+class _Note(NamedTuple):
+    """Times of requests of one kind, or of a step of one, not booked yet."""
+
+    kind: tuple[Any, ...]
+    """Entries of a row, copies to the device and to the host among them, whether it is the end of a request, and
+    milliseconds of earlier steps: of copies to the device, and of executions."""
+    times: list[float]
+    """The row of each, one behind the other."""
+    queued: list[float]
+    """Of each request that has ended."""
+
 
 class Times:
-    """Times of one session.
+    """Times of one session: noted by its finish thread, booked now and then, and whenever a thread reads them.
 
     Times on the device come from events on the streams of its slots, so they are those of the
     device, however long a thread takes to notice.
@@ -39,112 +59,121 @@ class Times:
         self.speed: Speed = Speed()
         self._executions = Timeline()
         self._per_mark = per_mark
+        self._notes: deque[_Note] = deque()
         self._lock = threading.RLock()  # guards the totals; re-entrant, as a signal handler may read them
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
+        MemorySummary.sources.add(self)
 
-    def add(self, rows: list[Row], queued: list[float], inputs: int, outputs: int) -> None:
-        """Book requests that are complete.
+    def add(
+        self,
+        times: list[float],
+        queued: list[float],
+        inputs: int,
+        outputs: int,
+        earlier: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Note the times of requests that are complete.
 
         Parameters
         ----------
-        rows
-            One for each request; all have the same length.
+        times
+            The row of each request, one behind the other; all have the same length.
         queued
-            How long each waited before, in milliseconds.
+            How long each request waited before, in milliseconds.
         inputs, outputs
             Copies to the device and to the host in each.
+        earlier
+            Of an iteration, whose row is that of its last step: milliseconds of the copies to the device and of the
+            executions of the steps before.
         """
-        if len(rows) == 1:
-            self._add_one(rows[0], queued[0], inputs, outputs)
-            return
-        back = len(rows[0]) - outputs
-        h2d, h2d_sums = _columns(rows, 0, inputs)
-        execute, execute_sums = _columns(rows, inputs, back)
-        d2h, d2h_sums = _columns(rows, back, back + outputs)
-        self._book_each(h2d, execute, d2h)
-        with self._lock:
-            self._queue.extend(queued)
-            self._h2d.extend(h2d_sums)
-            self._execute.extend(execute_sums)
-            if outputs:
-                self._d2h.extend(d2h_sums)
-        self.speed.learn(map(sum, rows[-9:]))
-
-    def _add_one(self, row: Row, queued: float, inputs: int, outputs: int) -> None:
-        """Do the same as :meth:`add` for one request, the most frequent case, with less work."""
-        back = len(row) - outputs
-        if len(row) == 3 and inputs == outputs == self._per_mark[0] == 1:  # most models have one input and one output
-            h2d, execute, d2h = row
-            MemorySummary.record_h2d(h2d)
-            self._executions.add(execute)
-            MemorySummary.record_d2h(d2h)
-        else:
-            h2d, execute, d2h = sum(row[:inputs]), sum(row[inputs:back]), sum(row[back:])
-            self._book_each(row[:inputs], row[inputs:back], row[back:])
-        with self._lock:
-            self._queue.add(queued)
-            self._h2d.add(h2d)
-            self._execute.add(execute)
-            if outputs:
-                self._d2h.add(d2h)
-        self.speed.learn([h2d + execute + d2h])
+        width = len(times) // len(queued)
+        for first in range(max(0, len(times) - REMEMBERED * width), len(times), width):
+            self.speed.learn(sum(times[first : first + width]))
+        self._note(_Note((width, inputs, outputs, True, *earlier), times, queued))
 
     def add_step(self, row: Row, inputs: int) -> None:
-        """Book a step of an iteration that others follow; it counts in the stages with the last one."""
-        self._book_each(row[:inputs], row[inputs:], [])
+        """Note a step of an iteration that others follow; it counts in the stages with the last one."""
+        self._note(_Note((len(row), inputs, 0, False, 0.0, 0.0), row, []))
 
-    def add_last_step(self, row: Row, queued: float, h2d: float, execute: float) -> None:
-        """Book the last step of an iteration of more than one: its executions and its copies to the host.
+    def _note(self, note: _Note) -> None:
+        self._notes.append(note)
+        if len(self._notes) >= _NOTED:
+            self.book()
 
-        Parameters
-        ----------
-        row
-            Of that step.
-        queued
-            How long the request waited before.
-        h2d, execute
-            Milliseconds of the steps before.
-        """
-        count = len(self._per_mark)
-        self._book_each([], row[:count], row[count:])
+    def book(self) -> None:
+        """Book what was noted; in any thread. What cannot be booked is lost, and logged."""
+        notes = self._notes
+        if not notes:
+            return
         with self._lock:
-            self._queue.add(queued)
-            self._h2d.add(h2d)
-            self._execute.add(execute + sum(row[:count]))
-            if len(row) > count:
-                self._d2h.add(sum(row[count:]))
-        self.speed.learn([sum(row)])
+            try:
+                note = notes.popleft()
+                while notes:
+                    following = notes.popleft()
+                    if following.kind == note.kind:
+                        note.times.extend(following.times)
+                        note.queued.extend(following.queued)
+                    else:
+                        self._book(note)
+                        note = following
+                self._book(note)
+            except IndexError:  # a signal handler has taken the notes
+                pass
+            except Exception:  # noqa: BLE001 - no request fails because of that
+                _log.exception("times of requests could not be booked")
 
     def executions(self) -> InferSummary:
         """Return the time of each execution."""
+        self.book()
         return self._executions.snapshot()
 
     def forget_executions(self) -> None:
         """Empty what :meth:`executions` returns."""
+        self.book()
         self._executions.clear()
 
     def stages(self) -> dict[str, StageTime]:
         """Return count, total and maximum of each stage."""
+        self.book()
         pairs = zip(STAGES, self._totals, strict=True)
         return {stage: StageTime(total.count, total.ms, total.most) for stage, total in pairs}
 
+    def end(self) -> None:
+        """Book the rest: no more will come."""
+        self.book()
+        MemorySummary.sources.discard(self)
+
+    def _book(self, note: _Note) -> None:
+        width, inputs, outputs, is_end, earlier_h2d, earlier_execute = note.kind
+        times, back = known_times(note.times), width - outputs
+        h2d, h2d_sums = _columns(times, width, 0, inputs)
+        execute, execute_sums = _columns(times, width, inputs, back)
+        d2h, d2h_sums = _columns(times, width, back, width)
+        self._book_each(h2d, execute, d2h)
+        if is_end:
+            self._queue.add(note.queued)
+            self._h2d.add([ms + earlier_h2d for ms in h2d_sums])
+            self._execute.add([ms + earlier_execute for ms in execute_sums])
+            if outputs:
+                self._d2h.add(d2h_sums)
+
     def _book_each(self, h2d: list[float], execute: list[float], d2h: list[float]) -> None:
         if h2d:
-            MemorySummary.record_all_h2d(h2d)
+            MemorySummary.add_h2d(h2d)
         if self._per_mark[0] != 1:
             per_mark = cycle(self._per_mark)
             execute = [ms / count for ms, count in zip(execute, per_mark, strict=False) for _ in range(count)]
-        self._executions.extend(execute)
+        self._executions.add(execute)
         if d2h:
-            MemorySummary.record_all_d2h(d2h)
+            MemorySummary.add_d2h(d2h)
 
 
-def _columns(rows: list[Row], first: int, end: int) -> tuple[list[float], list[float]]:
+def _columns(times: list[float], width: int, first: int, end: int) -> tuple[list[float], list[float]]:
     """Return the entries of some columns, row by row, and their sum for each row."""
     if end == first + 1:  # most models have one input and one output
-        column = [row[first] for row in rows]
+        column = times[first::width]
         return column, column
-    parts = [row[first:end] for row in rows]
+    parts = [times[k + first : k + end] for k in range(0, len(times), width)]
     return [*chain.from_iterable(parts)], [*map(sum, parts)]
 
 
@@ -158,15 +187,7 @@ class _Total:
         self.ms = 0.0
         self.most = 0.0
 
-    def add(self, ms: float) -> None:
-        self.count += 1
-        if ms == ms:  # not NaN, which is unknown
-            self.ms += ms
-            if ms > self.most:
-                self.most = ms
-
-    def extend(self, times: list[float]) -> None:
+    def add(self, times: list[float]) -> None:
         self.count += len(times)
-        known = known_times(times)
-        self.ms += sum(known)
-        self.most = max(self.most, *known)
+        self.ms += sum(times)
+        self.most = max(self.most, *times)

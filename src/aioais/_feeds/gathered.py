@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Gathered"]
+__all__ = ["Gathered", "copy_feeds"]
 
 
 class Gathered:
@@ -50,3 +51,14 @@ class Gathered:
         area = np.moveaxis(area, axis, 0)
         np.concatenate(parts, axis, out=np.moveaxis(area[:rows], 0, axis))
         area[rows:] = area[rows - 1]
+
+
+def copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
+    """Copy host feeds to where the device reads them; device tensors have no area there."""
+    for area, feed in zip(staging, feeds, strict=True):
+        if area is None:
+            continue
+        if type(feed) is np.ndarray:
+            area[...] = feed
+        else:  # rows of several callers
+            feed.copy_to(area)

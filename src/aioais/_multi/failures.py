@@ -1,17 +1,12 @@
-"""What failed where: fatal codes, the error of a stream that has no device left."""
+"""The errors of failed devices as text, and the error of a stream that has no device left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import AclError, BrokenSessionError, ClosedError, add_note, blames_device
+from ..errors import AclError, BrokenSessionError, ClosedError, add_note
 
-__all__ = ["describe", "is_fatal", "no_device_left", "root"]
-
-
-def is_fatal(error: BaseException) -> bool:
-    """Whether an error says that the device, and not the request, is at fault (codes 507xxx, a broken session)."""
-    return isinstance(error, BrokenSessionError) or blames_device(error)
+__all__ = ["describe", "no_device_left", "root"]
 
 
 def root(error: Exception) -> Exception:

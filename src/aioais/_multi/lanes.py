@@ -7,16 +7,17 @@ import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import numpy as np
 
 from .._engine.core import SessionCore
 from .._sources.source import is_iterable
+from ..blame import blame
 from ..errors import BrokenSessionError, ClosedError, FeedError, add_note
 from ..types import PipelineOutput
-from .failures import describe, is_fatal, root
+from .failures import describe, root
 from .pool import SessionPool
 
 __all__ = ["Lane", "PipelineRun", "Times", "make_lanes", "run_lanes"]
@@ -88,8 +89,8 @@ async def run_lanes(
     """Run all lanes at once.
 
     A lane that fails cancels the others, and its error is raised, with its device and its place in the
-    notes; lanes that failed before they could be cancelled are named there too. A fatal error
-    closes the session of its own device only.
+    notes; lanes that failed before they could be cancelled are named there too. An error that takes
+    its device out closes the session of that device only.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ async def run_lanes(
             session = await pool.session(lane.device_id, is_awaited)
             await work(session, lane)
         except Exception as exc:  # noqa: BLE001 - raised below
-            if session is not None and is_fatal(exc):
+            if session is not None and blame(exc).takes_device_out:
                 pool.retire(lane.device_id, session, root(exc))
             failures.lanes.append((lane, pool.explain(lane.device_id, session, exc)))
             group.cancel_scope.cancel()
@@ -190,6 +191,12 @@ class PipelineRun(Coroutine[Any, Any, _Results]):
             self._use("awaited")
             self._coroutine = self._collect()
         return self._coroutine
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "session.infer_pipeline(...) needs 'async for', inside of an 'async def'; got 'for', or list(); or write "
+            "'await session.infer_pipeline(...)' for all results at once"
+        )
 
     def __aiter__(self) -> PipelineRun:
         if self._results is None:

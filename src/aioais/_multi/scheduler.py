@@ -13,10 +13,12 @@ import numpy as np
 from .._engine.core import SessionCore
 from .._engine.request import Request
 from .._sources.source import open_source
-from ..errors import ClosedError, add_note
+from ..blame import Often, Seen, blame
+from ..errors import AclError, ClosedError, add_note
 from ..types import StreamOutput
-from .failures import is_fatal, no_device_left, root
-from .pool import DeviceState, SessionPool
+from .failures import no_device_left, root
+from .items import Item, Member, device_for
+from .pool import SessionPool
 
 __all__ = ["Scheduler", "stream_items"]
 
@@ -25,40 +27,6 @@ REORDERING = 4
 slow device works on one item the others go on, but not for ever."""
 
 Start = Callable[[SessionCore, Any], "Request | Awaitable[Request]"]
-
-
-class _Item:
-    """One item of the source, until its result is with the consumer."""
-
-    __slots__ = ("device_id", "error", "feeds", "index", "is_done", "outputs", "request")
-
-    def __init__(self, index: int, feeds: Any) -> None:
-        self.index = index
-        self.feeds = feeds  # kept until it is done: it may have to run again elsewhere
-        self.device_id = -1
-        self.request: Request | None = None
-        self.outputs: list[np.ndarray] | None = None
-        self.error: BaseException | None = None
-        self.is_done = False
-
-
-class _Device:
-    """A device that takes part in a stream."""
-
-    __slots__ = ("_prefetch", "id", "in_flight", "session", "state")
-
-    def __init__(self, device_id: int, session: SessionCore, prefetch: int | None, state: DeviceState) -> None:
-        self.id = device_id
-        self.session = session
-        self.in_flight = 0
-        self.state = state
-        self._prefetch = prefetch
-
-    @property
-    def most(self) -> int:
-        """Most items that it has at once: as many as its depth, and those read ahead."""
-        depth = self.session.known().slots.depth
-        return 2 * depth if self._prefetch is None else depth + self._prefetch
 
 
 async def stream_items(
@@ -104,8 +72,9 @@ class Scheduler:
     have room for together. In input order, results that wait for an earlier one come on top, up to
     ``REORDERING`` times that number in all.
 
-    *Failures.* A fatal error (507xxx) is the device's: it takes part no more, and its items run
-    again elsewhere, the oldest first. Any other error is the item's and raises at its place.
+    *Failures.* The table of :mod:`aioais.blame` says whether an error is the item's, which raises at its place, or the
+    device's, which takes part no more. An item that failed on a device where it had begun runs again on another one,
+    alone there, the oldest first: if it fails with the same code once more it is at fault itself.
 
     Parameters
     ----------
@@ -125,15 +94,15 @@ class Scheduler:
         self._pool = pool
         self._start = start
         self._is_ordered = ordered
-        self._devices: list[_Device] = []
+        self._devices: list[Member] = []
         self._opening: set[int] = set()
         self._causes: dict[int, BaseException] = {}
         """Of the devices that failed."""
         self._next_index = 0
-        self._under_way: set[_Item] = set()
-        self._again: list[_Item] = []
+        self._under_way: set[Item] = set()
+        self._again: list[Item] = []
         """To be run again; they count as under way."""
-        self._window: deque[_Item] = deque()
+        self._window: deque[Item] = deque()
         """In order: all items, the oldest first; else those that are done."""
         self._prefix = 0
         """In order: how many of the oldest are done, which only wait for the consumer."""
@@ -163,7 +132,7 @@ class Scheduler:
             return
         if error is None:
             session = task.result()
-            self._devices.append(_Device(device_id, session, self._prefetch, self._pool.state(device_id)))
+            self._devices.append(Member(device_id, session, self._prefetch, self._pool.state(device_id)))
         else:
             if not self._pool.is_closed:
                 self._pool.retire(device_id, None, error)
@@ -171,7 +140,7 @@ class Scheduler:
             self._fail_without_devices()
         self.wake()
 
-    def _lose(self, device: _Device, error: Exception) -> None:
+    def _lose(self, device: Member, error: Exception) -> None:
         """Take a device out; idempotent."""
         if device not in self._devices:
             return
@@ -206,46 +175,42 @@ class Scheduler:
             return False
         if self._is_ordered and len(self._window) + self._held >= REORDERING * most:
             return False
-        return any(device.in_flight < device.most for device in self._devices)
+        return any(device.room > 0 for device in self._devices)
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
         """Submit an item to the device with most room."""
-        item = _Item(self._next_index, feeds)
+        item = Item(self._next_index, feeds)
         self._next_index += 1
         if self._is_ordered:
             self._window.append(item)
         self._under_way.add(item)
-        return self._run(item)
+        device = device_for(item, self._devices)
+        if device is not None:
+            return self._run(item, device)
+        self._again.append(item)
+        self._fail_without_devices()
+        return None
 
     def fail(self, error: BaseException) -> None:
         """Have an error raised once all items before it are done."""
         self._last = self._last or error
 
-    def _run(self, item: _Item) -> Awaitable[None] | None:
+    def _run(self, item: Item, device: Member) -> Awaitable[None] | None:
         """Submit an item; one that does not fit fails at its place, and nothing follows it."""
-        best: _Device | None = None
-        most = 0
-        for device in self._devices:
-            room = device.most - device.in_flight
-            if room > most:
-                best, most = device, room
-        if best is None:
-            self._again.append(item)
-            self._fail_without_devices()
-            return None
-        best.in_flight += 1
-        item.device_id = best.id
+        device.in_flight += 1
+        device.is_on_trial = bool(item.failures)
+        item.device_id = device.id
         try:
-            request = self._start(best.session, item.feeds)
+            request = self._start(device.session, item.feeds)
         except Exception as exc:  # noqa: BLE001 - raised at its place
-            self._refused(item, best, exc)
+            self._refused(item, device, exc)
             return None
         if isinstance(request, Request):
-            self._submitted(item, best, request)
+            self._submitted(item, device, request)
             return None
-        return self._await(item, best, request)
+        return self._await(item, device, request)
 
-    async def _await(self, item: _Item, device: _Device, pending: Awaitable[Request]) -> None:
+    async def _await(self, item: Item, device: Member, pending: Awaitable[Request]) -> None:
         try:
             request = await pending
         except Exception as exc:  # noqa: BLE001 - raised at its place
@@ -253,35 +218,45 @@ class Scheduler:
         else:
             self._submitted(item, device, request)
 
-    def _submitted(self, item: _Item, device: _Device, request: Request) -> None:
+    def _submitted(self, item: Item, device: Member, request: Request) -> None:
         if self._is_over:  # given up while its feeds were converted
             request.give_up()
             return
         item.request = request
         request.future.add_done_callback(partial(self._finished, item, device))
 
-    def _refused(self, item: _Item, device: _Device, error: Exception) -> None:
+    def _refused(self, item: Item, device: Member, error: Exception) -> None:
         device.in_flight -= 1
+        device.is_on_trial = False
         explained = self._pool.explain(device.id, device.session, error)
-        if is_fatal(explained):  # it broke since, or another call found it broken
-            self._run_again(item, device, explained)
+        if blame(explained, Seen.SUBMIT).takes_device_out:  # it broke since, or another call found it broken
+            self._lose(device, root(explained))
+            self._run_again(item, device)
             return
         self._done(item, None, error)
         self._last = self._last or error  # no item after it is taken
 
     async def rerun(self) -> None:
-        """Run the items of lost devices again as far as there is room, the oldest first."""
-        while self._again and any(device.in_flight < device.most for device in self._devices):
-            self._again.sort(key=lambda item: item.index, reverse=True)
-            pending = self._run(self._again.pop())
-            if pending is not None:
-                await pending
+        """Run items again as far as there is room, the oldest first."""
+        for item in sorted(self._again, key=lambda item: item.index):
+            if item not in self._again:  # no device is left since
+                return
+            device = device_for(item, self._devices)
+            if device is not None:
+                self._again.remove(item)
+                pending = self._run(item, device)
+                if pending is not None:
+                    await pending
+            elif not self._opening and all(device.id in item.failures for device in self._devices):
+                self._again.remove(item)
+                self._done(item, None, [*item.failures.values()][-1])
 
     # --------------------------------------------------------------------- the results
-    def _finished(self, item: _Item, device: _Device, future: asyncio.Future[Any]) -> None:
+    def _finished(self, item: Item, device: Member, future: asyncio.Future[Any]) -> None:
         """Take the result of a request; called by its future."""
         item.request = None
         device.in_flight -= 1
+        device.is_on_trial = False
         error: BaseException | None
         if future.cancelled():
             error = None if self._is_over else ClosedError(f"{self._pool!r} gave the request up")
@@ -292,21 +267,38 @@ class Scheduler:
         if error is None:
             device.state.streamed += 1
             self._done(item, future.result(), None)
-        elif is_fatal(error):
-            assert isinstance(error, Exception)
-            self._run_again(item, device, error)
+            for other in [other for other in self._devices if other.id in item.failures]:
+                failure = item.failures[other.id]
+                if blame(failure, often=Often.FINE_ELSEWHERE).takes_device_out:
+                    self._lose(other, failure)
         else:
-            self._done(item, None, error)
+            self._failed(item, device, error)
         self.wake()
 
-    def _run_again(self, item: _Item, device: _Device, error: Exception) -> None:
+    def _failed(self, item: Item, device: Member, error: BaseException) -> None:
+        """Have an item run elsewhere or fail, and take its device out, as the table says."""
+        is_again = isinstance(error, AclError) and any(e.code == error.code for e in item.failures.values())
+        verdict = blame(error, often=Often.AGAIN if is_again else Often.ONCE)
+        if isinstance(error, AclError):
+            item.failures[device.id] = error
+        if verdict.takes_device_out:
+            assert isinstance(error, Exception)
+            self._lose(device, root(error))
+        if verdict.runs_elsewhere:
+            self._run_again(item, device)
+        elif verdict.takes_device_out and self._no_device is not None:
+            add_note(self._no_device, f"item {item.index} of the source failed on {item.where} with the same code")
+            self._done(item, None, self._no_device)
+        else:
+            self._done(item, None, error)
+
+    def _run_again(self, item: Item, device: Member) -> None:
         device.state.rerun += 1
         self._again.append(item)
-        self._lose(device, root(error))
         self._fail_without_devices()
         self.wake()  # the other devices may be idle: nothing else would have the item run
 
-    def _done(self, item: _Item, outputs: list[np.ndarray] | None, error: BaseException | None) -> None:
+    def _done(self, item: Item, outputs: list[np.ndarray] | None, error: BaseException | None) -> None:
         item.outputs, item.error = outputs, error
         item.feeds = None
         item.is_done = True
@@ -340,11 +332,12 @@ class Scheduler:
             self._prefix -= 1
         if item.error is not None:
             if item.error is not self._no_device:
-                add_note(item.error, f"item {item.index} of the source, device {item.device_id}")
+                add_note(item.error, f"item {item.index} of the source, {item.where}")
             try:
                 raise item.error
             finally:
                 item.error = None  # it would hold this frame, and the frame the item
+                item.failures.clear()
         assert item.outputs is not None
         self._held = 1
         return StreamOutput(item.index, item.device_id, item.outputs)

@@ -19,10 +19,12 @@ from .memory import Block, device_memory
 from .memory import allocate as allocate_block
 from .memory_use import Range, Use
 from .model import Model
+from .model_info import TensorSpec
 from .ort import Binding, Bound
-from .regions import TOLERANCE, Region, check_room, nothing, overlap, resolve
+from .regions import TOLERANCE, Region, check_room, nothing, overlap, resolve, resolve_optional
 from .tensor_desc import TensorDesc
 from .transfer import move
+from .work_memory import trim_heap
 
 if TYPE_CHECKING:
     from .dump import Probe
@@ -42,6 +44,8 @@ class Plan:
         The model.
     inputs, outputs
         Memory; the hidden input last.
+    optional
+        The inputs with a default that are fed, and their memory.
     shapes
         Shapes of the real inputs, ``None`` when only the device knows the gear.
     gear
@@ -62,6 +66,7 @@ class Plan:
         "inputs",
         "is_plain",
         "model",
+        "optional",
         "outputs",
         "shapes",
         "use",
@@ -79,6 +84,7 @@ class Plan:
         model: Model,
         inputs: list[Region],
         outputs: list[Region],
+        optional: list[tuple[TensorSpec, Region]],
         shapes: tuple[tuple[int, ...], ...] | None,
         gear: int | None,
         datasets: tuple[Dataset, Dataset],
@@ -86,16 +92,18 @@ class Plan:
         self.model: Model = model
         self.inputs: list[Region] = inputs
         self.outputs: list[Region] = outputs
+        self.optional: list[tuple[TensorSpec, Region]] = optional
         self.shapes = shapes
         self.gear: int | None = gear
         self.fed, self.dataset = datasets
         self.fed_version, self.version, self.epoch = self.fed.version, self.dataset.version, device_memory.epoch
-        self.blocks: list[Block] = [region.block for region in (*inputs, *outputs) if region.block is not None]
+        read = [*inputs, *(region for _, region in optional)]
+        self.blocks: list[Block] = [region.block for region in (*read, *outputs) if region.block is not None]
         self.use: Use = Use(
             model.executions,
             [
                 Range(region.block, region.pointer, region.pointer + region.size, is_output)
-                for is_output, regions in ((False, inputs), (True, outputs))
+                for is_output, regions in ((False, read), (True, outputs))
                 for region in regions
                 if region.block is not None and region.size
             ],
@@ -129,11 +137,13 @@ class Plan:
             Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
             for t, shape, region in zip(info.inputs, shapes, self.inputs, strict=False)
         ]
+        memory = [*self.inputs[: len(into)], *(region for _, region in self.optional), *self.outputs]
+        into += self._fed_optional()
         out = [
             Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
             for t, shape, region in zip(info.outputs, info.output_shapes[gear], self.outputs, strict=True)
         ]
-        for bound, region in zip((*into, *out), (*self.inputs[: len(into)], *self.outputs), strict=True):
+        for bound, region in zip((*into, *out), memory, strict=True):
             check_room(bound.name, bound.nbytes, region, TOLERANCE if info.mode == "static" else 0)
         self.has_scratch = overlap(into, out)
         if self.has_scratch:
@@ -220,7 +230,10 @@ class Plan:
         return [
             Bound(spec.name, spec.element, shape, region.pointer or nothing(), math.prod(shape) * spec.itemsize)
             for spec, shape, region in zip(self.model.info.inputs, self.shapes, self.inputs, strict=False)
-        ]
+        ] + self._fed_optional()
+
+    def _fed_optional(self) -> list[Bound]:
+        return [Bound(spec.name, spec.element, spec.dims, region.pointer, spec.size) for spec, region in self.optional]
 
     def _dump(self, probe: Probe, stream: int) -> None:
         model = self.model
@@ -232,14 +245,15 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed while it was dumped: {exc}") from exc
 
     def _run_dynamic(self, allocate: Context | None) -> None:
-        info = self.model.info
+        info, engine = self.model.info, self.model.engine
         into = self._fed()
+        gives_back = engine.work_memory.changes_size(sum(bound.nbytes for bound in into))
         out = [Bound(spec.name, spec.element, (), 0, 0) for spec in info.outputs]
         try:
-            binding = Binding(self.model.engine, into, out)
+            binding = Binding(engine, into, out)
         except Exception as exc:  # the classes of its errors are made at run time
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
-        binding.run()
+        binding.run(gives_back)
         results = binding.results()
         for spec, region, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
@@ -260,6 +274,9 @@ class Plan:
                 move(pointer, source, needed)
             if self.dataset.handle in datasets:
                 self.dataset.describe(index, TensorDesc(spec.dtype, shape, spec.format, owned=True))
+        if gives_back:
+            del binding
+            trim_heap()
 
 
 def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | int:
@@ -310,9 +327,12 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
     """
     info = model.info
     dynamic = info.mode == "shape"
-    into = resolve(inputs, info.inputs, context, "input", dynamic, allocate=False)
+    into = resolve(inputs, info.inputs, context, "input", dynamic, allocate=False, spare=len(info.optional))
     if isinstance(into, int):
         return into
+    optional = resolve_optional(inputs, info, context)
+    if isinstance(optional, int):
+        return optional
     out = resolve(outputs, info.outputs, context, "output", dynamic, allocate)
     if isinstance(out, int):
         return out
@@ -339,7 +359,7 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
             if region.size + TOLERANCE < spec.size:
                 text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
                 return report(AclCode.GE_FAILURE, text)
-    plan = Plan(model, into, out, shapes, gear, (inputs, outputs))
+    plan = Plan(model, into, out, optional, shapes, gear, (inputs, outputs))
     old = [model.plans.pop((inputs.handle, outputs.handle), None)]
     if len(model.plans) >= _KEPT:
         old += model.plans.values()
