@@ -44,6 +44,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
+    session.run("yamllint", "--strict", "examples")
 
 
 @nox.session
@@ -126,11 +127,19 @@ def tests_oldest(session: nox.Session) -> None:
     session.run("pytest", "--full", "-n", "2", *session.posargs)
 
 
+@nox.session(python="3.11", default=False)
+def ray(session: nox.Session) -> None:
+    """Run the examples on Ray, with emulated NPUs, replicas that are killed and devices that die; 490 MB to install."""
+    session.install("-e", f".[{EXTRAS}]", *group("ray"))
+    session.run("pytest", "--full", "-rP", "--show-capture=stdout", "tests/ray", *session.posargs)
+
+
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Run every example as a user would: from the installed package, each in a process of its own, notebooks too."""
+    """Run every example but those on Ray as a user would: from the installed package, each in its own process."""
     session.install(f".[{EXTRAS}]", *group("serving", "notebook"))
-    scripts = sorted((ROOT / "examples").rglob("*.py"))
+    # What needs Ray is run by `nox -s ray`.
+    scripts = sorted(path for path in (ROOT / "examples").rglob("*.py") if path.parent.name != "ray")
     assert scripts, "no examples found"
     session.chdir(session.create_tmp())
     for script in scripts:

@@ -22,7 +22,14 @@ else:
 ROOT = Path(__file__).parents[2]
 ENGLISH = (ROOT / "README.md").read_text("utf-8")
 CHINESE = (ROOT / "README.zh-CN.md").read_text("utf-8")
-YAML = sorted([*ROOT.glob(".*.yaml"), *(ROOT / ".github").rglob("*.yml"), ROOT / "CITATION.cff"])
+YAML = sorted(
+    [
+        *ROOT.glob(".*.yaml"),
+        *(ROOT / ".github").rglob("*.yml"),
+        *(ROOT / "examples").rglob("*.yaml"),
+        ROOT / "CITATION.cff",
+    ]
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
