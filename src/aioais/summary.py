@@ -180,6 +180,10 @@ class Source(Protocol):
         ...
 
 
+sources: Final[set[Source]] = set()
+"""The sessions of the process."""
+
+
 class MemorySummary:
     """Copy times of the whole process, one entry per tensor copied, oldest first.
 
@@ -190,8 +194,6 @@ class MemorySummary:
     _h2d: Final = Timeline()
     _d2h: Final = Timeline()
 
-    sources: Final[set[Source]] = set()
-    """What books times now and then; for the library's own use."""
     add_h2d: Final = _h2d.add
     add_d2h: Final = _d2h.add
     """Add copies; for the library's own use."""
@@ -223,7 +225,7 @@ class MemorySummary:
 
 
 def _book_all() -> None:
-    for source in MemorySummary.sources.copy():
+    for source in sources.copy():
         source.book()
 
 
@@ -231,7 +233,7 @@ def _begin_anew() -> None:
     """Replace the locks in a forked child: the threads that held them do not exist there."""
     MemorySummary._h2d.renew_lock()
     MemorySummary._d2h.renew_lock()
-    MemorySummary.sources.clear()
+    sources.clear()
 
 
 if hasattr(os, "register_at_fork"):

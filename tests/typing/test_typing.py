@@ -49,7 +49,7 @@ def test_every_public_type_is_known(tmp_path: Path) -> None:
     report = json.loads(done.stdout)["typeCompleteness"]
     assert report["pyTypedPath"], "pyright found another installation"
     causes = {
-        f"{diagnostic['file']}:{diagnostic['range']['start']['line'] + 1}: {diagnostic['message']}"
+        f"{symbol['name']}, {diagnostic['file']}: {diagnostic['message']}"
         for symbol in report["symbols"]
         for diagnostic in symbol["diagnostics"]
         if diagnostic["severity"] == "error"

@@ -37,10 +37,10 @@ class Request:
     # Defaults of the class: setting each of them in every request costs the loop a microsecond.
     is_iteration: ClassVar[bool] = False
     """It has several steps, each a submission of its own."""
-    is_alone = False
+    is_alone: bool = False
     """It shares no slot: it is recorded, has several steps, its outputs stay on the device, or it failed together with
     others before."""
-    keeps_row = False
+    keeps_row: bool = False
     """Its ``row`` is asked for."""
     state: State = "waiting"
     result: list[Any] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import chain, cycle
 from typing import Any, Final, NamedTuple
 
-from ..summary import InferSummary, MemorySummary, Timeline, known_times
+from ..summary import InferSummary, MemorySummary, Timeline, known_times, sources
 from ..types import StageTime
 from .speed import REMEMBERED, Speed
 
@@ -62,7 +62,7 @@ class Times:
         self._notes: deque[_Note] = deque()
         self._lock = threading.RLock()  # guards the totals; re-entrant, as a signal handler may read them
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
-        MemorySummary.sources.add(self)
+        sources.add(self)
 
     def add(
         self,
@@ -141,7 +141,7 @@ class Times:
     def end(self) -> None:
         """Book the rest: no more will come."""
         self.book()
-        MemorySummary.sources.discard(self)
+        sources.discard(self)
 
     def _book(self, note: _Note) -> None:
         width, inputs, outputs, is_end, earlier_h2d, earlier_execute = note.kind
