@@ -137,7 +137,7 @@ class Failure:
         self._lock = threading.Lock()  # guards which end comes first: the regular one, or this one
         self._has_ended = False
         self._streak = Streak()
-        self.closing = threading.Event()
+        self.closing: threading.Event = threading.Event()
         self._blocks: list[list[Any]] = []  # of the requests; not these, whose errors would hold their callers
 
     def judge(self, error: BaseException, seen: Seen = Seen.WAIT) -> Verdict:
