@@ -42,7 +42,7 @@ from aioais.emulator._runner import main as run_emulator
 from aioais.emulator._state import state as emulator_state
 from aioais.emulator.model import find as find_model
 from aioais.emulator.plan import _KEPT as KEPT_PLANS
-from aioais.emulator.threads import cores, is_small_file
+from aioais.emulator.threads import cores, weigh
 from aioais.session import core_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ __all__ = [
     "is_file_closed",
     "is_known_as_brief",
     "is_leased",
-    "is_small_file",
     "limit_events",
     "limit_leases",
     "limit_proto",
@@ -116,6 +115,7 @@ __all__ = [
     "treat_as_fast",
     "treat_as_slow",
     "wait_broken",
+    "weigh",
 ]
 
 

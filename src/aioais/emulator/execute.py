@@ -247,7 +247,7 @@ def _stop_models() -> None:
     state.is_leaving = True
     for model in list(models.values()):
         if model.engine.is_running:
-            keep_for_good(model.engine.session)
+            keep_for_good(model.engine)
         model.engine.stop()
 
 

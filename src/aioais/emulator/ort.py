@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from .._acl.codes import AclCode
 from ._quick_exit import skip_destructors_in_children
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
-from .threads import SMALL, convolves_much, cores, is_small_file
+from .threads import Weights, cores, is_brief, weigh
 
 __all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 
@@ -125,6 +126,12 @@ def _import() -> Any:
     return onnxruntime
 
 
+@cache
+def _cpu() -> Any:
+    """Return where all memory is, as ONNX Runtime names it below its own Python layer."""
+    return _import().OrtDevice.make("cpu", 0)._get_c_device()
+
+
 def check_magic(head: bytes, what: str) -> None:
     """Refuse offline models and empty files.
 
@@ -211,27 +218,28 @@ class Binding:
         The model.
     inputs, outputs
         Memory of every input, and of every output in graph order; an output with a pointer of 0
-        is allocated by ONNX Runtime.
+        is allocated by ONNX Runtime, and stays until :meth:`forget_outputs`.
     """
 
-    __slots__ = ("_bound", "_elsewhere", "_io", "_is_checked", "_model", "_outputs", "_run")
+    __slots__ = ("_bound", "_elsewhere", "_is_checked", "_model", "_outputs", "_run")
 
     def __init__(self, model: OrtModel, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> None:
-        self._io = io = model.session.io_binding()
+        nbytes = sum(tensor.nbytes for tensor in (*inputs, *outputs))
+        session = model.session_for([tensor.shape for tensor in inputs], nbytes)
         self._model = model
-        # The methods around these cost more than a small model.
-        session, self._bound = getattr(model.session, "_sess", model.session), getattr(io, "_iobinding", io)
-        self._run = session.run_with_iobinding
+        # What is around these costs more than a small model.
+        self._bound = bound = session.io_binding()._iobinding
+        self._run = session._sess.run_with_iobinding
         self._outputs = outputs
         self._is_checked = False
         self._elsewhere: list[int] = []
         for tensor in inputs:
-            io.bind_input(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
+            bound.bind_input(tensor.name, _cpu(), tensor.element, tensor.shape, tensor.pointer)
         for tensor in outputs:
             if tensor.pointer:
-                io.bind_output(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
+                bound.bind_output(tensor.name, _cpu(), tensor.element, tensor.shape, tensor.pointer)
             else:
-                io.bind_output(tensor.name)
+                bound.bind_output(tensor.name, _cpu())
 
     def run(self) -> None:
         """Compute; the outputs are in their memory afterwards.
@@ -255,7 +263,7 @@ class Binding:
                 model.end_stop()
         if not self._is_checked:
             # an output that is also an input of the graph comes back as that input, unbound
-            values = self._io.get_outputs()
+            values = self._bound.get_outputs()
             self._elsewhere = [
                 index
                 for index, (value, bound) in enumerate(zip(values, self._outputs, strict=True))
@@ -263,14 +271,23 @@ class Binding:
             ]
             self._is_checked = True
         if self._elsewhere:
-            values = self._io.get_outputs()
+            values = self._bound.get_outputs()
             for index in self._elsewhere:
                 bound = self._outputs[index]
                 ctypes.memmove(bound.pointer, values[index].data_ptr(), bound.nbytes)
 
     def results(self) -> list[tuple[tuple[int, ...], int]]:
         """Return shape and address of every output of the last run."""
-        return [(tuple(value.shape()), int(value.data_ptr())) for value in self._io.get_outputs()]
+        values = self._bound.get_outputs()
+        found = [values[index] for index in range(len(values))]  # its iterator is slow
+        return [(tuple(value.shape()), value.data_ptr()) for value in found]
+
+    def forget_outputs(self) -> None:
+        """Free the outputs that ONNX Runtime has allocated, which are all; the next run may have others."""
+        bound = self._bound
+        bound.clear_binding_outputs()
+        for tensor in self._outputs:
+            bound.bind_output(tensor.name, _cpu())
 
 
 class OrtModel:
@@ -281,12 +298,16 @@ class OrtModel:
     source
         Path (loading releases the GIL) or content (it does not).
     threads
-        Intra-op threads; 0 = as many as there are cores, but one for a model that is small and of fixed shapes.
+        Intra-op threads; 0 = as many as there are cores, but one for a run that is brief.
     spin
         Whether they spin between operators for as long as ONNX Runtime likes, instead of briefly.
 
     Attributes
     ----------
+    session
+        What runs it.
+    brief_session
+        The same with one thread, for its brief runs; ``None`` where all its runs have the same threads.
     options
         Options of its runs, which run one at a time.
     lock
@@ -314,8 +335,9 @@ class OrtModel:
         else:
             head = source[:4]
         check_magic(head, what)
-        one = not threads and is_small_file(source)
-        self.session: Any = start_session(source, what, 1 if one else threads, spin)
+        self._weights: Weights | None = None if threads or cores() == 1 else weigh(source)
+        self.session: Any = start_session(source, what, threads if self._weights is None else 1, spin)
+        self.brief_session: Any = None
         try:
             self.inputs: list[OrtTensor] = [self._tensor(node, "input") for node in self.session.get_inputs()]
             self.outputs: list[OrtTensor] = [self._tensor(node, "output") for node in self.session.get_outputs()]
@@ -332,8 +354,14 @@ class OrtModel:
         except UnicodeDecodeError as exc:
             text = f"{what} is damaged: a name in it is not UTF-8 ({exc})"
             raise LoadError(AclCode.GE_LOAD_MODEL, text) from exc
-        if one and cores() > 1 and not self._suits_one_thread(source):
-            self.session = start_session(source, what, 0, spin)
+        if self._weights is not None:
+            tensors = self.inputs + self.outputs
+            is_open = any(dim < 0 for tensor in tensors for dim in tensor.shape)
+            nbytes = sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors)
+            if is_open:
+                self.brief_session = self.session
+            if is_open or not is_brief(self._weights, [tensor.shape for tensor in self.inputs], nbytes):
+                self.session = start_session(source, what, 0, spin)
         self.options: Any = _import().RunOptions()
         self.options.log_severity_level = 4
         # Looked up before every run; a missing entry costs 40 µs for an exception inside.
@@ -341,6 +369,12 @@ class OrtModel:
         self.lock: threading.Lock = threading.Lock()
         self.is_running = False
         self.is_stopping: bool = False
+
+    def session_for(self, shapes: Sequence[Sequence[int]], nbytes: int) -> Any:
+        """Return the session for runs with inputs of these shapes, and so many bytes of inputs and outputs."""
+        if self.brief_session is None or self._weights is None or not is_brief(self._weights, shapes, nbytes):
+            return self.session
+        return self.brief_session
 
     def stop(self) -> None:
         """End the current run at the next operator, if there is one."""
@@ -356,12 +390,6 @@ class OrtModel:
         """Let later runs run: the one that was stopped has ended."""
         with self.lock:
             self.is_stopping = self.options.terminate = False
-
-    def _suits_one_thread(self, source: str | bytes) -> bool:
-        tensors = (*self.inputs, *self.outputs)
-        fixed = all(dim >= 0 for tensor in tensors for dim in tensor.shape)
-        small = fixed and sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors) <= SMALL
-        return small and not convolves_much(source, [tensor.shape for tensor in self.inputs])
 
     @staticmethod
     def _tensor(node: Any, role: str) -> OrtTensor:

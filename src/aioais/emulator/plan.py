@@ -232,15 +232,21 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed while it was dumped: {exc}") from exc
 
     def _run_dynamic(self, allocate: Context | None) -> None:
-        info = self.model.info
-        into = self._fed()
-        out = [Bound(spec.name, spec.element, (), 0, 0) for spec in info.outputs]
+        if self.binding is None:
+            out = [Bound(spec.name, spec.element, (), 0, 0) for spec in self.model.info.outputs]
+            try:
+                self.binding = Binding(self.model.engine, self._fed(), out)
+            except Exception as exc:  # the classes of its errors are made at run time
+                raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
         try:
-            binding = Binding(self.model.engine, into, out)
-        except Exception as exc:  # the classes of its errors are made at run time
-            raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
-        binding.run()
-        results = binding.results()
+            self.binding.run()
+            self._store(self.binding.results(), allocate)
+        finally:
+            self.binding.forget_outputs()
+
+    def _store(self, results: list[tuple[tuple[int, ...], int]], allocate: Context | None) -> None:
+        """Move outputs whose shapes are known now to their memory, and describe them."""
+        info = self.model.info
         for spec, region, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
             room = region.size if region.pointer else 0
