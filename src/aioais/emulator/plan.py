@@ -7,7 +7,7 @@ plan runs. A plan is reused as long as neither dataset nor device memory changes
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._acl.codes import AclCode
 from ._state import report
@@ -27,7 +27,7 @@ from .transfer import move
 if TYPE_CHECKING:
     from .dump import Probe
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "find_plan", "make_plan"]
 
 _KEPT = 64
 """Bindings and plans kept per model."""
@@ -295,6 +295,26 @@ def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | 
     return tuple(shapes)
 
 
+def _memory(inputs: Dataset, outputs: Dataset) -> tuple[Any, ...]:
+    """Return everything but device memory that a plan of fixed shapes was made for."""
+    places = [(buffer.address, buffer.size, buffer.is_alive) for buffer in (*inputs.buffers, *outputs.buffers)]
+    return inputs.handle, outputs.handle, inputs.gear, *places
+
+
+def find_plan(model: Model, inputs: Dataset, outputs: Dataset) -> Plan | None:
+    """Return an earlier plan for the same datasets, if they hold what they held then and no memory was freed since."""
+    pair = inputs.handle, outputs.handle
+    plan: Plan | None = model.plans.get(pair)
+    if plan is None or plan.is_valid():
+        return plan
+    plan = model.bound_plans.get(_memory(inputs, outputs)) if model.info.mode != "shape" else None
+    if plan is None or plan.epoch != device_memory.epoch:
+        return None
+    plan.fed_version, plan.version = inputs.version, outputs.version
+    model.plans[pair] = plan
+    return plan
+
+
 def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context, allocate: bool) -> Plan | int:
     """Check an execution as the graph engine does and decide how to run it.
 
@@ -346,15 +366,22 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
                 text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
                 return report(AclCode.GE_FAILURE, text)
     plan = Plan(model, into, out, shapes, gear, (inputs, outputs))
-    old = [model.plans.pop((inputs.handle, outputs.handle), None)]
+    pair = inputs.handle, outputs.handle
+    old = [model.plans.pop(pair, None)]
     if len(model.plans) >= _KEPT:
         old += model.plans.values()
         model.plans.clear()
+    if len(model.bound_plans) >= _KEPT or any(found.epoch != plan.epoch for found in model.bound_plans.values()):
+        old += model.bound_plans.values()
+        model.bound_plans.clear()
+    kept = [*model.bound_plans.values()]
     for retired in old:
-        if retired is not None:
+        if retired is not None and retired not in kept:
             retired.use.is_retired = True
-    if shapes is not None:
-        model.plans[inputs.handle, outputs.handle] = plan
-    else:
+    if shapes is None:
         plan.use.is_retired = True
+        return plan
+    model.plans[pair] = plan
+    if not dynamic:
+        model.bound_plans[_memory(inputs, outputs)] = plan
     return plan
