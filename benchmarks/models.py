@@ -166,7 +166,7 @@ def make_nhwc(folder: Path) -> str:
         x = graph.node("Add", [x, graph.weight(np.full(given, 0.1, np.float32))])
     x = graph.node("ReduceMean", [x], axes=[1, 2], keepdims=0)
     x = graph.node("Gemm", [x, graph.random(10, 128)], transB=1)
-    return graph.save(folder / "nhwc.onnx", {"x": [1, 96, 96, 3]}, {x: [1, 10]})
+    return graph.save(folder / "nhwc.onnx", {"x": [1, 224, 224, 3]}, {x: [1, 10]})
 
 
 def make_detector(folder: Path) -> str:

@@ -247,14 +247,15 @@ class Plan:
     def _store(self, results: list[tuple[tuple[int, ...], int]], allocate: Context | None) -> None:
         """Move outputs whose shapes are known now to their memory, and describe them."""
         info = self.model.info
-        for spec, region, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
+        places = []
+        for spec, region, (shape, source) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
+            places.append((spec, region, shape, source, needed))
             room = region.size if region.pointer else 0
             if room < needed and not (allocate is not None and region.pointer == region.size == 0):
                 text = f"output {spec.name!r} needs {needed} bytes, its data buffer has memory for {room}"
                 raise DeviceError(AclCode.GE_FAILURE, text)
-        for index, (spec, region, (shape, source)) in enumerate(zip(info.outputs, self.outputs, results, strict=True)):
-            needed = math.prod(shape) * spec.itemsize
+        for index, (spec, region, shape, source, needed) in enumerate(places):
             pointer = region.pointer
             if pointer == 0 and needed and allocate is not None:
                 block = allocate_block(needed, allocate.device)

@@ -159,7 +159,7 @@ def execute_async(*args: Any) -> Any:
             type(model_id) is type(in_handle) is type(out_handle) is type(handle) is int
             and model.context is local.context is context
             and context.is_alive
-            and model.manner == "execute_async"  # never set for dynamic shapes
+            and (model.manner == "execute_async" or model.info.mode == "shape")
             and (executions.known >= last or stream.behind.get(executions, 0) >= last)
             and plan.epoch == device_memory.epoch
             and plan.fed_version == plan.fed.version
