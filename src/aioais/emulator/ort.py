@@ -218,7 +218,7 @@ class Binding:
         The model.
     inputs, outputs
         Memory of every input, and of every output in graph order; an output with a pointer of 0
-        is allocated by ONNX Runtime, and stays until :meth:`forget_outputs`.
+        is allocated by ONNX Runtime.
     """
 
     __slots__ = ("_bound", "_elsewhere", "_is_checked", "_model", "_outputs", "_run")
@@ -281,13 +281,6 @@ class Binding:
         values = self._bound.get_outputs()
         found = [values[index] for index in range(len(values))]  # its iterator is slow
         return [(tuple(value.shape()), value.data_ptr()) for value in found]
-
-    def forget_outputs(self) -> None:
-        """Free the outputs that ONNX Runtime has allocated, which are all; the next run may have others."""
-        bound = self._bound
-        bound.clear_binding_outputs()
-        for tensor in self._outputs:
-            bound.bind_output(tensor.name, _cpu())
 
 
 class OrtModel:

@@ -55,6 +55,7 @@ class Plan:
         "blocks",
         "dataset",
         "epoch",
+        "expected",
         "fed",
         "fed_version",
         "gear",
@@ -65,6 +66,7 @@ class Plan:
         "outputs",
         "shapes",
         "use",
+        "varies",
         "version",
     )  # fmt: skip
 
@@ -102,6 +104,10 @@ class Plan:
         )
         self.has_scratch: bool = False
         self.binding: Binding | None = None
+        self.expected: list[tuple[int, ...]] = []
+        """Dynamic runs: the shapes that the binding has for outputs, those of the run before."""
+        self.varies: bool = False
+        """Dynamic runs: with other data the outputs had other shapes."""
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)
         self.is_plain: bool = (
@@ -232,30 +238,59 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed while it was dumped: {exc}") from exc
 
     def _run_dynamic(self, allocate: Context | None) -> None:
-        if self.binding is None:
-            out = [Bound(spec.name, spec.element, (), 0, 0) for spec in self.model.info.outputs]
-            try:
-                self.binding = Binding(self.model.engine, self._fed(), out)
-            except Exception as exc:  # the classes of its errors are made at run time
-                raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
+        if self.binding is not None and self._run_as_before(self.binding):
+            return
+        nowhere = [Bound(spec.name, spec.element, (), 0, 0) for spec in self.model.info.outputs]
         try:
-            self.binding.run()
-            self._store(self.binding.results(), allocate)
-        finally:
-            self.binding.forget_outputs()
+            binding = Binding(self.model.engine, self._fed(), nowhere)
+        except Exception as exc:  # the classes of its errors are made at run time
+            raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
+        binding.run()
+        results = binding.results()
+        self._store(results, allocate)
+        if not self.varies:
+            self._expect([shape for shape, _ in results])
+
+    def _expect(self, shapes: list[tuple[int, ...]]) -> None:
+        """Let the next run write to the memory of the outputs at once, if they have these shapes again."""
+        into = self._fed()
+        out = [
+            Bound(spec.name, spec.element, shape, region.pointer, math.prod(shape) * spec.itemsize)
+            for spec, shape, region in zip(self.model.info.outputs, shapes, self.outputs, strict=True)
+        ]
+        if all(bound.pointer and bound.nbytes for bound in out) and not overlap(into, out):
+            self.expected = shapes
+            self.binding = Binding(self.model.engine, into, out)
+
+    def _run_as_before(self, binding: Binding) -> bool:
+        """Run with outputs of the shapes of the run before; ``False`` if that fails, as it does for other shapes."""
+        try:
+            binding.run()
+        except DeviceError as exc:
+            if exc.code == AclCode.RT_STREAM_ABORT:
+                raise
+            self.varies, self.binding = True, None
+            return False
+        for index, shape in enumerate(self.expected):
+            self._describe(index, shape)
+        return True
+
+    def _describe(self, index: int, shape: tuple[int, ...]) -> None:
+        if self.dataset.handle in datasets:
+            spec = self.model.info.outputs[index]
+            self.dataset.describe(index, TensorDesc(spec.dtype, shape, spec.format, owned=True))
 
     def _store(self, results: list[tuple[tuple[int, ...], int]], allocate: Context | None) -> None:
         """Move outputs whose shapes are known now to their memory, and describe them."""
         info = self.model.info
-        places = []
-        for spec, region, (shape, source) in zip(info.outputs, self.outputs, results, strict=True):
+        for spec, region, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
-            places.append((spec, region, shape, source, needed))
             room = region.size if region.pointer else 0
             if room < needed and not (allocate is not None and region.pointer == region.size == 0):
                 text = f"output {spec.name!r} needs {needed} bytes, its data buffer has memory for {room}"
                 raise DeviceError(AclCode.GE_FAILURE, text)
-        for index, (spec, region, shape, source, needed) in enumerate(places):
+        for index, (spec, region, (shape, source)) in enumerate(zip(info.outputs, self.outputs, results, strict=True)):
+            needed = math.prod(shape) * spec.itemsize
             pointer = region.pointer
             if pointer == 0 and needed and allocate is not None:
                 block = allocate_block(needed, allocate.device)
@@ -265,8 +300,7 @@ class Plan:
                 pointer = block.pointer
             if needed:
                 move(pointer, source, needed)
-            if self.dataset.handle in datasets:
-                self.dataset.describe(index, TensorDesc(spec.dtype, shape, spec.format, owned=True))
+            self._describe(index, shape)
 
 
 def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | int:
