@@ -77,11 +77,11 @@ class Graph:
         """Write the model and return the path."""
         from onnx import TensorProto, helper, save
 
-        values = [
+        given, results = (
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in shapes.items()]
             for shapes in (inputs, outputs)
-        ]
-        graph = helper.make_graph(self.nodes, path.stem, *values, self.weights)
+        )
+        graph = helper.make_graph(self.nodes, path.stem, given, results, self.weights)
         save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
         return str(path)
 

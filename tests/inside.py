@@ -42,7 +42,7 @@ from aioais.emulator._runner import main as run_emulator
 from aioais.emulator._state import state as emulator_state
 from aioais.emulator.model import find as find_model
 from aioais.emulator.plan import _KEPT as KEPT_PLANS
-from aioais.emulator.threads import cores, weigh
+from aioais.emulator.threads import cores, is_brief, weigh
 from aioais.session import core_of
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ __all__ = [
     "hold_opening",
     "hold_with_lock",
     "idle_slots",
+    "is_brief",
     "is_fast",
     "is_file_closed",
     "is_known_as_brief",

@@ -342,12 +342,12 @@ def find_plan(model: Model, inputs: Dataset, outputs: Dataset) -> Plan | None:
     plan: Plan | None = model.plans.get(pair)
     if plan is None or plan.is_valid():
         return plan
-    plan = model.bound_plans.get(_memory(inputs, outputs)) if model.info.mode != "shape" else None
-    if plan is None or plan.epoch != device_memory.epoch:
+    found: Plan | None = model.bound_plans.get(_memory(inputs, outputs)) if model.info.mode != "shape" else None
+    if found is None or found.epoch != device_memory.epoch:
         return None
-    plan.fed_version, plan.version = inputs.version, outputs.version
-    model.plans[pair] = plan
-    return plan
+    found.fed_version, found.version = inputs.version, outputs.version
+    model.plans[pair] = found
+    return found
 
 
 def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context, allocate: bool) -> Plan | int:

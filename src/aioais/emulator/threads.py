@@ -90,5 +90,6 @@ def is_brief(weights: Weights, shapes: Sequence[Sequence[int]], nbytes: int) -> 
         return True
     # A convolution uses its weights at every position of an image, so a few of them can keep a core busy for long.
     # Channels may come first or last; they are the fewest.
-    positions = max((math.prod(shape) // min(shape[1:]) for shape in shapes if len(shape) > 3 and all(shape)), default=0)
+    images = [shape for shape in shapes if len(shape) > 3 and all(shape)]
+    positions = max((math.prod(shape) // min(shape[1:]) for shape in images), default=0)
     return weights.nbytes // 4 * positions < _MUCH_WORK
