@@ -28,7 +28,7 @@ from .report import Row, rounds, show, write
 WHAT = ("awaits", "state", "images")
 STEPS = 50
 """Steps of one run of a model with a state."""
-ITEMS = 8
+ITEMS = 24
 """Items of a pipeline."""
 PARTS = 8
 """How often the sides change places in a turn."""

@@ -6,25 +6,29 @@ keeps it. When the library is built anew, this file follows, and tests do not. P
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import aioais.summary
 from aioais import InferSession, MultiDeviceSession
+from aioais._acl import block_pool
 from aioais._acl.api import Acl, Mdl, Rt
 from aioais._acl.codes import CODES
 from aioais._acl.library import Library, find_library
+from aioais._acl.process import process_of
 from aioais._acl.slow import SlowCalls
 from aioais._atc import onnx_file, other_options
 from aioais._atc.options import InputShape, Options, parse_options
 from aioais._bridge.offload import wait_future
 from aioais._bridge.worker import Worker
 from aioais._buffers.batch_buffers import MOST_BATCHED
+from aioais._device import device as device_module
 from aioais._device.transfers import Transfers
-from aioais._engine import closing, core, execute, speed, stages, times
+from aioais._engine import closing, core, execute, speed, stages
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
 from aioais._feeds import gathered
@@ -67,7 +71,6 @@ __all__ = [
     "Options",
     "Worker",
     "break_stage",
-    "call_late_in_booking",
     "cause_of_break",
     "collect_where_locks_are_held",
     "compat_finders",
@@ -95,10 +98,13 @@ __all__ = [
     "is_file_closed",
     "is_known_as_brief",
     "is_leased",
+    "keep_idle_for",
     "limit_events",
+    "limit_idle",
     "limit_leases",
     "limit_proto",
     "machine_memory",
+    "most_idle",
     "other_options",
     "parse_options",
     "places",
@@ -112,10 +118,13 @@ __all__ = [
     "set_exit_patience",
     "settle_device",
     "share_one_stream",
+    "sweep",
     "times_of",
+    "times_of_copies_held",
     "treat_as_fast",
     "treat_as_slow",
     "wait_broken",
+    "wait_finalize_requested",
     "weigh",
 ]
 
@@ -205,6 +214,12 @@ def hold_end_of_device(patch: pytest.MonkeyPatch, has_begun: threading.Event, ma
     patch.setattr(Transfers, "close", held_up)
 
 
+def wait_finalize_requested() -> None:
+    """Block until ``finalize`` has asked for the end of the CPU device's ACL."""
+    while not process_of(cpu_library()).is_finalize_requested:
+        threading.Event().wait(0.001)
+
+
 def end_of(session: InferSession) -> Callable[[], bool]:
     """Return a function that tells whether a session has ended; it does not keep the session."""
     return _pipeline(session).closed.done
@@ -261,6 +276,28 @@ async def settle_device(session: InferSession) -> None:
     device = _pipeline(session).device
     await wait_future(device.worker.submit(lambda: None))
     await wait_future(device.worker.submit(device.pinned.trim))
+    await wait_future(device.worker.submit(device.pool.trim))
+
+
+def most_idle() -> int:
+    """Bytes that a pool may keep idle when it grows."""
+    return block_pool._MOST_IDLE
+
+
+def limit_idle(patch: pytest.MonkeyPatch, nbytes: int) -> None:
+    """Let pools keep only so many bytes idle when they grow."""
+    patch.setattr(block_pool, "_MOST_IDLE", nbytes)
+
+
+def keep_idle_for(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have devices that are opened from now on look for idle memory so often."""
+    patch.setattr(device_module, "_KEEP_S", seconds)
+
+
+async def sweep(session: InferSession) -> None:
+    """Have the session's device look for idle memory now, as it does by itself after a time."""
+    device = _pipeline(session).device
+    await wait_future(device.worker.submit(device.idle_memory.sweep))
 
 
 def limit_events(patch: pytest.MonkeyPatch, count: int) -> None:
@@ -379,15 +416,11 @@ def refuse_memory_for_times(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(aioais.summary, "array", out_of_memory)
 
 
-def call_late_in_booking(call: Callable[[], None]) -> None:
-    """Call a function in the thread that is about to book times, with what it holds for that."""
-    book = times.Times._book
-
-    def late(self: times.Times, note: Any) -> None:
-        call()
-        book(self, note)
-
-    times.Times._book = late  # type: ignore[method-assign]
+@contextlib.contextmanager
+def times_of_copies_held() -> Iterator[None]:
+    """Hold the locks of ``MemorySummary``, as a thread does that books times."""
+    with aioais.summary.MemorySummary._h2d._lock, aioais.summary.MemorySummary._d2h._lock:
+        yield
 
 
 # --- programs written for ais_bench ---------------------------------------------------------------

@@ -36,6 +36,8 @@ _AIS_BENCH = {
     "sumary": "session.summary()",
     "reset_sumaryinfo": "session.reset_summaryinfo()",
     "options": "session.loop, session.depth",
+    "debug": "InferSession(..., debug=...); logging.getLogger('aioais') has what it logs",
+    "acl_json_path": "InferSession(..., acl_json_path=...), once for the process",
     "session": "the methods of this session",
     "infer_mode_switch": "mode=... in each call",
     "first_inner_run": "await session.infer_iteration(...), which runs all steps",

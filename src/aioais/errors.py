@@ -176,6 +176,18 @@ def add_note(error: BaseException, note: str) -> None:
     error.__notes__ = [*notes, note]  # type: ignore[attr-defined,unused-ignore]
 
 
+def open_error(what: str, error: BaseException) -> BaseException:
+    """Return the error of what could not be opened, where no thread could be started; for the library's own use."""
+    if type(error) is not RuntimeError or "start new thread" not in str(error):
+        return error
+    made = BrokenSessionError(
+        f"{what} could not be opened: the system has no thread left; raise the limit of processes (ulimit -u, or "
+        "pids.max of the container), or open fewer sessions"
+    )
+    made.__cause__ = error
+    return made
+
+
 def install_hint(extra: str) -> str:
     """Return the command that installs an extra, from a package index and from a clone; for the library's own use."""
     return f'pip install "aioais[{extra}]" (in a clone of aioais: pip install -e ".[{extra}]")'

@@ -19,7 +19,6 @@ from ._engine.request import Request
 from ._engine.upload import upload
 from ._misuse import AwaitedOnly, Results, check_loop_kind, instead
 from ._sources.streaming import session_results
-from .errors import AioaisError, BrokenSessionError
 from .measures import Measures
 from .tensor import Tensor
 from .types import DEFAULT_OUTPUT_BYTES, Check, Depth, Mode, TensorDesc
@@ -161,21 +160,21 @@ class InferSession(Measures, AwaitedOnly):
 
     async def _open(self, may_enter: bool = False) -> Self:
         check_loop_kind()
-        try:
-            await self._core.open()
-        except RuntimeError as exc:
-            if "start new thread" not in str(exc) or isinstance(exc, AioaisError):
-                raise
-            raise BrokenSessionError(
-                f"{self!r} could not be opened: the system has no thread left; raise the limit of processes (ulimit "
-                "-u, or pids.max of the container), or open fewer sessions"
-            ) from exc
+        await self._core.open()
         self._may_enter = may_enter
         return self
 
     def get_inputs(self) -> list[TensorDesc]:
         """Describe the inputs in model order, without the hidden ones (gear index, dynamic AIPP)."""
         return [tensor.desc for tensor in self._core.known().info.inputs]
+
+    def get_optional_inputs(self) -> list[TensorDesc]:
+        """Describe the inputs that have a default and may be fed too, by position behind the others or by name.
+
+        On the CPU device they are the initializers of the ONNX file that are inputs of its graph as well (IR version 4
+        and later) and have fixed dims. A ``.om`` has none: ATC makes constants of them.
+        """
+        return [tensor.desc for tensor in self._core.known().info.optional]
 
     def get_outputs(self) -> list[TensorDesc]:
         """Describe the outputs in model order."""

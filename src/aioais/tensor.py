@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, final
 
 import numpy as np
@@ -12,7 +13,7 @@ from ._bridge.offload import wait_future
 from ._device.device import Device
 from .errors import ClosedError
 
-__all__ = ["Tensor"]
+__all__ = ["Tensor", "block_of", "device_of"]
 
 
 @final
@@ -86,29 +87,15 @@ class Tensor:
             The copy was not done within the ``hang_timeout`` of the session that made the tensor. This does not break
             any session.
         """
-        device, block = self._device, self.block
+        device = self._device
         device.process.check_fork()
-
-        def copy() -> np.ndarray:
-            return device.transfers.download(block, self._shape, self._dtype, self._hang_timeout)
-
-        return await wait_future(device.worker.submit(copy))
+        how = self._shape, self._dtype, self._hang_timeout
+        # The copy and its block have no name here: the traceback of an error holds this frame.
+        return await wait_future(device.worker.submit(partial(device.transfers.download, block_of(self), *how)))
 
     def close(self) -> None:
         """Release the memory; idempotent, never blocks."""
         self._block = None
-
-    @property
-    def block(self) -> DeviceBlock:
-        """The memory, for the library's own use; raises ``ClosedError`` if the tensor is closed."""
-        if self._block is None:
-            raise ClosedError(f"{self!r} is closed: its device memory was released; make a new one with to_device()")
-        return self._block
-
-    @property
-    def device(self) -> Device:
-        """The opened device, for the library's own use."""
-        return self._device
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled: two objects would release the same memory."""
@@ -126,6 +113,18 @@ class Tensor:
     def __repr__(self) -> str:
         state = " closed" if self._block is None else ""
         return f"<Tensor{state} {self._dtype.name}{list(self._shape)} on device {self._device.id}>"
+
+
+def block_of(tensor: Tensor) -> DeviceBlock:
+    """Return the memory of a tensor; for the library's own use. Raises ``ClosedError`` if the tensor is closed."""
+    if tensor._block is None:
+        raise ClosedError(f"{tensor!r} is closed: its device memory was released; make a new one with to_device()")
+    return tensor._block
+
+
+def device_of(tensor: Tensor) -> Device:
+    """Return the opened device of a tensor; for the library's own use."""
+    return tensor._device
 
 
 live_tensors: weakref.WeakSet[Tensor] = weakref.WeakSet()

@@ -239,7 +239,8 @@ class SessionStatistics(NamedTuple):
     slots: int
     """Sets of device buffers that exist."""
     device_bytes: int
-    """Device memory that sessions and tensors on this device hold, in bytes, without weights and workspace."""
+    """Device memory of sessions and tensors on this device, and idle blocks, in bytes, without weights and
+    workspace."""
     pinned_bytes: int
     """Pinned host memory of the device, leased and idle, in bytes. On boards whose host and device share their memory
     this is device memory: that of slots, tensors and result arrays, and idle blocks."""

@@ -63,9 +63,9 @@ def test_the_readmes_are_in_step() -> None:
     assert links(ENGLISH) == links(CHINESE)
 
 
-def test_there_are_five_figures_with_one_number_each() -> None:
+def test_there_are_six_figures_with_one_number_each() -> None:
     values = [row[0] for row in figures(ENGLISH)]
-    assert len(values) == 5
+    assert len(values) == 6
     assert all(len(re.findall(r"[\d.,]*\d", value)) == 1 for value in values)
 
 

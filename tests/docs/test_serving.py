@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -337,3 +343,66 @@ async def test_a_message_that_no_device_can_take(aioais_devices: EmulatedDevices
     with pytest.raises(BaseException, match="unhandled errors"):
         await run(broker, anyio.CancelScope())
     assert list(broker.rejected) == [0] * is_data
+
+
+# --- several processes --------------------------------------------------------------------------
+
+WORKERS = """
+import os
+
+from examples.serving.fastapi_app import make_app
+
+app = make_app()
+
+
+@app.middleware("http")
+async def tell_the_process(request, call_next):
+    response = await call_next(request)
+    response.headers["x-process"] = str(os.getpid())
+    return response
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_uvicorn_workers(tmp_path: Path) -> None:
+    """``uvicorn --workers 2``: each worker is spawned, opens a session of its own and closes it at SIGTERM."""
+    pytest.importorskip("uvicorn")
+    (tmp_path / "service.py").write_text(WORKERS)
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-W", "always::ResourceWarning", "-m", "uvicorn", "--workers", "2", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "service:app"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stderr is not None
+        said: list[str] = []
+        try:
+            for line in server.stderr:
+                said.append(line)
+                if sum("Application startup complete" in before for before in said) == 2:
+                    break
+            (address,) = re.findall(r"running on (http://[\d.:]+)", "".join(said))
+            started = re.findall(r"Started server process \[(\d+)\]", "".join(said))
+            answered = set()
+            for _ in range(100):
+                with ThreadPoolExecutor(8) as pool:
+                    answers = list(pool.map(lambda _: httpx.post(f"{address}/infer", content=BODY), range(16)))
+                assert [answer.json()["digit"] for answer in answers] == [DIGIT] * 16
+                answered |= {answer.headers["x-process"] for answer in answers}
+                if len(answered) == 2:
+                    break
+            assert answered == set(started)
+            assert str(server.pid) not in started
+        finally:
+            server.terminate()
+            said += server.stderr.readlines()
+        assert server.wait() in (0, -signal.SIGTERM), "".join(said)
+    text = "".join(said)
+    assert text.count("Application shutdown complete") == 2, text
+    assert "Traceback" not in text
+    assert "never closed" not in text  # but for the socket of uvicorn itself

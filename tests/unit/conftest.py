@@ -79,6 +79,7 @@ class Models:
         inputs: Mapping[str, tuple[int, Dims]],
         outputs: Mapping[str, tuple[int, Dims | None]],
         weights: Mapping[str, Array] | None = None,
+        ir_version: int = 9,
     ) -> str:
         """Write a graph; types are those of ``onnx.TensorProto``, 1 for float32."""
         import onnx
@@ -91,7 +92,7 @@ class Models:
             [helper.make_tensor_value_info(key, kind, dims) for key, (kind, dims) in outputs.items()],
             [numpy_helper.from_array(array, key) for key, array in (weights or {}).items()],
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=ir_version)
         path = self.folder / f"{name}.onnx"
         onnx.save(model, str(path))
         return str(path)

@@ -169,9 +169,9 @@ async def test_large_results_and_large_feeds(models: Models) -> None:
     ("feeds", "match"),
     [
         ([np.zeros((1, WIDTH), np.float64)], r"'x'.*got float64\[1, 4\]; expected float32\[n, 4\].*astype"),
-        ([np.zeros(WIDTH, np.float32)], r"add the batch dimension: array\[None\]"),
-        ([np.zeros((0, WIDTH), np.float32)], "no rows"),
-        ([np.zeros((1, 3), np.float32)], "reshape or pad"),
+        ([np.zeros(WIDTH, np.float32)], r"reshape it: array\.reshape\(\(-1, 4\)\)"),
+        ([np.zeros((0, WIDTH), np.float32)], "give one row or more"),
+        ([np.zeros((1, 3), np.float32)], r"got float32\[1, 3\]; expected float32\[n, 4\]"),
         ([], "expected"),
         (np.zeros((1, WIDTH), np.float32), "bare array"),
     ],

@@ -106,7 +106,8 @@ async def test_a_stage_hangs(models: Models, stage: str, mode: Mode, shape: tupl
         # The gate is open: the device comes to its senses, and all is freed.
         del tasks, errors, hung, error
         await session.aclose()
-        assert live()["device_blocks"] <= before["device_blocks"]
+        while live()["device_blocks"] > before["device_blocks"]:  # the device, on which nothing is left, frees its pool
+            await asyncio.sleep(0.001)
         await works(other, shape, mode)
 
 

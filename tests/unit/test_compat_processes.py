@@ -43,6 +43,32 @@ def test_open_at_the_end(path: str) -> None:
     assert f"sessions that were never closed when the process ended: 1 ({path!r} on device 0)" in err
 
 
+def test_a_daemon_thread_in_a_call_ends_with_the_process(path: str) -> None:
+    body = """
+    inside.set_exit_patience(0.5)
+    session = Blocking(0, PATH)
+    gate = emulator.gate("execute")
+    threading.Thread(target=session.infer_pipeline, args=([[X]],), daemon=True).start()
+    assert gate.wait_reached()
+    """
+    assert "Traceback" not in run(path, program(body))
+
+
+def test_a_dropped_multi_device_session_is_closed_before_the_end(path: str) -> None:
+    """The thread that frees what is dropped is busy, and closing does not wait for it."""
+    body = """
+    inside.set_exit_patience(0.5)
+    session, multi = Blocking(0, PATH), Multi(PATH)
+    multi.infer({0: [[X]]})
+    gate = emulator.gate("h2d")
+    threading.Thread(target=session.create_tensor_from_arrays_to_device, args=(X,), daemon=True).start()
+    assert gate.wait_reached()
+    del multi
+    """
+    err = run(path, program(body), "-W", "always::ResourceWarning")
+    assert "sessions that were never closed when the process ended: 1 (" in err, err
+
+
 def test_nothing_is_said_by_default(path: str) -> None:
     body = """
     session, multi = Blocking(0, PATH, debug=True), Multi(PATH)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -344,3 +345,34 @@ def test_several_devices_from_many_threads(path: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(12)))
     session.free_resource()
+
+
+class Alarm(Exception):
+    pass
+
+
+def test_what_a_signal_handler_raises_comes_out_of_free_resource(path: str) -> None:
+    def strike(*_: object) -> None:
+        raise Alarm
+
+    def signal_once_it_waits() -> None:
+        while not opened.aio.closed:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    opened = InferSession(0, path)
+    before = signal.signal(signal.SIGUSR1, strike)
+    try:
+        with emulator.gate("execute") as gate:
+            helpers = [threading.Thread(target=opened.infer, args=([row(1)],))]
+            helpers[0].start()
+            assert gate.wait_reached(60)
+            helpers.append(threading.Thread(target=signal_once_it_waits))
+            helpers[1].start()
+            with pytest.raises(Alarm):
+                opened.free_resource()
+        for helper in helpers:
+            helper.join()
+        opened.free_resource()
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -63,11 +63,15 @@ async def test_sizes_that_proved_too_small_are_not_believed_again(models: Models
         assert await runs(session, 3000, 4096) == (0, 1)
 
 
-async def test_outputs_that_depend_on_values(models: Models) -> None:
-    rng = np.random.default_rng(1)
-    path = models.write(
+def nonzero(models: Models) -> str:
+    return models.write(
         "nonzero", [("NonZero", ["x"], ["where"], {})], {"x": (1, ["n", "k"])}, {"where": (7, [2, "found"])}
     )
+
+
+async def test_outputs_that_depend_on_values(models: Models) -> None:
+    rng = np.random.default_rng(1)
+    path = nonzero(models)
     async with InferSession(0, path, depth=1) as session:
         for keep in (0.9, 0.1, 0.95, 0.5, 0.96):
             x = np.where(rng.random((200, 200)) < keep, 1, 0).astype(np.float32)
@@ -78,11 +82,23 @@ async def test_outputs_that_depend_on_values(models: Models) -> None:
             assert emulator.counts().get(SYNC, 0) == (keep != 0.1)
 
 
+@pytest.mark.parametrize("found", [10, 300])
+async def test_outputs_that_differ_and_fit(models: Models, found: int) -> None:
+    """They are copied once more, in their own shape; the model need not run again."""
+    async with InferSession(0, nonzero(models), depth=1) as session:
+        for count in (40, found):
+            x = (np.arange(400) < count).astype(np.float32).reshape(20, 20)
+            emulator.reset_counts()
+            (places,) = await session.infer([x], "dymshape")
+            np.testing.assert_array_equal(places, np.stack(np.nonzero(x)))
+            assert (emulator.counts().get(SYNC, 0), emulator.counts()[ASYNC]) == (0, 1)
+
+
 async def test_a_release_that_does_not_allocate(models: Models) -> None:
     async with InferSession(0, models.add(["n", "k"])) as session:
         emulator.fail(SYNC, 107000, times=100)
         assert await runs(session, 2000) == (1, 3), "refused, then 100000, 400000 and 1600000 bytes"
-        assert await runs(session, 9000) == (0, 2), "not asked again"
+        assert await runs(session, 9000) == (0, 3), "not asked again: 800000 as before, 3200000 and 12800000 bytes"
         emulator.disarm()
 
 

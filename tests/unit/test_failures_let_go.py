@@ -139,6 +139,44 @@ async def test_what_is_copied_there(models: Models, call: str) -> None:
         assert await comes(lambda: emulator.live()["device_blocks"] == before - 1), "something holds the block"
 
 
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("way", "call"),
+    [
+        ("to_device", "acl.rt.malloc_host"),
+        ("to_device", "acl.rt.memcpy_async"),
+        ("to_device", "acl.rt.synchronize_stream"),
+        ("to_host", "acl.rt.memcpy_async"),
+        ("infer", "acl.rt.memcpy_async"),
+        ("infer", "acl.mdl.execute_async"),
+        ("infer", "acl.rt.synchronize_stream"),
+    ],
+)
+async def test_an_error_that_is_kept(models: Models, way: str, call: str, shape: tuple[int, ...]) -> None:
+    """It holds no memory of the device, and does not keep ACL from ending."""
+    kept = None
+    async with InferSession(0, models.identity(shape)) as session:
+        tensor = await session.to_device(np.ones(shape, np.float32))
+        array = np.ones(shape if way == "infer" else (16, *shape), np.float32)  # too large for any idle memory
+        before = emulator.live()["device_blocks"]
+        emulator.fail(call, 107003, times=2 if "malloc" in call else 1)
+        try:
+            if way == "to_host":
+                await tensor.to_host()
+            else:
+                await (session.infer([array]) if way == "infer" else session.to_device(array))
+        except AclError as error:
+            kept = error
+        emulator.disarm()
+        assert kept is not None
+        if way == "to_device":
+            assert await comes(lambda: emulator.live()["device_blocks"] == before), "something holds the block"
+        tensor.close()
+    await InferSession.finalize()
+    assert not any(emulator.live().values()), emulator.live()
+    assert kept.__traceback__ is not None
+
+
 class Unreadable:
     """Cannot be seen as an array."""
 

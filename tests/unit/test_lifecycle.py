@@ -9,7 +9,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tests.unit.sums import feeds, wanted
 
 from aioais import (
     AclError,
+    AclInternalError,
     AclMemoryError,
     AioaisError,
     ArgumentError,
@@ -27,9 +28,11 @@ from aioais import (
     ClosedError,
     InferSession,
     ModelError,
+    MultiDeviceSession,
     WrongLoopError,
     emulator,
 )
+from aioais.compat.ais_bench import InferSession as BlockingSession
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -346,11 +349,13 @@ async def test_open_failure_is_undone(models: Models, call: str, nth: int) -> No
         np.testing.assert_array_equal((await again.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
 
 
-async def test_open_failure_leaves_neighbours_alone(models: Models) -> None:
+@pytest.mark.parametrize(("code", "kind"), [(500002, ModelError), (507899, AclInternalError)])
+async def test_open_failure_leaves_neighbours_alone(models: Models, code: int, kind: type[AioaisError]) -> None:
+    """A device that fails is no bad model file."""
     path = models.add(SMALL)
     async with InferSession(0, path) as session:
-        emulator.fail("acl.mdl.load_from_file", 500002)
-        with pytest.raises(ModelError):
+        emulator.fail("acl.mdl.load_from_file", code)
+        with pytest.raises(kind):
             await InferSession(0, path)
         np.testing.assert_array_equal((await session.infer(feeds(SMALL, 4)))[0], wanted(SMALL, 4))
 
@@ -643,7 +648,49 @@ async def test_finalize_waits_for_a_device_that_is_ending(models: Models, monkey
     assert emulator.counts()["acl.finalize"] == 1
 
 
-async def test_no_thread_can_be_started(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_that_the_end_of_a_device_meets(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its control thread ends ACL, as it is the last: ``finalize`` raises what that met, once."""
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    inside.hold_end_of_device(monkeypatch, has_begun, may_go_on)
+    session = await InferSession(0, models.add(SMALL))
+    await session.aclose()
+    assert await asyncio.to_thread(has_begun.wait, 60)
+    ending = asyncio.ensure_future(InferSession.finalize())
+    await asyncio.to_thread(inside.wait_finalize_requested)
+    emulator.fail("acl.finalize", 507011)
+    may_go_on.set()
+    with pytest.raises(AclError, match=r"acl\.finalize failed with 507011"):
+        await ending
+    await InferSession.finalize()
+    async with InferSession(0, models.add(SMALL)):
+        pass
+    await InferSession.finalize()
+
+
+async def open_one(path: str) -> None:
+    async with InferSession(0, path):
+        pass
+
+
+async def open_lane(path: str) -> None:
+    async with MultiDeviceSession(path) as session:
+        await session.infer({0: [[np.zeros(2, np.float32)]]})
+
+
+async def open_stream(path: str) -> None:
+    async with MultiDeviceSession(path) as session:
+        async for _ in session.stream([[np.zeros(2, np.float32)]], [0]):
+            pass
+
+
+async def open_blocking(path: str) -> None:
+    BlockingSession(0, path).free_resource()
+
+
+@pytest.mark.parametrize("use", [open_one, open_lane, open_stream, open_blocking])
+async def test_no_thread_can_be_started(
+    models: Models, monkeypatch: pytest.MonkeyPatch, use: Callable[[str], Awaitable[None]]
+) -> None:
     path = models.identity([2])
     await InferSession.finalize()
     before = set(threading.enumerate())
@@ -661,12 +708,9 @@ async def test_no_thread_can_be_started(models: Models, monkeypatch: pytest.Monk
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
             try:
-                session = await InferSession(0, path)
+                await use(path)
             except BrokenSessionError as exc:
-                failed += type(exc.__cause__) is RuntimeError and "no thread left" in str(exc)
-            else:
-                patch.undo()
-                await session.aclose()
+                failed += "no thread left" in str(exc)
         await InferSession.finalize()
         for thread in set(threading.enumerate()) - before:
             thread.join(5)  # that of finalize is about to end

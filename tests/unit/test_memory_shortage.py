@@ -113,8 +113,8 @@ async def test_who_holds_it_is_told(models: Models) -> None:
 
 
 @pytest.mark.parametrize("mib", [3, 5])
-async def test_growing_ahead_is_left_out_where_there_is_no_room(models: Models, mib: int) -> None:
-    """Buffers grow by doubling; near the end of the memory they grow by what is needed."""
+async def test_growing_needs_no_room_for_both(models: Models, mib: int) -> None:
+    """Smaller buffers are given back before larger ones are made."""
     with emulator.configure(memory_mb=16):
         async with InferSession(0, models.identity([1, "n"]), depth=1) as session:
             await run(session, mib - 0.5, "dymshape")
@@ -143,7 +143,8 @@ async def test_idle_pinned_memory_is_given_back(models: Models) -> None:
     async with InferSession(0, models.identity((1, FLOATS)), depth=2) as session:
         await asyncio.gather(*(run(session, 1) for _ in range(4)))
         gc.collect()
-        assert session.statistics().pinned_idle
+        while not session.statistics().pinned_idle:  # the engine holds a result for a moment longer
+            await asyncio.sleep(0.001)
         emulator.fail("acl.rt.malloc_host", 207001)
         kept = [await session.infer([ones(1)]) for _ in range(6)]  # more blocks than were idle
         assert session.statistics().failed == 0
@@ -174,6 +175,23 @@ async def test_a_tensor_that_has_no_room(models: Models) -> None:
             assert session.statistics().slots == 0
             tensor.close()
             await run(session, 1)
+
+
+async def test_memory_that_is_about_to_be_freed_is_waited_for(models: Models) -> None:
+    """The thread that frees a collected tensor is busy with a copy when the buffers of a request need the room."""
+    with emulator.configure(memory_mb=8):
+        async with InferSession(0, models.identity((1, 2 * FLOATS)), depth=1) as session:
+            tensor = await session.to_device(ones(5))
+            with emulator.gate("h2d") as gate:
+                copy = asyncio.ensure_future(session.to_device(ones(0.5)))
+                assert await asyncio.to_thread(gate.wait_reached, 60)
+                del tensor
+                emulator.reset_counts()
+                request = asyncio.ensure_future(run(session, 2))
+                while emulator.counts().get("acl.rt.malloc", 0) < 2:  # the second one has no room
+                    await asyncio.sleep(0.001)
+            await request
+            (await copy).close()
 
 
 async def test_depth_shrinks_and_everything_still_runs(models: Models) -> None:

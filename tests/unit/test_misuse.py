@@ -36,6 +36,14 @@ def test_for_and_await_instead_of_async_for() -> None:
             results.__await__()
 
 
+async def test_for_over_a_pipeline_of_many_devices() -> None:
+    async with MultiDeviceSession(DIGITS_MODEL) as session:
+        results: Any = session.infer_pipeline({})
+        with pytest.raises(TypeError, match=r"needs 'async for'.*got 'for'.*'await session.infer_pipeline"):
+            list(results)
+        assert await results == {}, "it can still be used"
+
+
 async def test_the_results_are_an_async_generator() -> None:
     async with demo() as session:
         results = session.infer_pipeline([])
@@ -62,6 +70,8 @@ async def test_the_results_are_an_async_generator() -> None:
         ("outputs_names", "get_outputs"),
         ("sumary", "session.summary"),
         ("aipp_set_crop", "static AIPP"),
+        ("debug", "logging.getLogger"),
+        ("acl_json_path", "once for the process"),
     ],
 )
 def test_names_of_ais_bench(name: str, said: str) -> None:

@@ -260,6 +260,14 @@ async def test_closing_waits_for_a_session_that_is_being_opened(models: Models) 
         await closing
 
 
+async def test_closing_waits_for_a_call_that_has_opened_nothing_yet(models: Models) -> None:
+    session = MultiDeviceSession(models.add(SHAPE))
+    call = asyncio.ensure_future(session.infer({0: [pair(0)]}))
+    closing = asyncio.ensure_future(session.aclose())  # begins while the call waits for the number of devices
+    assert right((await call)[0][0], 0)
+    await closing
+
+
 @pytest.mark.parametrize("stage", ["load", "execute"])
 async def test_closing_cuts_calls_short(models: Models, stage: str) -> None:
     session = MultiDeviceSession(models.add(SHAPE))

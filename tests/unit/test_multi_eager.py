@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from aioais import MultiDeviceSession
+from aioais import BrokenSessionError, MultiDeviceSession
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Models
@@ -33,7 +33,7 @@ async def test_a_device_whose_opening_fails_at_once_is_opened_anew(
         loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
-            with pytest.raises(RuntimeError, match="can't start new thread"):
+            with pytest.raises(BrokenSessionError, match=r"device 0.*no thread left.*ulimit"):
                 await session.infer({0: [[X]]})
         assert not caplog.records, "the caller has heard of it"
         assert (await session.infer({0: [[X]]}))[0][0][0].tolist() == X.tolist()

@@ -87,6 +87,7 @@ async def test_an_event_that_was_left_set_is_reset(models: Models, call: str) ->
     struck = 0
     async with InferSession(0, models.add(LARGE), depth=3) as session:
         for after in range(6):
+            emulator.reset_counts()
             with emulator.gate("execute") as gate:
                 first = asyncio.ensure_future(session.infer([ones, 0 * ones]))
                 await asyncio.to_thread(gate.wait_reached)
@@ -94,7 +95,7 @@ async def test_an_event_that_was_left_set_is_reset(models: Models, call: str) ->
                 # Each of these waits for the execution before, on another stream.
                 others = [asyncio.ensure_future(session.infer([ones, k * ones])) for k in range(1, 3)]
                 # One that fails behind its execution waits for the device, and the next one for it.
-                while emulator.pending() and session.statistics().in_flight < 3:
+                while emulator.pending() and emulator.counts().get("acl.mdl.execute_async", 0) < 3:
                     await asyncio.sleep(0.001)
             results = await asyncio.gather(first, *others, return_exceptions=True)
             has_struck = not emulator.pending()

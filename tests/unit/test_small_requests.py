@@ -366,7 +366,7 @@ async def test_sessions_leave_events_for_each_other(models: Models, monkeypatch:
     inside.limit_events(monkeypatch, 1023)
     path = models.add(SMALL)
     async with AsyncExitStack() as stack:
-        sessions = [await stack.enter_async_context(InferSession(0, path, depth=4)) for _ in range(16)]
+        sessions = [await stack.enter_async_context(InferSession(0, path, depth=4)) for _ in range(5)]
         for session in sessions:
             await grown(session)
         shared = [inside.places(session) for session in sessions]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import sys
+import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -429,6 +433,37 @@ async def test_what_cannot_be_booked_fails_nobody(
         await other.infer([ones(1, 4)])
         assert other.statistics().done == 21
     assert {record.getMessage() for record in caplog.records} == {"times of requests could not be booked"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_times_are_booked() -> None:
+    """The child has no thread that would release the locks, and reads and adds times all the same."""
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def book() -> None:
+        with inside.times_of_copies_held():
+            is_held.set()
+            is_over.wait()
+
+    MemorySummary.record(1.0, True)
+    MemorySummary.record(2.0, False)
+    thread = threading.Thread(target=book)
+    thread.start()
+    is_held.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what this is about
+        child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        MemorySummary.record(3.0, True)
+        MemorySummary.record(4.0, False)
+        times = MemorySummary.get_h2d_time_list(), MemorySummary.get_d2h_time_list()
+        os._exit(0 if times == ([1.0, 3.0], [2.0, 4.0]) else 1)
+    status = os.waitpid(child, 0)[1]
+    is_over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 async def test_a_handler_of_signals_may_look_while_times_are_read(models: Models) -> None:

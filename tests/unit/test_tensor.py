@@ -268,3 +268,11 @@ def test_a_worker_that_was_stopped_refuses(caplog: pytest.LogCaptureFixture) -> 
             future.result(60)
     assert posted == ["ran"], "clean-up steps are taken all the same"
     assert not caplog.records
+
+
+async def test_public_names(models: Models) -> None:
+    """What is not in the contract is not public."""
+    async with InferSession(0, models.identity([3])) as session:
+        tensor = await session.to_device(random(3))
+        names = {name for name in dir(tensor) if not name.startswith("_")}
+    assert names == {"shape", "dtype", "nbytes", "device_id", "closed", "to_host", "close"}

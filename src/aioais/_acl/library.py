@@ -56,6 +56,8 @@ class Library:
         Whether the wait for a stream can be bounded.
     has_dims_range
         Whether the shape ranges of a dynamic-shape model can be asked for.
+    count_optional_inputs
+        Tells how many inputs of a described model have a default; ``None`` for CANN, where no input has one.
     forget_config
         Lets ACL start with another configuration after it was finalised; ``None`` where ACL keeps the first one for
         the life of the process, as CANN does.
@@ -63,7 +65,13 @@ class Library:
         False after the first time stamp that ACL could not read.
     """
 
-    def __init__(self, acl: Acl, platform: Platform, forget_config: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        acl: Acl,
+        platform: Platform,
+        forget_config: Callable[[], None] | None = None,
+        count_optional_inputs: Callable[[int], int] | None = None,
+    ) -> None:
         self.acl = acl
         self.platform: Platform = platform
         self.slow: SlowCalls = SlowCalls(acl)
@@ -72,6 +80,7 @@ class Library:
         self.has_dims_range: bool = hasattr(acl.mdl, "get_input_dims_range")
         self.tells_times = True
         self.forget_config = forget_config
+        self.count_optional_inputs = count_optional_inputs
         self.has_dims_v2: bool = hasattr(acl.mdl, "get_input_dims_v2")
 
     def error(self, call: str, code: int) -> AclError:
@@ -164,4 +173,4 @@ def _import_emulator() -> Library:
         )
     emulator = importlib.import_module("aioais.emulator")
     emulator.preload()
-    return Library(emulator.acl, "cpu", emulator.forget_config)
+    return Library(emulator.acl, "cpu", emulator.forget_config, emulator.count_optional_inputs)

@@ -74,6 +74,9 @@ class ModelInfo:
     path: str
     kind: ModelKind
     inputs: tuple[TensorInfo, ...]
+    """Those that each request feeds."""
+    optional: tuple[TensorInfo, ...]
+    """Those with a default, whose dims are fixed; behind all others in the model. Only the CPU device has them."""
     outputs: tuple[TensorInfo, ...]
     gears: Gears | None
     gear_index: int
@@ -81,7 +84,12 @@ class ModelInfo:
     hidden: tuple[tuple[int, int], ...]
     """``(absolute index, bytes)`` of every hidden input."""
     input_count: int
-    """Number of inputs, the hidden ones included."""
+    """Number of inputs, the hidden and the optional ones included."""
+
+    @property
+    def all_inputs(self) -> tuple[TensorInfo, ...]:
+        """Those that a request can feed: the optional ones last."""
+        return (*self.inputs, *self.optional)
 
     @property
     def has_dynamic_aipp(self) -> bool:
@@ -199,6 +207,11 @@ class LoadedModel:
                 hidden.append((index, size))
             else:
                 inputs.append(self._input(index, name, size))
+        more = self._library.count_optional_inputs
+        indices = range(count, count + (more(desc) if more is not None else 0))
+        optional = tuple(
+            self._input(k, mdl.get_input_name_by_index(desc, k), mdl.get_input_size_by_index(desc, k)) for k in indices
+        )
         outputs = tuple(self._output(index) for index in range(mdl.get_num_outputs(desc)))
         gears = None
         if gear_index >= 0:
@@ -211,7 +224,9 @@ class LoadedModel:
             # With static AIPP no dim is negative, so -1 (or -2, unknown rank) means a dynamic-shape model.
             open_dims = any(dim < 0 for tensor in (*inputs, *outputs) for dim in tensor.shape)
             kind = "shape" if open_dims else "static"
-        return ModelInfo(path, kind, tuple(inputs), outputs, gears, gear_index, tuple(hidden), count)
+        return ModelInfo(
+            path, kind, tuple(inputs), optional, outputs, gears, gear_index, tuple(hidden), count + len(optional)
+        )
 
     def _input(self, index: int, name: str, size: int) -> TensorInfo:
         library, mdl, desc = self._library, self._library.acl.mdl, self._desc

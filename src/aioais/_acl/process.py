@@ -50,6 +50,8 @@ class AclProcess:
         """Path and content of the first configuration that ACL was started with."""
         self._is_unfinished = False
         """Whether ``acl.finalize`` failed."""
+        self._failure: BaseException | None = None
+        """Of the last :meth:`finalize`, until it is taken."""
         self._devices: set[int] = set()
         self._setting: set[int] = set()
 
@@ -79,6 +81,7 @@ class AclProcess:
         config = None if config_path is None else _read_config(config_path)
         with self._lock:
             self.is_finalize_requested = False
+            self._failure = None
             if self._pid is not None:
                 if config is not None and config != self._config:
                     if self._config is not None:
@@ -164,23 +167,36 @@ class AclProcess:
             self._lock.wait_for(lambda: not self._setting)
             if self._pid != os.getpid() or not self.is_finalize_requested:
                 return
-            library, failure = self.library, None
-            for device_id in sorted(self._devices):
-                code = library.slow.reset_device(device_id)
-                if code and failure is None:
-                    failure = library.error("acl.rt.reset_device", code)
-            self._devices.clear()
-            is_over, call, code = self._give_back()
+            try:
+                self._end()
+            except BaseException as exc:
+                self._failure = exc
+                raise
+
+    def take_failure(self) -> BaseException | None:
+        """Return the failure of the last :meth:`finalize`, once: the control thread of a device may have called it."""
+        with self._lock:
+            failure, self._failure = self._failure, None
+            return failure
+
+    def _end(self) -> None:
+        library, failure = self.library, None
+        for device_id in sorted(self._devices):
+            code = library.slow.reset_device(device_id)
             if code and failure is None:
-                failure = library.error(call, code)
-            self._is_unfinished = bool(code) and not self.adopted
-            if is_over and not code and library.forget_config is not None:
-                library.forget_config()
-                self._has_started = False
-            self._pid, self._config, self.adopted = None, None, False
-            self.is_finalize_requested = False
-            if failure is not None:
-                raise failure
+                failure = library.error("acl.rt.reset_device", code)
+        self._devices.clear()
+        is_over, call, code = self._give_back()
+        if code and failure is None:
+            failure = library.error(call, code)
+        self._is_unfinished = bool(code) and not self.adopted
+        if is_over and not code and library.forget_config is not None:
+            library.forget_config()
+            self._has_started = False
+        self._pid, self._config, self.adopted = None, None, False
+        self.is_finalize_requested = False
+        if failure is not None:
+            raise failure
 
     def _give_back(self) -> tuple[bool, str, int]:
         """Undo the one ``acl.init`` of this library; return whether ACL has ended, the last call, and its code.

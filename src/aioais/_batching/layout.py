@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from .._acl.model import ModelInfo, TensorInfo
+from .._feeds.advice import advise
 from .._feeds.arrays import describe
 from ..errors import ArgumentError, FeedError, ModelError
 from ..tensor import Tensor
@@ -134,27 +135,32 @@ class Layout:
         )
 
     def _measure(self, feeds: Sequence[np.ndarray | Tensor]) -> tuple[int, Kind]:
+        if len(feeds) > len(self._info.inputs):
+            names = [tensor.name for tensor in self._info.optional]
+            raise FeedError(
+                f"feeds: got some for inputs that have a default ({', '.join(names[:4])}); expected those of the other "
+                "inputs alone: rows of several callers run together, with one value of such an input; use "
+                "InferSession.infer for requests that feed it"
+            )
         rows: int | None = None
         shapes = []
         for k, (feed, tensor, axis) in enumerate(zip(feeds, self._info.inputs, self.in_axes, strict=True)):
             where = f"input {tensor.name!r} (position {k})"
-            expected = f"{tensor.datatype.name}{self._expected(tensor, axis)}"
+            expected = f"{tensor.datatype.name}{self._expected(tensor, axis)}{self._legal(slice(k, k + 1))}"
             if isinstance(feed, Tensor):
                 raise FeedError(
                     f"{where}: got a device tensor; expected an array on the host, {expected}: rows of several callers "
                     "are gathered there; use InferSession.infer for tensors on the device"
                 )
-            if tensor.dtype is None or feed.dtype != tensor.dtype:
-                advice = "" if tensor.dtype is None else f"; convert it: array.astype({tensor.dtype.name!r})"
-                raise FeedError(f"{where}: got {describe(feed)}; expected {expected}{advice}")
+            if tensor.dtype is None or feed.dtype != tensor.dtype or not self._fits(k, tuple(feed.shape)):
+                raise FeedError(f"{where}: got {describe(feed)}; expected {expected}; {self._advice(k, feed)}")
             if axis is None:
                 shapes.append(tuple(feed.shape))
                 continue
-            if feed.ndim <= axis or (tensor.shape != (-2,) and feed.ndim != len(tensor.shape)):
-                advice = "add the batch dimension: array[None]" if feed.ndim + 1 == len(tensor.shape) else "reshape it"
-                raise FeedError(f"{where}: got {describe(feed)}; expected {expected}, n rows; {advice}")
             if not feed.shape[axis]:
-                raise FeedError(f"{where}: got {describe(feed)}, no rows; expected {expected} with n of at least 1")
+                raise FeedError(
+                    f"{where}: got {describe(feed)}; expected {expected}, n at least 1; give one row or more"
+                )
             if rows is None:
                 rows = feed.shape[axis]
             elif feed.shape[axis] != rows:
@@ -168,6 +174,23 @@ class Layout:
         assert rows is not None
         return rows, self._kind(tuple(shapes), feeds)
 
+    def _fits(self, k: int, shape: tuple[int, ...]) -> bool:
+        """Whether an input takes such a shape with some number of rows."""
+        tensor, axis = self._info.inputs[k], self.in_axes[k]
+        if axis is not None and len(shape) <= axis:
+            return False
+        if self._tables is not None:
+            return len(shape) == len(tensor.shape) and any(row[k] == _without(shape, axis) for row in self._tables)
+        if axis is not None:
+            least, _ = self._rows_of(tensor, axis)
+            shape = (*shape[:axis], max(least, 1), *shape[axis + 1 :])
+        return tensor.accepts(shape)
+
+    def _advice(self, k: int, feed: np.ndarray) -> str:
+        tensor, axis = self._info.inputs[k], self.in_axes[k]
+        shape = tuple(-1 if place == axis else dim for place, dim in enumerate(tensor.shape))
+        return advise(feed, tensor, shape, lambda got: self._fits(k, got)) or "give an array of that type and shape"
+
     def _kind(self, shapes: tuple[tuple[int, ...], ...], feeds: Sequence[np.ndarray | Tensor]) -> Kind:
         sizes = self._tables.get(shapes) if self._tables is not None else self._open_sizes(shapes)
         if sizes is not None:
@@ -176,11 +199,15 @@ class Layout:
         expected = ", ".join(
             f"{t.name!r} {self._expected(t, axis)}" for t, axis in zip(self._info.inputs, self.in_axes, strict=True)
         )
-        legal = ""
-        if self._tables is not None and len(self._tables) > 1:
-            each = ["; ".join(str(list(s)) for s in row) for row in self._tables]
-            legal = f", without the rows one of {' | '.join(each)}"
-        raise FeedError(f"feeds: got {got}; expected {expected}{legal}; reshape or pad them")
+        legal = self._legal(slice(None))
+        raise FeedError(f"feeds: got {got}; expected {expected}{legal}; give all inputs the shapes of one gear")
+
+    def _legal(self, which: slice) -> str:
+        """Write the dims that inputs may have beside their rows, where there is a choice."""
+        if self._tables is None or len(self._tables) < 2:
+            return ""
+        each = {"; ".join(str(list(shape)) for shape in row[which]) for row in self._tables}
+        return f", without the rows one of {' | '.join(sorted(each))}"
 
     def _limited(self, shapes: tuple[tuple[int, ...], ...], sizes: Sequence[int], is_exact: bool) -> Kind:
         most = self._most or sizes[-1]
@@ -229,11 +256,7 @@ class Layout:
         for (tensor, axis), shape in zip(self._with_axes(), shapes, strict=True):
             whole = shape
             if axis is not None:
-                least, most = (
-                    tensor.ranges[axis] if tensor.ranges is not None and axis < len(tensor.ranges) else (1, -1)
-                )
-                if tensor.shape != (-2,) and tensor.shape[axis] >= 0:
-                    least = most = tensor.shape[axis]
+                least, most = self._rows_of(tensor, axis)
                 low = max(low, least)
                 if most > 0:
                     high = min(high, most) if high else most
@@ -248,6 +271,12 @@ class Layout:
         while sizes[-1] * 2 < high:
             sizes.append(1 << sizes[-1].bit_length())
         return (*sizes, high) if high > sizes[-1] else tuple(sizes)
+
+    def _rows_of(self, tensor: TensorInfo, axis: int) -> tuple[int, int]:
+        """Return the least and the most rows of an input; -1 for no limit."""
+        if tensor.shape != (-2,) and tensor.shape[axis] >= 0:
+            return tensor.shape[axis], tensor.shape[axis]
+        return tensor.ranges[axis] if tensor.ranges is not None and axis < len(tensor.ranges) else (1, -1)
 
     def _with_axes(self) -> list[tuple[TensorInfo, int | None]]:
         return [*zip(self._info.inputs, self.in_axes, strict=True)]

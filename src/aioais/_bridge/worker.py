@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import TypeVar
 
 from ..errors import ClosedError
@@ -25,9 +28,15 @@ class Worker:
     ----------
     name
         Name of the thread, at most 15 bytes so that the system shows all of it.
+    chore
+        Run again and again between the functions, with so many seconds in between.
+    period
+        These seconds.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, chore: Callable[[], None] | None = None, period: float = 0.0) -> None:
+        self._chore = chore
+        self._period = period
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._is_stopped = False
         self._lock = threading.Lock()  # guards the flag: nothing may be submitted behind the end
@@ -70,18 +79,30 @@ class Worker:
                 raise _gone()
             future.set_result(function())
         except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            traceback.clear_frames(exc.__traceback__)  # they hold memory of the device, and a caller may keep the error
             future.set_exception(exc)
         finally:
             del future, function  # the traceback of an error holds this frame
 
     def _run(self) -> None:
-        get = self._inbox.get
-        while (job := get()) is not None:
+        due = monotonic() + self._period
+        while (job := self._next(due)) is not None:
+            if job is self._chore:
+                due = monotonic() + self._period
             try:
                 job()
             except Exception:  # noqa: BLE001 - there is no caller to raise to, and the thread must go on
                 _log.exception("a clean-up step failed on thread %s", self._thread.name)
             del job
+
+    def _next(self, due: float) -> Callable[[], None] | None:
+        if self._chore is None:
+            return self._inbox.get()
+        left = due - monotonic()
+        if left > 0:
+            with contextlib.suppress(Empty):
+                return self._inbox.get(timeout=left)
+        return self._chore
 
 
 def _gone() -> ClosedError:

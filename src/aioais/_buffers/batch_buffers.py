@@ -64,7 +64,7 @@ class BatchBuffers:
         try:
             if self._nbytes < most * each:
                 self._release()
-                self._address = self._device.pinned.acquire(most * each, force=True) or 0
+                self._address = self._device.pinned.acquire(most * each)
                 self._nbytes = most * each
             if len(self._marks) < most:
                 self._make_marks()

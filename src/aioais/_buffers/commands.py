@@ -32,7 +32,7 @@ class Marks(NamedTuple):
 
     start: Event
     """Before its first copy."""
-    inputs: Sequence[Event]
+    inputs: list[Event]
     """Behind each copy to the device."""
     ready: Event
     """Before its first execution, behind the wait for the execution before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._acl.memory import PinnedPool
+from .._acl.block_pool import BlockPool
 from .slot import Slot
 
 __all__ = ["Landing"]
@@ -18,17 +18,11 @@ class Landing:
 
     def __init__(self, slot: Slot, nbytes: int) -> None:
         self.nbytes = nbytes
-        self._pool: PinnedPool | None = None
-        self.is_lent = False
-        """Whether an array may lease the block; otherwise its bytes must be copied out."""
+        self._pool: BlockPool | None = None
         pool = slot.device.pinned
-        address = pool.acquire(nbytes)
-        self.is_lent = address is not None
-        if address is None:
-            # So much is leased already that this result has to be copied.
-            address = pool.acquire(nbytes, force=True)
-            assert address is not None
-        self.address = address
+        self.is_lent: bool = pool.may_lease(nbytes)
+        """Whether an array may lease the block; otherwise its bytes must be copied out."""
+        self.address = pool.acquire(nbytes)
         self._pool = pool
 
     def keep(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from .._acl.block_pool import size_class
 from .._acl.dataset import Dataset
 from .._acl.memory import DeviceBlock, view
 from .._acl.model import ModelInfo, TensorInfo
@@ -18,7 +19,10 @@ from ..errors import AclMemoryError
 from .batch_buffers import BatchBuffers
 from .commands import CommandList, Marks
 
-__all__ = ["SMALL_OUTPUT", "Slot", "executions_per_mark"]
+__all__ = ["KEPT_BYTES", "SMALL_OUTPUT", "Slot", "executions_per_mark"]
+
+KEPT_BYTES: Final = 1 << 20
+"""With open dims: buffers up to this size stay with their slot; larger ones are those of one request."""
 
 SMALL_OUTPUT: Final = 64 << 10
 """Outputs up to this size are copied out of the slot; larger ones lease their pinned block.
@@ -40,6 +44,9 @@ def executions_per_mark(loop: int) -> list[int]:
 
 class Slot:
     """Everything on the device that one request at a time needs, or one batch.
+
+    The buffers of a model of dynamic shape come from a pool of the device. What is larger than ``KEPT_BYTES`` goes back
+    there with each request, so no slot holds the memory of the largest request that it ever had.
 
     All its work is queued on the slot's own stream. ACL reports a failed copy or execution only to the caller that
     synchronises the stream that it was queued on, and this way that concerns exactly one request, or one batch.
@@ -68,6 +75,8 @@ class Slot:
         Buffers for batches; makes them when they are asked for.
     link
         On a release without ``create_event_ex_with_flag``: what the next execution of the model waits for.
+    is_resting
+        It is free, and was free when idle memory was looked for last.
     is_link_set
         It is recorded, and no other stream has reset it.
     """
@@ -83,16 +92,19 @@ class Slot:
         self.gear: tuple[int, ...] | None = None
         self.shapes: tuple[tuple[int, ...], ...] | None = None
         self.executions_per_mark: list[int] = executions_per_mark(loop)
-        self.inputs: list[DeviceBlock | None] = [None] * len(info.inputs)
+        self._tensors: tuple[TensorInfo, ...] = info.all_inputs
+        self.inputs: list[DeviceBlock | None] = [None] * len(self._tensors)
         self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
         self._hidden: list[DeviceBlock] = []
-        self._staging: list[tuple[int, int]] = [(0, 0)] * len(info.inputs)
+        self._staging: list[tuple[int, int]] = [(0, 0)] * len(self._tensors)
         self._small: list[tuple[int, int]] = [(0, 0)] * len(info.outputs)
         self._views: dict[int, list[np.ndarray | None]] = {}
         self._events: list[Event] = []
         self._links: list[Event] = []
         self.link: Event | None = None
         self.is_link_set: bool = False
+        self.is_resting: bool = False
+        self._is_open = info.kind == "shape"
         self._datasets: list[Dataset] = []
         self.commands: dict[Any, tuple[tuple[int, int] | None, Any]] = {}
         self.stream: Stream = Stream(device.library, hang_timeout)
@@ -105,21 +117,20 @@ class Slot:
     def _build(self) -> None:
         device, info = self.device, self.info
         library = device.library
-        is_open = info.kind == "shape"
         bound: dict[int, tuple[int, int]] = {}
         for index, nbytes in info.hidden:
             block = device.alloc(nbytes)
             self._hidden.append(block)
             bound[index] = block.address, block.nbytes
-        for k, tensor in enumerate(info.inputs):
+        for k, tensor in enumerate(self._tensors):
             bound[tensor.index] = (0, 0)
-            if not is_open:
+            if not self._is_open and k < len(info.inputs):  # optional ones have memory once they are fed
                 block = self.inputs[k] = device.alloc(tensor.size)
                 bound[tensor.index] = block.address, block.nbytes
         self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)])
         self._datasets.append(self.in_data)
         for k, tensor in enumerate(info.outputs):
-            if not is_open:
+            if not self._is_open:
                 self.outputs[k] = device.alloc(tensor.size)
         self.out_data = Dataset(library, [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs])
         self._datasets.append(self.out_data)
@@ -150,12 +161,12 @@ class Slot:
         return sum(block.nbytes for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None)
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
-        """Bind input ``k`` to its own buffer of at least ``nbytes``, which grows by doubling."""
-        return self._grown(self.inputs, k, nbytes, self.in_data, self.info.inputs[k].index)
+        """Bind input ``k`` to its own buffer, with room for ``nbytes``."""
+        return self._fitting(self.inputs, k, nbytes, self.in_data, self._tensors[k].index)
 
     def output_block(self, k: int, nbytes: int) -> DeviceBlock:
-        """Bind output ``k`` to a buffer of at least ``nbytes``, which grows by doubling."""
-        return self._grown(self.outputs, k, nbytes, self.out_data, k)
+        """Bind output ``k`` to a buffer with room for ``nbytes``."""
+        return self._fitting(self.outputs, k, nbytes, self.out_data, k)
 
     def describe(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Set the shapes of a dynamic-shape model's inputs, unless they are set already."""
@@ -177,8 +188,7 @@ class Slot:
         if self.device.is_board:
             self._forget()  # they look at the input's buffer
         if taken is None or taken.nbytes < given.nbytes:
-            # Not by doubling: the two would outgrow each other without end.
-            small, taken = taken, self.device.alloc(given.nbytes)
+            small, taken = taken, self._alloc(given.nbytes)
             self.inputs[k] = taken
             if small is not None:
                 small.close()
@@ -189,10 +199,13 @@ class Slot:
         self.inputs[k], self.outputs[source] = given, taken
 
     def take_output(self, k: int) -> DeviceBlock:
-        """Take the buffer of output ``k`` out of the slot and put a fresh one in its place."""
+        """Take the buffer of output ``k`` out of the slot; one of fixed size gets a fresh one."""
         taken = self.outputs[k]
         assert taken is not None
-        self._put_output(k, self.device.alloc(taken.nbytes))
+        if self._is_open:
+            self.outputs[k] = None
+        else:
+            self._put_output(k, self.device.alloc(taken.nbytes))
         return taken
 
     def lend_output(self, k: int, nbytes: int) -> DeviceBlock | None:
@@ -203,16 +216,12 @@ class Slot:
         """
         taken = self.outputs[k]
         assert taken is not None
-        if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes:
+        if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes or not self.device.pinned.may_lease(taken.nbytes):
             return None
         try:
-            fresh = self.device.pinned.block(taken.nbytes)
+            return self.take_output(k)
         except AclMemoryError:
-            fresh = None
-        if fresh is None:
             return None
-        self._put_output(k, fresh)
-        return taken
 
     def staged(self, plan: Plan) -> list[np.ndarray | None]:
         """Return the memory that each host feed is copied to, as an array of the feed's type and shape.
@@ -221,7 +230,10 @@ class Slot:
         """
         views = self._views.get(plan.serial)
         if views is None:
-            if any(not item.is_device and self._room(item.position) < item.nbytes for item in plan.inputs):
+            marks = self.marks.inputs
+            marks.extend(self._event() for _ in range(len(plan.inputs) - len(marks)))  # optional inputs have none yet
+            hosted = [item for item in plan.inputs if not item.is_device]
+            if not all(self._fits(self._room(item.position), item.nbytes) for item in hosted):
                 self._forget()  # they look at the blocks that are about to be replaced
             views = [None if item.is_device else self._stage(item.position, item) for item in plan.inputs]
             if len(self._views) >= _MOST_KEPT:
@@ -255,9 +267,24 @@ class Slot:
         if not address:
             size = self._most_bytes(self.info.outputs[k])
             nbytes = min(size, SMALL_OUTPUT) if size else SMALL_OUTPUT
-            address = self._pinned(nbytes)
+            address = self.device.pinned.acquire(nbytes)
             self._small[k] = address, nbytes
         return address
+
+    def give_back(self) -> None:
+        """Return large buffers of open dims to their pools; nothing queued may use them any more."""
+        if any(self._room(k) > KEPT_BYTES for k in range(len(self.inputs))):
+            self._forget()  # they look at these
+        for k, (address, nbytes) in enumerate(self._staging):
+            if nbytes > KEPT_BYTES:
+                self._staging[k] = 0, 0
+                self.device.pinned.release(address, nbytes)
+        for blocks in (self.inputs, self.outputs):  # those that are taken first come last: each gets its own back
+            for k in reversed(range(len(blocks))):
+                block = blocks[k]
+                if block is not None and block.nbytes > KEPT_BYTES:
+                    blocks[k] = None
+                    block.close()
 
     def close(self) -> None:
         """Free everything; idempotent. Nothing queued may use the slot any more.
@@ -298,45 +325,44 @@ class Slot:
         if self.device.is_board:
             return view(self.input_block(k, item.nbytes).address, item.shape, item.dtype)
         address, nbytes = self._staging[k]
-        if nbytes < item.nbytes or not address:
-            room = max(item.nbytes, 2 * nbytes, self._most_bytes(self.info.inputs[k]), 1)
-            self._staging[k] = self._pinned(room), room
+        if not address or not self._fits(nbytes, item.nbytes):
+            room = size_class(max(item.nbytes, self._most_bytes(self._tensors[k])))
+            self._staging[k] = 0, 0
             if address:
                 self.device.pinned.release(address, nbytes)
-            address = self._staging[k][0]
+            address = self.device.pinned.acquire(room)
+            self._staging[k] = address, room
         return view(address, item.shape, item.dtype)
 
     def _most_bytes(self, tensor: TensorInfo) -> int:
         """Return the reported bytes of a tensor; 0 with ranges, whose upper bounds may be out of all proportion."""
         return tensor.size if self.info.kind != "shape" else 0
 
-    def _grown(
+    def _fits(self, have: int, nbytes: int) -> bool:
+        """Whether memory of ``have`` bytes is large enough, and not out of proportion."""
+        return nbytes <= have and (not self._is_open or have <= max(KEPT_BYTES, size_class(nbytes)))
+
+    def _fitting(
         self, blocks: list[DeviceBlock | None], k: int, nbytes: int, dataset: Dataset, index: int
     ) -> DeviceBlock:
-        small = block = blocks[k]
-        if block is None or block.nbytes < nbytes:
-            block = self._larger(small, nbytes)
+        old = block = blocks[k]
+        if block is None or not self._fits(block.nbytes, nbytes):
+            if self._is_open and old is not None:  # before: there may be no room for both, and each request binds anew
+                blocks[k] = None
+                old.close()
+                old = None
+            block = self._alloc(nbytes)
         dataset.bind(index, block.address, block.nbytes)  # first: where that fails the slot stays as it is
-        if block is not small:
+        if block is not old:
             blocks[k] = block
-            if small is not None:
-                small.close()
+            if old is not None:
+                old.close()
         return block
 
-    def _larger(self, small: DeviceBlock | None, nbytes: int) -> DeviceBlock:
-        try:
-            return self.device.alloc(max(nbytes, 2 * small.nbytes if small else 0))
-        except AclMemoryError:
-            if small is None or 2 * small.nbytes <= nbytes:
-                raise
-            return self.device.alloc(nbytes)  # no room to grow ahead
+    def _alloc(self, nbytes: int) -> DeviceBlock:
+        return self.device.alloc_for_request(nbytes) if self._is_open else self.device.alloc(nbytes)
 
     def _event(self) -> Event:
         event = Event(self.device.library)
         self._events.append(event)
         return event
-
-    def _pinned(self, nbytes: int) -> int:
-        address = self.device.pinned.acquire(nbytes, force=True)
-        assert address is not None
-        return address

@@ -14,7 +14,7 @@ from .._acl.release import run_all
 from .._acl.stream import Stream
 from .._device.device import Device
 from ..errors import AclError, AclMemoryError
-from .slot import Slot
+from .slot import KEPT_BYTES, Slot
 
 __all__ = ["FIRST_DEPTH", "MOST_DEPTH", "SlotPool"]
 
@@ -34,7 +34,7 @@ class SlotPool:
     """Takes and makes slots for one thread at a time; they come back from any thread.
 
     Slots that no request uses may be given back to the device when memory runs short, by a thread of another session
-    too, but not while a request waits for one, or another one is being made.
+    too, but not while a request waits for one. A request is still in line while a slot is made for it.
 
     Parameters
     ----------
@@ -70,11 +70,12 @@ class SlotPool:
         self._device = device
         self._make = make
         self._is_awaited = is_awaited
+        self._is_open = info.kind == "shape"
         self._all: list[Slot] = []
-        self._free: deque[Slot] = deque()
+        self._free: deque[Slot] = deque()  # the one that was used last is taken first, so that others can rest
         self._lock = threading.Lock()  # guards the list, and that no slot is reclaimed that a request waits for
-        self._is_making = self._is_interrupted = False
-        device.low_memory.enter(self)
+        self._is_interrupted = False
+        device.idle_memory.enter(self)
 
     @property
     def made(self) -> int:
@@ -111,13 +112,15 @@ class SlotPool:
             The device has no room for even one, or failed.
         """
         try:
-            return self._free.popleft()
+            slot = self._free.pop()
         except IndexError:
             pass
+        else:
+            slot.is_resting = False
+            return slot
         with self._lock:
             if len(self._all) >= self.depth:
                 return None
-            self._is_making = True  # a slot returned now is kept: the one being made may get no memory
         try:
             slot = self._make()
         except AclError as exc:
@@ -135,14 +138,14 @@ class SlotPool:
             )
             self.depth = self._most = made
             return None
-        finally:
-            self._is_making = False
         with self._lock:
             self._all.append(slot)
         return slot
 
     def give(self, slot: Slot) -> None:
         """Return a slot to the pool; nothing on the device uses it any more."""
+        if self._is_open:
+            slot.give_back()
         self._free.append(slot)
 
     def grow(self) -> None:
@@ -152,11 +155,23 @@ class SlotPool:
 
     def reclaim(self) -> None:
         """Free the slots that no request uses; in any thread that has the device's context."""
+        self._close_free(lambda slot: True)
+
+    def sweep(self) -> None:
+        """Free large slots that no request has used since the sweep before, but for one; in such a thread too."""
+        self._close_free(lambda slot: slot.is_resting and len(self._all) > 1 and slot.nbytes > KEPT_BYTES)
+        for slot in list(self._free):
+            slot.is_resting = True
+
+    def _close_free(self, is_spare: Callable[[Slot], bool]) -> None:
+        """Free slots that no request uses, the one that has rested for longest first, as far as they are spare."""
         spare: list[Slot] = []
         with self._lock:
-            while not (self._is_making or self._is_interrupted or self._is_awaited()):
+            while not (self._is_interrupted or self._is_awaited()):
                 try:
-                    slot = self._free.pop()
+                    if not is_spare(self._free[0]):
+                        break
+                    slot = self._free.popleft()
                 except IndexError:
                     break
                 self._all.remove(slot)
@@ -172,7 +187,7 @@ class SlotPool:
 
     def close(self) -> None:
         """Free all slots; none may be in use. A failure is raised when all else is freed."""
-        self._device.low_memory.leave(self)
+        self._device.idle_memory.leave(self)
         with self._lock:
             slots, self._all = self._all, []
             self._free.clear()

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
 
+from .._acl.block_pool import BlockPool
 from .._acl.constants import RunMode
 from .._acl.library import Library
-from .._acl.memory import DeviceBlock, DeviceMemory, PinnedPool
+from .._acl.memory import DeviceBlock, DeviceMemory
 from .._acl.process import AclProcess, process_of
 from .._acl.release import run_all
 from .._bridge.worker import Worker
-from .low_memory import LowMemory
+from .idle_memory import IdleMemory
 from .transfers import Transfers
 
 __all__ = ["Device", "acquire_device", "live_devices"]
 
 _PATIENCE_S: Final = 1.0
 """How long to wait for what the control thread has to free; it may be busy with a copy that hangs."""
-
+_KEEP_S: Final = 10.0
+"""Memory that has been idle for so long is given back, at the latest after twice that."""
 
 _MOST_BATCH_EVENTS: Final = 512
 """Events that batches of all its sessions may have: half of what some devices have in all (pyACL reference,
@@ -51,10 +54,10 @@ class EventBudget:
 class Device:
     """One opened device, shared by the sessions and tensors on it.
 
-    It has one context for all threads that work on it, and one control thread, which opens it,
-    moves free-standing tensors and frees what finalisers hand it. Once no session, tensor or leased
-    array is left, the context is destroyed and the thread ends; the device stays set for the
-    process until ACL is finalised, as the first use of a device can take seconds.
+    It has one context for all threads that work on it, and one control thread, which opens it, moves free-standing
+    tensors, frees what finalisers hand it, and gives idle memory back. Once no session, tensor or leased array is left,
+    the context is destroyed and the thread ends; the device stays set for the process until ACL is finalised, as the
+    first use of a device can take seconds.
     """
 
     def __init__(self, process: AclProcess, device_id: int) -> None:
@@ -66,12 +69,15 @@ class Device:
         self.is_board: bool = False
         """Host and device have one memory (an RC board): nothing is copied between them."""
         self.batch_events: EventBudget = EventBudget(_MOST_BATCH_EVENTS)
-        self.worker: Worker = Worker(f"aioais-ctl-{device_id}")
-        self.low_memory: LowMemory = LowMemory(self.library, device_id, self._finish_posted)
-        spare = self.low_memory.overcome
+        self.idle_memory: IdleMemory = IdleMemory(self.library, device_id, self._finish_posted)
+        spare = self.idle_memory.overcome
         self.memory: DeviceMemory = DeviceMemory(self.library, self.post, spare)
-        self.pinned: PinnedPool = PinnedPool(self.library, self.post, spare)
-        self.low_memory.watch(self.memory, self.pinned)
+        self.pinned: BlockPool = BlockPool(self.library, self.post, spare, is_device=False)
+        self.pool: BlockPool = BlockPool(self.library, self.post, spare, is_device=True, limit=math.inf)
+        """Device memory for requests of any shape. Where the host has the same memory it is ``pinned``."""
+        self._pools = [self.pinned, self.pool]
+        self.idle_memory.watch(self.memory, self._pools)
+        self.worker: Worker = Worker(f"aioais-ctl-{device_id}", self.idle_memory.sweep, _KEEP_S)
         self.transfers: Transfers = Transfers(self.library, self.alloc, self.pinned)
         self._is_open = False
         self._is_retired = False
@@ -79,7 +85,12 @@ class Device:
     @property
     def nbytes(self) -> int:
         """Bytes of device memory not freed yet."""
-        return self.memory.nbytes + (self.pinned.nbytes if self.is_board else 0)
+        return self.memory.nbytes + self.pool.nbytes
+
+    @property
+    def is_used(self) -> bool:
+        """Whether blocks of its memory are in use."""
+        return bool(self.memory.blocks or any(pool.leased for pool in self._pools))
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a clean-up step on the control thread, then look whether the device is still needed."""
@@ -99,7 +110,10 @@ class Device:
             return
         self.process.set_device(self.id)
         library = self.library
-        self.is_board = self.pinned.is_board = self.process.run_mode() is RunMode.DEVICE
+        self.is_board = self.pinned.is_device = self.process.run_mode() is RunMode.DEVICE
+        if self.is_board:
+            self.pool = self.pinned
+            del self._pools[1:]
         if not self.context:  # made by an open that failed after it
             self.context = library.value("acl.rt.create_context", library.slow.create_context(self.id))
         self.transfers.open()
@@ -114,17 +128,17 @@ class Device:
 
         Where the host has the same memory it comes from the pool, as arrays lease it.
         """
-        if not self.is_board:
-            return self.memory.alloc(nbytes)
-        block = self.pinned.block(max(nbytes, 1), force=True)
-        assert block is not None
-        return block
+        return self.alloc_for_request(nbytes) if self.is_board else self.memory.alloc(nbytes)
+
+    def alloc_for_request(self, nbytes: int) -> DeviceBlock:
+        """Take memory for a request of any shape from the pool; in a thread with the context."""
+        return self.pool.block(max(nbytes, 1))
 
     def release_session(self) -> None:
         """Note that a session of this device has freed all it had; from any thread."""
         with _lock:
             self.sessions -= 1
-            self.pinned.is_draining = self.sessions == 0
+            self.pinned.is_draining = self.pool.is_draining = self.sessions == 0
         self.post(_nothing)
 
     def give_up(self) -> None:
@@ -150,11 +164,11 @@ class Device:
         if self.sessions:
             return
         while not self._is_retired:
-            self.pinned.trim()
+            run_all(pool.trim for pool in self._pools)
             with _lock:
-                if self.sessions or self.memory.blocks or self.pinned.leased:
+                if self.sessions or self.is_used:
                     return
-                if self.pinned.idle:  # returned since
+                if any(pool.idle for pool in self._pools):  # returned since
                     continue
                 self._is_retired = True
                 _retiring.append(self)
@@ -197,7 +211,7 @@ def acquire_device(library: Library, device_id: int, config_path: str | None) ->
         if device is None:
             device = _devices[key] = Device(process, device_id)
         device.sessions += 1
-        device.pinned.is_draining = False
+        device.pinned.is_draining = device.pool.is_draining = False
     try:
         device.worker.submit(lambda: device.open(config_path)).result()
     except BaseException:

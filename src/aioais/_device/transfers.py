@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from .._acl.block_pool import BlockPool
 from .._acl.constants import MemcpyKind
 from .._acl.library import Library
-from .._acl.memory import DeviceBlock, PinnedPool, view
+from .._acl.memory import DeviceBlock, view
 from .._acl.release import run_all
 from .._acl.stream import Stream
 from ..errors import AclError, DeviceHangError
@@ -51,7 +52,7 @@ class Transfers:
         The device's pool of pinned memory.
     """
 
-    def __init__(self, library: Library, alloc: Callable[[int], DeviceBlock], pinned: PinnedPool) -> None:
+    def __init__(self, library: Library, alloc: Callable[[int], DeviceBlock], pinned: BlockPool) -> None:
         self._library = library
         self._alloc = alloc
         self._pinned = pinned
@@ -67,11 +68,10 @@ class Transfers:
         block = self._alloc(array.nbytes)
         if not array.nbytes:
             return block
-        if self._pinned.is_board:
+        if self._pinned.is_device:
             np.copyto(view(block.address, array.shape, array.dtype), array)
             return block
-        address = self._pinned.acquire(array.nbytes, force=True)
-        assert address is not None
+        address = self._pinned.acquire(array.nbytes)
         try:
             np.copyto(view(address, array.shape, array.dtype), array)
             self._copy(block, address, array.nbytes, MemcpyKind.HOST_TO_DEVICE, hang_timeout)
@@ -86,11 +86,10 @@ class Transfers:
         array = np.empty(shape, dtype)
         if not array.nbytes:
             return array
-        if self._pinned.is_board:
+        if self._pinned.is_device:
             np.copyto(array, view(block.address, shape, dtype))
             return array
-        address = self._pinned.acquire(array.nbytes, force=True)
-        assert address is not None
+        address = self._pinned.acquire(array.nbytes)
         try:
             self._copy(block, address, array.nbytes, MemcpyKind.DEVICE_TO_HOST, hang_timeout)
             np.copyto(array, view(address, shape, dtype))

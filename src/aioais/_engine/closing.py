@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import threading
 import time
@@ -46,10 +47,9 @@ def finalize_all() -> None:
         _drain_device(device, time.monotonic() + _PATIENCE_S)
     for process in live_processes():
         if not any(device.process is process for device in live_devices()):
-            try:
+            with contextlib.suppress(Exception):  # taken below; the other platform must still be ended
                 process.finalize()
-            except BaseException as exc:  # noqa: BLE001 - the other platform must still be ended
-                failure = failure or exc
+        failure = failure or process.take_failure()
     if failure is not None:
         raise failure
     if closed_tensors:  # last, as a warning may be made an error
@@ -80,7 +80,7 @@ def _drain_device(device: Device, deadline: float) -> None:
     device.post(reap)
     while not is_through.wait(0.01) and thread.is_alive() and time.monotonic() < deadline:
         pass
-    if not device.pinned.leased and not device.memory.blocks:
+    if not device.is_used:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._bridge.offload import run_in_thread, wait_future
 from .._feeds.plan import Plan
-from ..errors import ClosedError, WrongLoopError
+from ..errors import ClosedError, WrongLoopError, open_error
 from ..types import DEFAULT_OUTPUT_BYTES
 from .iteration import Iteration
 from .opening import open_pipeline
@@ -53,7 +53,7 @@ class SessionCore:
         ------
         ClosedError
             It was closed, or is open already.
-        ModelError, DeviceError, ArgumentError, AclNotFoundError, AclError, ForkError
+        ModelError, DeviceError, ArgumentError, AclNotFoundError, AclError, BrokenSessionError, ForkError
             See ``InferSession``.
         """
         if self.has_ended:
@@ -66,9 +66,11 @@ class SessionCore:
             self.pipeline = await run_in_thread(
                 f"aioais-open-{options.device_id}", lambda: open_pipeline(options, loop), Pipeline.close, uses_acl=True
             )
-        except BaseException:
-            self._loop = None
-            raise
+        except RuntimeError as exc:
+            raise open_error(repr(self), exc)  # noqa: B904 - it has its cause
+        finally:
+            if self.pipeline is None:
+                self._loop = None
         if self.is_closed:  # closed while it was being opened
             await self.aclose()
             raise ClosedError(f"{self!r} was closed while it was being opened: open a new session")
@@ -186,6 +188,8 @@ class SessionCore:
         iteration: Iteration | None,
     ) -> Request:
         assert self._loop is not None
+        if len(arrays) > len(plan.inputs):
+            arrays = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
         future = self._loop.create_future()
         request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
         pipeline.submit(request)

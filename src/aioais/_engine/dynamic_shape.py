@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from .._acl.model import TensorInfo
 from .._acl.release import run_all
-from .._buffers.slot import Slot
+from .._buffers.slot import KEPT_BYTES, Slot
 from .._feeds.plan import OutputPlan, Plan, output_plans
 from ..errors import AclError, AclMemoryError, AclUsageError, DeviceHangError, ModelError
 from .execute import Executions
@@ -85,8 +86,9 @@ class DynamicShapes:
         """Make a slot ready for a request whose outputs are expected to be these; nothing is queued."""
         shapes = request.plan.dynamic_shapes
         assert shapes is not None
-        for item, nbytes in zip(outputs, self._needed(request), strict=True):
-            slot.output_block(item.position, max(nbytes, item.nbytes, 1))
+        spare = self._spare(request)
+        for item in outputs:
+            slot.output_block(item.position, max(item.nbytes, spare[item.position], 1))
         slot.describe(shapes)
         request.outputs = outputs
         request.is_unproven = True
@@ -148,22 +150,32 @@ class DynamicShapes:
             return True
         if shapes in self._met and not self._varies:
             return True
-        elements = max(1, *(math.prod(shape) for shape in shapes))
-        return all(
-            _ample_bytes(tensor, elements) <= nbytes
-            for tensor, nbytes in zip(self._model.info.outputs, self._needed(request), strict=True)
-        )
+        return all(map(operator.le, self._ample(shapes), self._spare(request)))
 
-    def _needed(self, request: Request) -> list[int]:
-        """Return the bytes of the buffers for a request."""
-        return list(map(max, request.plan.sizes, self._learned))
+    def _ample(self, shapes: _Shapes) -> list[float]:
+        """Return for each output a number of bytes that it is unlikely to exceed."""
+        elements = max(1, *(math.prod(shape) for shape in shapes))
+        return [_ample_bytes(tensor, elements) for tensor in self._model.info.outputs]
+
+    def _spare(self, request: Request) -> list[int]:
+        """Return the least bytes of the buffers: what the caller chose, or else a little for outputs that vary."""
+        sizes = request.plan.sizes
+        if not request.to_host and not request.plan.has_sizes:
+            return [0] * len(sizes)  # a tensor keeps its whole buffer
+        return [max(size, min(learned, KEPT_BYTES)) for size, learned in zip(sizes, self._learned, strict=True)]
+
+    def _guess(self, request: Request, shapes: _Shapes) -> list[int]:
+        """Return the bytes of the buffers for a run whose outputs may turn out larger."""
+        met = None if self._varies else self._met.get(shapes)
+        likely = [item.nbytes for item in met] if met else map(int, map(min, self._learned, self._ample(shapes)))
+        return list(map(max, self._spare(request), likely))
 
     def _run_in_buffers(self, request: Request, slot: Slot, refusal: AclError | None) -> tuple[OutputPlan, ...]:
         """Run with the slot's own buffers, again and again while an output is larger."""
         info = self._model.info
-        needed = self._needed(request)
-        for k, nbytes in enumerate(needed):
-            slot.output_block(k, nbytes)
+        assert slot.shapes is not None
+        for k, nbytes in enumerate(self._guess(request, slot.shapes)):
+            slot.output_block(k, max(nbytes, 1))
         for growth in range(_MOST_GROWTHS + 1):
             error = self._attempt(slot)
             if error is None:

@@ -42,7 +42,7 @@ def open_pipeline(options: Options, loop: asyncio.AbstractEventLoop) -> Pipeline
         try:
             model = LoadedModel(library, path)
         except AclMemoryError:
-            model = device.low_memory.overcome(f"the memory of {path!r}", lambda: LoadedModel(library, path))
+            model = device.idle_memory.overcome(f"the memory of {path!r}", lambda: LoadedModel(library, path))
         undo.callback(model.close)
         planner = Planner(model.info, options.check, device)
         pipeline = Pipeline(device, model, planner, Delivery(loop), options)

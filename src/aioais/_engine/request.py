@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, ClassVar, Literal
 
 from .._feeds.plan import OutputPlan, Plan
-from ..tensor import Tensor
+from ..tensor import Tensor, block_of
 from ..timing import Outcome
 from .event_times import Draft
 
@@ -64,7 +64,7 @@ class Request:
         self.plan = plan
         self.feeds: list[Any] | None = feeds
         if plan.has_tensors:  # their memory instead of the tensors: their owner may close them at once
-            self.feeds = [feed.block if isinstance(feed, Tensor) else feed for feed in feeds]
+            self.feeds = [block_of(feed) if isinstance(feed, Tensor) else feed for feed in feeds]
         self.future = future
         self.to_host = to_host
         if not to_host:

@@ -281,7 +281,7 @@ class Stages:
             if request.error is not None:
                 has_failed = True
             if request.draft is not None or self._debug:
-                self._tell(request, slot, batch.commands)
+                self._tell(request, slot, batch.commands if request in batch.queued else None)
             if request.blocks:
                 request.blocks.clear()
             request.state = "ended"
@@ -379,7 +379,7 @@ class Stages:
         draft = request.draft
         if draft is not None:
             draft.finished_at = perf_counter()
-            if request.error is None and not request.was_cancelled and commands is not None:
+            if request.error is None and commands is not None:
                 copies = request.copies_in, commands.copies_back
                 self._recorder.measure(draft, request.number, slot.marks, slot.stream, copies)
         if self._debug:

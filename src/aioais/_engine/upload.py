@@ -9,7 +9,7 @@ from .._bridge.offload import run_in_thread, wait_future
 from .._feeds.arrays import as_feed, converts_slowly
 from ..blame import Seen
 from ..errors import AclError, FeedError
-from ..tensor import Tensor
+from ..tensor import Tensor, device_of
 from .pipeline import Pipeline
 
 __all__ = ["upload"]
@@ -37,7 +37,7 @@ async def upload(pipeline: Pipeline, array: Any) -> Tensor:
     if isinstance(feed, Tensor):
         if feed.closed:
             raise FeedError(f"to_device: got {feed!r}, which is closed; expected an array or an open tensor")
-        if feed.device is device:
+        if device_of(feed) is device:
             return feed
         raise FeedError(f"to_device: {feed!r} is on another device; bring it to the host first: await tensor.to_host()")
     if feed.dtype.hasobject:

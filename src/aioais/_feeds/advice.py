@@ -167,7 +167,8 @@ def _moves(rank: int) -> Iterator[list[int]]:
     yield axes
     if rank == 2:
         yield [1, 0]
-    for source, target in ((rank - 1, rank - 3), (rank - 3, rank - 1)):
+    # Behind a first dim for the batch, then in front of all dims of an image.
+    for source, target in ((rank - 1, 1), (1, rank - 1), (rank - 1, rank - 3), (rank - 3, rank - 1)):
         if 0 <= source < rank and 0 <= target < rank:
             moved = [axis for axis in axes if axis != source]
             moved.insert(target, source)

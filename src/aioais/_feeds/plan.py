@@ -67,13 +67,15 @@ class Plan:
         Dynamic shape: bytes to preallocate for each output.
     has_sizes
         The caller chose them.
+    unfed
+        Absolute indices of the optional inputs that keep their default.
     has_tensors
         Some feeds are device tensors.
     is_large
         Its host feeds are so many bytes that copying them takes milliseconds.
     is_plain
-        Few bytes are copied, from host arrays, and the shapes of the outputs follow from the plan: several such
-        requests may share one slot.
+        Few bytes are copied, from host arrays, to inputs that each request feeds, and the shapes of the outputs follow
+        from the plan: several such requests may share one slot.
     """
 
     __slots__ = (
@@ -87,6 +89,7 @@ class Plan:
         "outputs",
         "serial",
         "sizes",
+        "unfed",
     )
 
     def __init__(
@@ -97,6 +100,8 @@ class Plan:
         dynamic_shapes: tuple[tuple[int, ...], ...] | None,
         sizes: tuple[int, ...],
         has_sizes: bool,
+        unfed: tuple[int, ...] = (),
+        has_optional: bool = False,
     ) -> None:
         self.serial: int = next(_serials)
         self.inputs: tuple[InputPlan, ...] = inputs
@@ -105,10 +110,12 @@ class Plan:
         self.dynamic_shapes: tuple[tuple[int, ...], ...] | None = dynamic_shapes
         self.sizes: tuple[int, ...] = sizes
         self.has_sizes: bool = has_sizes
+        self.unfed: tuple[int, ...] = unfed
         self.has_tensors: bool = any(item.is_device for item in inputs)
         nbytes = sum(item.nbytes for item in inputs if not item.is_device)
         self.is_large: bool = nbytes > _LARGE
-        self.is_plain: bool = nbytes <= _SMALL and dynamic_shapes is None and not self.has_tensors
+        is_special = self.has_tensors or has_optional
+        self.is_plain: bool = nbytes <= _SMALL and dynamic_shapes is None and not is_special
 
 
 _SMALL = 64 << 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence, ValuesView
 from typing import Any, Final
@@ -11,7 +12,7 @@ import numpy as np
 from .._acl.model import ModelInfo, TensorInfo
 from .._device.device import Device
 from ..errors import FeedError, ModelError
-from ..tensor import Tensor
+from ..tensor import Tensor, device_of
 from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .advice import advise
 from .arguments import check_mode, check_sizes, check_types, legal_gears
@@ -24,6 +25,8 @@ __all__ = ["Planner"]
 Feed = np.ndarray | Tensor | Gathered
 
 _MOST_PLANS: Final = 256
+_MOST_NAMED: Final = 4
+"""Optional inputs that a message names: some exporters make one of each weight."""
 
 
 _Last = tuple[str | None, int | tuple[int, ...], list[tuple[Any, tuple[int, ...]]], Plan | None]
@@ -49,7 +52,7 @@ class Planner:
         self._device = device
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._last: _Last = None, 0, [], None
-        self._names = {tensor.name: k for k, tensor in enumerate(info.inputs)}
+        self._tensors = info.all_inputs
 
     def known(self, feeds: Any, mode: str, custom_sizes: Any) -> Plan | None:
         """Find the plan of feeds that are like the last ones in everything; ``None`` if they are not."""
@@ -71,20 +74,23 @@ class Planner:
         values = feeds.values() if isinstance(feeds, Mapping) else feeds
         return isinstance(values, (list, tuple, ValuesView)) and any(map(converts_slowly, values))
 
-    def arrays(self, feeds: Any) -> list[Feed]:
+    def arrays(self, feeds: Any) -> list[Feed | None]:
         """Order the feeds as the model has them and see each as an array.
+
+        The optional inputs are behind the others; where one of them is fed, ``None`` stands for those that are not.
 
         Raises
         ------
         FeedError
             Wrong container, count or name, or a feed that is no array.
         """
-        inputs = self._info.inputs
+        tensors, required = self._tensors, len(self._info.inputs)
+        by_name: list[Any] | None = None
         values: Sequence[Any]
         if isinstance(feeds, (list, tuple)):
             values = feeds
         elif isinstance(feeds, Mapping):
-            values = self._by_name(feeds)
+            values = by_name = self._by_name(feeds)
         elif isinstance(feeds, Sequence) and not isinstance(feeds, (str, bytes, bytearray, memoryview)):
             values = feeds
         else:
@@ -92,17 +98,19 @@ class Planner:
                 f"feeds: got {_a(feeds)}; expected a list with one array per input {self._expected()}, or a mapping by "
                 f"input name{_in_a_list(feeds)}"
             )
-        if len(values) != len(inputs):
+        if len(values) not in (required, len(tensors)) and values is not by_name:
             raise FeedError(
-                f"feeds: got {len(values)}; expected {len(inputs)}: {self._expected()}; give one feed per input, in "
-                "this order or as a mapping by name"
+                f"feeds: got {len(values)}; expected {required}: {self._expected()}; give one feed per input, in "
+                f"this order or as a mapping by name{self._optional()}"
             )
         return [
-            value if type(value) is np.ndarray else as_feed(value, _where(inputs[k], k), inputs[k].dtype)
+            value
+            if type(value) is np.ndarray or (value is None and k >= required)
+            else as_feed(value, _where(tensors[k], k), tensors[k].dtype)
             for k, value in enumerate(values)
         ]
 
-    def plan(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
+    def plan(self, feeds: Sequence[Feed | None], mode: str, custom_sizes: Any) -> Plan:
         """Find or make the plan for these feeds.
 
         Raises
@@ -115,11 +123,14 @@ class Planner:
         if type(custom_sizes) is not int:
             custom_sizes = check_sizes(self._info, custom_sizes)  # True and 1.0 would find the plan of 1
         key: list[Any] = [mode, custom_sizes]
-        for feed in feeds:
+        for k, feed in enumerate(feeds):
+            if feed is None:  # an optional input
+                key.append(None)
+                continue
             key.append(feed.dtype)
             key.append(feed.shape)
             if type(feed) is Tensor:
-                self._check_place(feed, feeds)
+                self._check_place(k, feed)
                 key.append(Tensor)
         try:
             plan = self._plans.get(tuple(key))
@@ -131,7 +142,9 @@ class Planner:
                 self._plans.clear()
             self._plans[tuple(key)] = plan
         if not plan.has_tensors:
-            self._last = mode, custom_sizes, [(feed.dtype, feed.shape) for feed in feeds], plan
+            kinds = [(feed.dtype, feed.shape) for feed in feeds if feed is not None]
+            if len(kinds) == len(feeds):
+                self._last = mode, custom_sizes, kinds, plan
         return plan
 
     def check(self, mode: str, custom_sizes: Any) -> None:
@@ -145,8 +158,10 @@ class Planner:
         check_mode(self._info, mode)
         check_sizes(self._info, custom_sizes)
 
-    def _make(self, feeds: Sequence[Feed], mode: str, custom_sizes: Any) -> Plan:
-        info = self._info
+    def _make(self, given: Sequence[Feed | None], mode: str, custom_sizes: Any) -> Plan:
+        info, required = self._info, len(self._info.inputs)
+        feeds = [feed for feed in given[:required] if feed is not None]
+        extra = [(k, feed, self._tensors[k]) for k, feed in enumerate(given) if k >= required and feed is not None]
         if info.has_dynamic_aipp:
             raise ModelError(
                 f"{info.path!r} has dynamic AIPP, whose parameters ACL takes with each run and this library does not; "
@@ -169,14 +184,19 @@ class Planner:
         real = []
         for k, (feed, tensor, shape) in enumerate(zip(feeds, info.inputs, shapes, strict=True)):
             real.append(self._check_feed(k, feed, tensor, shape, legal, feeds))
+        for k, feed, tensor in extra:
+            self._check_feed(k, feed, tensor, tensor.shape, "", feeds)
         inputs = tuple(
             InputPlan(k, tensor.index, feed.nbytes, tuple(feed.shape), feed.dtype, isinstance(feed, Tensor))
-            for k, (feed, tensor) in enumerate(zip(feeds, info.inputs, strict=True))
+            for k, feed, tensor in [*zip(itertools.count(), feeds, info.inputs, strict=False), *extra]
         )
+        fed = {item.position for item in inputs}
+        unfed = tuple(tensor.index for k, tensor in enumerate(self._tensors) if k not in fed)
         is_dynamic = info.kind == "shape"
         outputs = output_plans(info, [t.shape for t in info.outputs]) if info.kind == "static" else None
         has_sizes = custom_sizes not in (None, DEFAULT_OUTPUT_BYTES)
-        return Plan(inputs, gear, outputs, tuple(real) if is_dynamic else None, sizes, has_sizes)
+        dynamic = tuple(real) if is_dynamic else None
+        return Plan(inputs, gear, outputs, dynamic, sizes, has_sizes, unfed, has_optional=bool(extra))
 
     def _find_gear(self, feeds: Sequence[Feed]) -> int:
         gears, info = self._info.gears, self._info
@@ -275,33 +295,48 @@ class Planner:
                 f"{tensor.datatype.name}{list(shape)}, {expected} bytes{note}; {advice}"
             )
 
-    def _check_place(self, feed: Tensor, feeds: Sequence[Feed]) -> None:
-        k = next(i for i, other in enumerate(feeds) if other is feed)
-        where = _where(self._info.inputs[k], k)
+    def _check_place(self, k: int, feed: Tensor) -> None:
+        where = _where(self._tensors[k], k)
         if feed.closed:
             raise FeedError(
                 f"{where}: got a closed device tensor; expected an open one: make it again with to_device()"
             )
-        if feed.device_id != self._device.id or feed.device.library is not self._device.library:
+        library = device_of(feed).library
+        if feed.device_id != self._device.id or library is not self._device.library:
             raise FeedError(
-                f"{where}: got a tensor on device {feed.device_id} (platform {feed.device.library.platform!r}); "
+                f"{where}: got a tensor on device {feed.device_id} (platform {library.platform!r}); "
                 f"expected one on device {self._device.id}; bring it over: await session.to_device(await "
                 "tensor.to_host())"
             )
 
     def _by_name(self, feeds: Mapping[Any, Any]) -> list[Any]:
-        missing = [name for name in self._names if name not in feeds]
-        unknown = [name for name in feeds if name not in self._names]
+        names, required = [tensor.name for tensor in self._tensors], len(self._info.inputs)
+        missing = [name for name in names[:required] if name not in feeds]
+        unknown = [name for name in feeds if name not in names]
         if missing or unknown:
             parts = [f"{what} {names}" for what, names in (("without", missing), ("with unknown", unknown)) if names]
             raise FeedError(
                 f"feeds: got a mapping {' and '.join(parts)}; expected {self._expected()}; give exactly one feed per "
-                "name"
+                f"name{self._optional()}"
             )
-        return [feeds[name] for name in self._names]
+        fed = max([required, *(k + 1 for k, name in enumerate(names) if name in feeds)])
+        return [feeds[name] if k < required else feeds.get(name) for k, name in enumerate(names[:fed])]
+
+    def _optional(self) -> str:
+        """Say which inputs may be fed beside those that must be."""
+        optional = self._info.optional
+        if not optional:
+            return ""
+        names = ", ".join(_tensor_text(tensor) for tensor in optional[:_MOST_NAMED])
+        more = "" if len(optional) <= _MOST_NAMED else f" and {len(optional) - _MOST_NAMED} more"
+        return f"; these have a default, and may be fed too, all of them by position or any by name: {names}{more}"
 
     def _expected(self) -> str:
-        return ", ".join(f"{t.name!r} {t.datatype.name}{list(t.shape)}" for t in self._info.inputs)
+        return ", ".join(map(_tensor_text, self._info.inputs))
+
+
+def _tensor_text(tensor: TensorInfo) -> str:
+    return f"{tensor.name!r} {tensor.datatype.name}{list(tensor.shape)}"
 
 
 def _where(tensor: TensorInfo, k: int) -> str:

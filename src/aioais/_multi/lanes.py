@@ -7,7 +7,7 @@ import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import numpy as np
@@ -191,6 +191,12 @@ class PipelineRun(Coroutine[Any, Any, _Results]):
             self._use("awaited")
             self._coroutine = self._collect()
         return self._coroutine
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "session.infer_pipeline(...) needs 'async for', inside of an 'async def'; got 'for', or list(); or write "
+            "'await session.infer_pipeline(...)' for all results at once"
+        )
 
     def __aiter__(self) -> PipelineRun:
         if self._results is None:

@@ -17,7 +17,16 @@ from .._acl.process import process_of
 from .._bridge.offload import run_in_thread
 from .._engine.core import SessionCore
 from .._engine.options import Options
-from ..errors import AclError, ArgumentError, BrokenSessionError, ClosedError, DeviceError, WrongLoopError, add_note
+from ..errors import (
+    AclError,
+    ArgumentError,
+    BrokenSessionError,
+    ClosedError,
+    DeviceError,
+    WrongLoopError,
+    add_note,
+    open_error,
+)
 from ..types import DeviceStatistics
 from .failures import describe
 
@@ -94,7 +103,10 @@ class SessionPool:
         is_all = device_ids is None or (isinstance(device_ids, str) and device_ids == "all")
         ids = None if is_all else _as_ids(device_ids)
         if self._count is None:
-            self._count = await run_in_thread("aioais-count", self._count_devices, uses_acl=True)
+            try:
+                self._count = await run_in_thread("aioais-count", self._count_devices, uses_acl=True)
+            except RuntimeError as exc:
+                raise open_error(repr(self), exc)  # noqa: B904 - it has its cause
         count = self._count
         what = f"the visible devices of platform {self.options.platform!r} are " + (
             f"0 to {count - 1}" if count else "none"

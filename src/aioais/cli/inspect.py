@@ -38,7 +38,7 @@ def inspect(
     for column in ("", "name", "dtype", "format", "shape"):
         tensors.add_column(column)
     tensors.add_column("size", justify="right")
-    for kind, items in (("input", info.inputs), ("output", info.outputs)):
+    for kind, items in (("input", info.inputs), ("optional input", info.optional), ("output", info.outputs)):
         for item in items:
             size = format_bytes(item.size) if item.size else "open"
             # As Text, so that a [ in the model's names is not taken for markup.

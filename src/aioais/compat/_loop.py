@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from ..errors import ClosedError, ForkError
+from ..errors import ClosedError, ForkError, open_error
 from ._errors import as_runtime_error
 
 __all__ = ["Call", "Hold", "LoopThread", "Started", "before_exit", "hold", "is_ending", "is_in_library"]
@@ -151,7 +151,11 @@ class LoopThread:
         self._is_over = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="aioais-compat", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            self.loop.close()
+            raise as_runtime_error(open_error("the event loop of this process", exc)) from exc
 
     @property
     def is_here(self) -> bool:
@@ -334,13 +338,7 @@ def is_ending() -> bool:
 
 
 def hold() -> Hold:
-    """Hold the loop of this process, which runs until each hold is dropped; it is started where there is none.
-
-    Raises
-    ------
-    RuntimeError
-        The interpreter is ending.
-    """
+    """Hold the loop of this process, which runs until each hold is dropped; raises if it cannot be started."""
     global _current
     if _is_ending:
         raise as_runtime_error(ClosedError("the interpreter is ending: sessions can be opened no more"))

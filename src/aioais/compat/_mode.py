@@ -12,6 +12,7 @@ import numpy as np
 from .._acl.model import ModelInfo
 from ..errors import ArgumentError
 from ..tensor import Tensor as DeviceTensor
+from ..tensor import block_of, device_of
 from ._errors import as_runtime_error
 
 __all__ = ["ModeState", "Selected"]
@@ -183,7 +184,7 @@ def _shaped(feed: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> A
     if feed.nbytes != math.prod(shape) * dtype.itemsize:
         return feed
     if isinstance(feed, DeviceTensor):  # the same memory, which both keep
-        return DeviceTensor(feed.device, feed.block, shape, dtype, None)
+        return DeviceTensor(device_of(feed), block_of(feed), shape, dtype, None)
     if feed.dtype.hasobject:
         return feed
     return np.ascontiguousarray(feed).reshape(-1).view(np.uint8).view(dtype).reshape(shape)

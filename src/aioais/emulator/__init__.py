@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from .errors import EmulatorError, NotEmulatedError
     from .faults import Gate
+    from .model_desc import count_optional_inputs
     from .ort import preload
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "acl",
     "configure",
     "copied",
+    "count_optional_inputs",
     "counts",
     "disarm",
     "fail",
@@ -63,9 +65,9 @@ def __getattr__(name: str) -> Any:
     """Import the emulator on first use: importing only the gear tables of this package must stay cheap."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import _tree, control, errors, faults, ort
+    from . import _tree, control, errors, faults, model_desc, ort
 
-    for module in (_tree, control, errors, faults, ort):
+    for module in (_tree, control, errors, faults, model_desc, ort):
         for public in __all__:
             if public in vars(module):
                 globals()[public] = vars(module)[public]

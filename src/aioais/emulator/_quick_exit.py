@@ -2,7 +2,8 @@
 
 They join threads. In a forked child these threads do not exist (ONNX Runtime 1.31 starts one at import), so the child
 would wait for ever; and a model that still runs when the process ends aborts it ("terminate called without an active
-exception"). What Python itself does at the end, and flushing the streams of C, are done before.
+exception"), by the destructors or when its thread comes back to Python. What Python itself does at the end, and
+flushing the streams of C, are done before.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-__all__ = ["keep_for_good", "skip_destructors", "skip_destructors_in_children"]
+__all__ = ["keep_for_good", "rest_instead_of_abort", "skip_destructors", "skip_destructors_in_children"]
 
 _is_registered = False
 
@@ -25,6 +26,20 @@ def skip_destructors() -> None:
     # The last registered runs first: before the destructors, which were registered when the library was loaded.
     on_exit(ctypes.cast(leave, ctypes.c_void_p), None)
     on_end(ctypes.cast(flush, ctypes.c_void_p), None, None)
+
+
+def rest_instead_of_abort() -> None:
+    """Have a thread that would abort the process from now on rest instead, until the process ends.
+
+    Before 3.14 Python ends a daemon thread that comes back to it while Python itself ends, by unwinding its stack. A
+    frame of C++ that must not be unwound, as ONNX Runtime has, aborts the process then.
+    """
+    try:
+        set_handler = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
+        pause = ctypes.CDLL(None).pause
+    except (OSError, AttributeError, TypeError):
+        return
+    set_handler(ctypes.cast(pause, ctypes.c_void_p))
 
 
 def skip_destructors_in_children() -> None:

@@ -13,7 +13,7 @@ from .._acl.codes import AclCode
 from . import faults
 from ._args import SINGLE, entry
 from ._observers import observers
-from ._quick_exit import keep_for_good, skip_destructors
+from ._quick_exit import keep_for_good, rest_instead_of_abort, skip_destructors
 from ._registry import handles, table
 from ._state import report, state
 from .context import Context, current, local
@@ -240,6 +240,7 @@ def _stop_models() -> None:
         return
     if models:  # first: a model that runs may go on for longer than the process
         skip_destructors()
+        rest_instead_of_abort()
     state.is_leaving = True
     for model in list(models.values()):
         if model.engine.is_running:

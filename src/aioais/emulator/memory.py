@@ -8,6 +8,7 @@ address is never used twice. Facts: pyACL reference, Huawei's memory pages (alig
 from __future__ import annotations
 
 import ctypes
+import mmap
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from threading import Lock
@@ -20,6 +21,7 @@ from ._registry import register
 from ._state import report, state
 from .device import Device
 from .errors import EmulatorError
+from .work_memory import trim_heap
 
 __all__ = [
     "FREED",
@@ -49,6 +51,10 @@ _BASE = 1 << 52
 """Beyond every address of a process, and above bits 48..55, which some CPUs ignore."""
 
 _ALIGN = 64
+_LARGE = 4 << 20
+"""Blocks from this size on are memory of their own, in huge pages, as arrays of NumPy of this size are."""
+_MOST_FREED = 64 << 20
+"""Bytes of freed blocks after which the allocator of C is told to give pages back."""
 _QUARANTINE = 16 << 20
 """Bytes of freed host memory kept, poisoned, so that late uses are detected."""
 
@@ -77,7 +83,7 @@ class Block:
         self.is_alive: bool = True
         self.uses: list[Any] = []
         """How models use it, see ``memory_use``."""
-        self.array: Any = np.empty(size + SLACK + _ALIGN, np.uint8)
+        self.array: Any = _room(size + SLACK + _ALIGN)
         start = address_of(self.array)
         self.pointer: int = (start + _ALIGN - 1) // _ALIGN * _ALIGN
         self.address: int = self.pointer
@@ -86,6 +92,22 @@ class Block:
         """The bytes, for copies; ``None`` once they are freed."""
         if state.settings.poison:
             ctypes.memset(self.pointer, FRESH, size)
+
+
+def _room(nbytes: int) -> np.ndarray[Any, Any]:
+    """Return fresh memory; much of it comes from the system itself, which gets it back as soon as it is freed.
+
+    The allocator of C keeps up to some ten MiB of freed blocks for each thread, in pieces.
+    """
+    if nbytes < _LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.empty(nbytes, np.uint8)
+    try:
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as exc:
+        raise MemoryError(nbytes) from exc
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
@@ -147,6 +169,7 @@ class Heap:
         self.blocks: OrderedDict[int, Block] = self._live.blocks
         """The live blocks by address."""
         self.quarantined: int = 0
+        self._freed_bytes = 0
         self.bytes: int = 0
         self.epoch: int = 0
         """Changes with every free: what was resolved in the same epoch is still valid."""
@@ -163,6 +186,7 @@ class Heap:
             self._freed.clear()
             self.quarantined = self.bytes = 0
             self.epoch += 1
+        trim_heap()
 
     def add(self, block: Block) -> None:
         """Create a block known."""
@@ -171,7 +195,7 @@ class Heap:
             self.bytes += block.size
 
     def remove(self, block: Block) -> None:
-        """Remove a block, poison it, and remember its place for a while."""
+        """Remove a block, and remember its place for a while; memory that is kept for as long is poisoned."""
         with self.lock:
             if block.address not in self.blocks:
                 raise EmulatorError(f"{self.what} {block.address:#x} is freed by two threads at once")
@@ -180,19 +204,28 @@ class Heap:
             block.view = None
             self.epoch += 1
             self.bytes -= block.size
-        if state.settings.poison:
+        is_kept = block.address == block.pointer  # another address is not used again: no need to keep the memory
+        if is_kept and block.size > _QUARANTINE:
+            return
+        if is_kept and state.settings.poison:
             ctypes.memset(block.pointer, FREED, block.size)
         with self.lock:
             freed = self._freed
             freed.add(block)
-            if block.address == block.pointer:
+            if is_kept:
                 self.quarantined += block.size
             else:
-                block.array = None  # its address is not used again: no need to keep the memory
+                block.array = None
             while self.quarantined > _QUARANTINE or len(freed.blocks) > 4096:
                 old = freed.pop(next(iter(freed.blocks)))
                 if old.address == old.pointer:
                     self.quarantined -= old.size
+            self._freed_bytes += block.size
+            has_much = self._freed_bytes > _MOST_FREED
+            if has_much:
+                self._freed_bytes = 0
+        if has_much:
+            trim_heap()
 
     def find(self, address: int) -> Block | None:
         """Return the live block around an address, or ``None``."""
@@ -258,4 +291,5 @@ def drop_all(device: Device) -> int:
     for block in gone:
         device_memory.remove(block)
     device.used = 0
+    trim_heap()
     return len(gone)

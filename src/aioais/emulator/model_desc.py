@@ -17,7 +17,7 @@ from .model import find as find_model
 from .model_info import ModelInfo, TensorSpec
 from .ort import LoadError
 
-__all__ = ["ModelDesc"]
+__all__ = ["ModelDesc", "count_optional_inputs"]
 
 Dims = dict[str, Any]
 
@@ -68,11 +68,26 @@ def _tensor(handle: int, index: int, role: str) -> TensorSpec | None:
     info = _filled(handle)
     if info is None:
         return None
-    tensors: tuple[TensorSpec, ...] = getattr(info, role)
+    tensors = _tensors(info, role)
     if index >= len(tensors):
         report(AclCode.INVALID_PARAM, f"index {index}: the model has {len(tensors)} {role}")
         return None
     return tensors[index]
+
+
+def _tensors(info: ModelInfo, plural: str) -> tuple[TensorSpec, ...]:
+    return info.outputs if plural == "outputs" else (*info.inputs, *info.optional)
+
+
+def count_optional_inputs(handle: int) -> int:
+    """Count the inputs of a described model that have a default, in a range of indices behind all others.
+
+    They are initializers of an ONNX file that are inputs as well. CANN makes constants of them, so pyACL has no such
+    call, and ``get_num_inputs`` does not count them. A dataset may have a data buffer for each of them, behind the
+    others; an address of 0, and no data buffer, stand for the default.
+    """
+    info = _filled(handle)
+    return 0 if info is None else len(info.optional)
 
 
 @entry("acl.mdl.create_desc", answer=SINGLE)
@@ -168,7 +183,7 @@ def _define(role: str, plural: str) -> None:
         """Return the index of a name; not found is a code, not an index."""
         info = _filled(handle)
         if info is not None:
-            names = [tensor.name for tensor in getattr(info, plural)]
+            names = [tensor.name for tensor in _tensors(info, plural)]
             if name in names:
                 return names.index(name), 0
             report(AclCode.INVALID_PARAM, f"there is no {role} {name!r}, there are {names}")

@@ -48,6 +48,8 @@ class ModelInfo:
     """For each gear the values that the hidden input carries."""
     pattern: tuple[int, ...]
     """The dims of all inputs in the order of the conversion, -1 where a gear decides."""
+    optional: tuple[TensorSpec, ...]
+    """Inputs that have a default, behind all others. CANN makes constants of them, so no description counts them."""
     input_shapes: tuple[tuple[tuple[int, ...], ...], ...]
     """For each gear (one for a static model) the shape of every real input."""
     output_shapes: tuple[tuple[tuple[int, ...], ...], ...]
@@ -167,6 +169,14 @@ def describe(engine: OrtModel) -> ModelInfo:
             _product(row[index]) * tensor.itemsize for row in output_shapes
         )  # fmt: skip
         outputs.append(TensorSpec(tensor.name, tensor.dtype, tensor.element, tensor.itemsize, dims, size, 2, None))
+    optional = tuple(
+        TensorSpec(
+            tensor.name, tensor.dtype, tensor.element, tensor.itemsize, tensor.shape,
+            _product(tensor.shape) * tensor.itemsize, 2, tuple((d, d) for d in tensor.shape),
+        )
+        for tensor in engine.optional
+    )  # fmt: skip
     return ModelInfo(
-        table.mode, tuple(inputs), tuple(outputs), table.gears, gear_dims, pattern, input_shapes, output_shapes
+        table.mode, tuple(inputs), tuple(outputs), table.gears, gear_dims, pattern, optional, input_shapes,
+        output_shapes,
     )  # fmt: skip

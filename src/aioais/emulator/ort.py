@@ -23,6 +23,7 @@ from ._quick_exit import skip_destructors_in_children
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
 from .threads import Weights, cores, is_brief, weigh
+from .work_memory import WorkMemory
 
 __all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
 
@@ -241,8 +242,13 @@ class Binding:
             else:
                 bound.bind_output(tensor.name, _cpu())
 
-    def run(self) -> None:
+    def run(self, gives_back: bool = False) -> None:
         """Compute; the outputs are in their memory afterwards.
+
+        Parameters
+        ----------
+        gives_back
+            ONNX Runtime gives work memory back that is not used at the end of the run.
 
         Raises
         ------
@@ -252,7 +258,7 @@ class Binding:
         model = self._model
         model.is_running = True
         try:
-            self._run(self._bound, model.options)
+            self._run(self._bound, model.returning if gives_back else model.options)
         except Exception as exc:  # the classes of its errors are made at run time
             if model.options.terminate:
                 raise DeviceError(AclCode.RT_STREAM_ABORT, "the running model was stopped") from exc
@@ -283,6 +289,14 @@ class Binding:
         return [(tuple(value.shape()), value.data_ptr()) for value in found]
 
 
+def _run_options() -> Any:
+    options = _import().RunOptions()
+    options.log_severity_level = 4
+    # Looked up before every run; a missing entry costs 40 µs for an exception inside.
+    options.add_run_config_entry("gpu_graph_id", "-1")
+    return options
+
+
 class OrtModel:
     """A loaded ONNX model.
 
@@ -301,8 +315,10 @@ class OrtModel:
         What runs it.
     brief_session
         The same with one thread, for its brief runs; ``None`` where all its runs have the same threads.
-    options
-        Options of its runs, which run one at a time.
+    options, returning
+        Options of its runs, which run one at a time; with ``returning``, work memory is given back at the end.
+    work_memory
+        Decides about that.
     lock
         Guards the end of a run against :meth:`stop`.
     is_running
@@ -341,6 +357,7 @@ class OrtModel:
                         tensor._replace(shape=UNKNOWN_RANK) if tensor.shape == () and tensor.name in unknown else tensor
                         for tensor in tensors
                     ]
+            self.optional: list[OrtTensor] = self._overridable(source)
             about = self.session.get_modelmeta()
             self.metadata: dict[str, str] = dict(about.custom_metadata_map)
             self.title: str = str(about.graph_name)
@@ -355,10 +372,10 @@ class OrtModel:
                 self.brief_session = self.session
             if is_open or not is_brief(self._weights, [tensor.shape for tensor in self.inputs], nbytes):
                 self.session = start_session(source, what, 0, spin)
-        self.options: Any = _import().RunOptions()
-        self.options.log_severity_level = 4
-        # Looked up before every run; a missing entry costs 40 µs for an exception inside.
-        self.options.add_run_config_entry("gpu_graph_id", "-1")
+        self.options: Any = _run_options()
+        self.returning: Any = _run_options()
+        self.returning.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self.work_memory: WorkMemory = WorkMemory()
         self.lock: threading.Lock = threading.Lock()
         self.is_running = False
         self.is_stopping: bool = False
@@ -369,20 +386,30 @@ class OrtModel:
             return self.session
         return self.brief_session
 
+    def _overridable(self, source: str | bytes) -> list[OrtTensor]:
+        """Describe the initializers that may be fed: those that are inputs of the graph too, since IR version 4.
+
+        Those of open dims, and of types that the device does not have, are left as constants.
+        """
+        nodes = [node for node in self.session.get_overridable_initializers() if node.type in _TYPES]
+        tensors = [self._tensor(node, "input") for node in nodes]
+        unknown = without_rank(source) if any(tensor.shape == () for tensor in tensors) else set()
+        return [tensor for tensor in tensors if min(tensor.shape, default=0) >= 0 and tensor.name not in unknown]
+
     def stop(self) -> None:
         """End the current run at the next operator, if there is one."""
         with self.lock:
             # In this order: a run that ends now either sees is_stopping, or is seen to have ended.
             self.is_stopping = True
             if self.is_running:
-                self.options.terminate = True
+                self.options.terminate = self.returning.terminate = True
             else:
                 self.is_stopping = False
 
     def end_stop(self) -> None:
         """Let later runs run: the one that was stopped has ended."""
         with self.lock:
-            self.is_stopping = self.options.terminate = False
+            self.is_stopping = self.options.terminate = self.returning.terminate = False
 
     @staticmethod
     def _tensor(node: Any, role: str) -> OrtTensor:

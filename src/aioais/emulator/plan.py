@@ -19,10 +19,12 @@ from .memory import Block, device_memory
 from .memory import allocate as allocate_block
 from .memory_use import Range, Use
 from .model import Model
+from .model_info import TensorSpec
 from .ort import Binding, Bound
-from .regions import TOLERANCE, Region, check_room, nothing, overlap, resolve
+from .regions import TOLERANCE, Region, check_room, nothing, overlap, resolve, resolve_optional
 from .tensor_desc import TensorDesc
 from .transfer import move
+from .work_memory import trim_heap
 
 if TYPE_CHECKING:
     from .dump import Probe
@@ -42,6 +44,8 @@ class Plan:
         The model.
     inputs, outputs
         Memory; the hidden input last.
+    optional
+        The inputs with a default that are fed, and their memory.
     shapes
         Shapes of the real inputs, ``None`` when only the device knows the gear.
     gear
@@ -61,8 +65,10 @@ class Plan:
         "gear",
         "has_scratch",
         "inputs",
+        "into",
         "is_plain",
         "model",
+        "optional",
         "outputs",
         "shapes",
         "use",
@@ -81,6 +87,7 @@ class Plan:
         model: Model,
         inputs: list[Region],
         outputs: list[Region],
+        optional: list[tuple[TensorSpec, Region]],
         shapes: tuple[tuple[int, ...], ...] | None,
         gear: int | None,
         datasets: tuple[Dataset, Dataset],
@@ -88,22 +95,26 @@ class Plan:
         self.model: Model = model
         self.inputs: list[Region] = inputs
         self.outputs: list[Region] = outputs
+        self.optional: list[tuple[TensorSpec, Region]] = optional
         self.shapes = shapes
         self.gear: int | None = gear
         self.fed, self.dataset = datasets
         self.fed_version, self.version, self.epoch = self.fed.version, self.dataset.version, device_memory.epoch
-        self.blocks: list[Block] = [region.block for region in (*inputs, *outputs) if region.block is not None]
+        read = [*inputs, *(region for _, region in optional)]
+        self.blocks: list[Block] = [region.block for region in (*read, *outputs) if region.block is not None]
         self.use: Use = Use(
             model.executions,
             [
                 Range(region.block, region.pointer, region.pointer + region.size, is_output)
-                for is_output, regions in ((False, inputs), (True, outputs))
+                for is_output, regions in ((False, read), (True, outputs))
                 for region in regions
                 if region.block is not None and region.size
             ],
         )
         self.has_scratch: bool = False
         self.binding: Binding | None = None
+        self.into: list[Bound] = self._fed() if shapes is not None and model.info.mode == "shape" else []
+        """Dynamic runs: the memory of the inputs."""
         self.expected: list[tuple[int, ...]] = []
         """Dynamic runs: the shapes that the binding has for outputs, those of the run before."""
         self.varies: bool = False
@@ -135,11 +146,13 @@ class Plan:
             Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
             for t, shape, region in zip(info.inputs, shapes, self.inputs, strict=False)
         ]
+        memory = [*self.inputs[: len(into)], *(region for _, region in self.optional), *self.outputs]
+        into += self._fed_optional()
         out = [
             Bound(t.name, t.element, shape, region.pointer, math.prod(shape) * t.itemsize)
             for t, shape, region in zip(info.outputs, info.output_shapes[gear], self.outputs, strict=True)
         ]
-        for bound, region in zip((*into, *out), (*self.inputs[: len(into)], *self.outputs), strict=True):
+        for bound, region in zip((*into, *out), memory, strict=True):
             check_room(bound.name, bound.nbytes, region, TOLERANCE if info.mode == "static" else 0)
         self.has_scratch = overlap(into, out)
         if self.has_scratch:
@@ -226,7 +239,10 @@ class Plan:
         return [
             Bound(spec.name, spec.element, shape, region.pointer or nothing(), math.prod(shape) * spec.itemsize)
             for spec, shape, region in zip(self.model.info.inputs, self.shapes, self.inputs, strict=False)
-        ]
+        ] + self._fed_optional()
+
+    def _fed_optional(self) -> list[Bound]:
+        return [Bound(spec.name, spec.element, spec.dims, region.pointer, spec.size) for spec, region in self.optional]
 
     def _dump(self, probe: Probe, stream: int) -> None:
         model = self.model
@@ -238,14 +254,20 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed while it was dumped: {exc}") from exc
 
     def _run_dynamic(self, allocate: Context | None) -> None:
-        if self.binding is not None and self._run_as_before(self.binding):
-            return
+        gives_back = self.model.engine.work_memory.changes_size(sum(bound.nbytes for bound in self.into))
+        if self.binding is None or not self._run_as_before(self.binding, gives_back):
+            self._run_anew(allocate, gives_back)
+        if gives_back:
+            trim_heap()
+
+    def _run_anew(self, allocate: Context | None, gives_back: bool) -> None:
+        """Run with outputs in memory of ONNX Runtime, whatever their shapes are."""
         nowhere = [Bound(spec.name, spec.element, (), 0, 0) for spec in self.model.info.outputs]
         try:
-            binding = Binding(self.model.engine, self._fed(), nowhere)
+            binding = Binding(self.model.engine, self.into, nowhere)
         except Exception as exc:  # the classes of its errors are made at run time
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
-        binding.run()
+        binding.run(gives_back)
         results = binding.results()
         self._store(results, allocate)
         if not self.varies:
@@ -253,19 +275,18 @@ class Plan:
 
     def _expect(self, shapes: list[tuple[int, ...]]) -> None:
         """Let the next run write to the memory of the outputs at once, if they have these shapes again."""
-        into = self._fed()
         out = [
             Bound(spec.name, spec.element, shape, region.pointer, math.prod(shape) * spec.itemsize)
             for spec, shape, region in zip(self.model.info.outputs, shapes, self.outputs, strict=True)
         ]
-        if all(bound.pointer and bound.nbytes for bound in out) and not overlap(into, out):
+        if all(bound.pointer and bound.nbytes for bound in out) and not overlap(self.into, out):
             self.expected = shapes
-            self.binding = Binding(self.model.engine, into, out)
+            self.binding = Binding(self.model.engine, self.into, out)
 
-    def _run_as_before(self, binding: Binding) -> bool:
+    def _run_as_before(self, binding: Binding, gives_back: bool) -> bool:
         """Run with outputs of the shapes of the run before; ``False`` if that fails, as it does for other shapes."""
         try:
-            binding.run()
+            binding.run(gives_back)
         except DeviceError as exc:
             if exc.code == AclCode.RT_STREAM_ABORT:
                 raise
@@ -371,9 +392,12 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
     """
     info = model.info
     dynamic = info.mode == "shape"
-    into = resolve(inputs, info.inputs, context, "input", dynamic, allocate=False)
+    into = resolve(inputs, info.inputs, context, "input", dynamic, allocate=False, spare=len(info.optional))
     if isinstance(into, int):
         return into
+    optional = resolve_optional(inputs, info, context)
+    if isinstance(optional, int):
+        return optional
     out = resolve(outputs, info.outputs, context, "output", dynamic, allocate)
     if isinstance(out, int):
         return out
@@ -400,7 +424,7 @@ def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context,
             if region.size + TOLERANCE < spec.size:
                 text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
                 return report(AclCode.GE_FAILURE, text)
-    plan = Plan(model, into, out, shapes, gear, (inputs, outputs))
+    plan = Plan(model, into, out, optional, shapes, gear, (inputs, outputs))
     pair = inputs.handle, outputs.handle
     old = [model.plans.pop(pair, None)]
     if len(model.plans) >= _KEPT:

@@ -11,10 +11,10 @@ from .dataset import DataBuffer, Dataset
 from .errors import EmulatorError
 from .memory import SLACK, Block, device_memory, is_device_address
 from .memory import allocate as allocate_block
-from .model_info import TensorSpec
+from .model_info import ModelInfo, TensorSpec
 from .ort import Bound
 
-__all__ = ["TOLERANCE", "Region", "check_room", "nothing", "overlap", "resolve"]
+__all__ = ["TOLERANCE", "Region", "check_room", "nothing", "overlap", "resolve", "resolve_optional"]
 
 TOLERANCE = 64
 """Bytes that a static buffer may be too small by."""
@@ -96,13 +96,19 @@ def _region(buffer: DataBuffer, spec: TensorSpec, context: Context, role: str) -
 
 
 def resolve(
-    dataset: Dataset, specs: tuple[TensorSpec, ...], context: Context, role: str, dynamic: bool, allocate: bool
+    dataset: Dataset,
+    specs: tuple[TensorSpec, ...],
+    context: Context,
+    role: str,
+    dynamic: bool,
+    allocate: bool,
+    spare: int = 0,
 ) -> list[Region] | int:
-    """Resolve the memory of a dataset; a code when it does not fit the model."""
+    """Resolve the memory of a dataset, which may have ``spare`` buffers more; a code when it does not fit the model."""
     have, want = len(dataset.buffers), len(specs)
     if dynamic and have < want:
         return report(AclCode.INVALID_PARAM, f"the dataset has {have} {role}s, the model {want}")
-    if not dynamic and have != want:
+    if not dynamic and not want <= have <= want + spare:
         text = f"the dataset has {have} {role}s, the model {want} (hidden ones included)"
         return report(AclCode.GE_PARAM_INVALID, text)
     regions = []
@@ -124,3 +130,18 @@ def resolve(
             region = region._replace(pointer=nothing())
         regions.append(region)
     return regions
+
+
+def resolve_optional(dataset: Dataset, info: ModelInfo, context: Context) -> list[tuple[TensorSpec, Region]] | int:
+    """Resolve the memory of the inputs with a default that are fed; a code when it is too small."""
+    fed = []
+    for buffer, spec in zip(dataset.buffers[len(info.inputs) :], info.optional, strict=False):
+        region = _region(buffer, spec, context, "input")
+        if isinstance(region, int):
+            return region
+        if region.pointer and region.size < spec.size:
+            text = f"input {spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
+            return report(AclCode.GE_FAILURE, text)
+        if region.pointer:
+            fed.append((spec, region))
+    return fed

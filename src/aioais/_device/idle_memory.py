@@ -1,4 +1,4 @@
-"""When a device is out of memory: idle memory is freed; if that is not enough, the error lists what holds the rest."""
+"""Idle memory of a device: given back after a time, and at once where an allocation fails."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from .._acl.block_pool import BlockPool
 from .._acl.library import Library
-from .._acl.memory import DeviceMemory, PinnedPool, free_and_total
+from .._acl.memory import DeviceMemory, free_and_total
 from .._acl.release import run_all
 from ..errors import AclMemoryError
 
-__all__ = ["LowMemory", "Tenant"]
+__all__ = ["IdleMemory", "Tenant"]
 
 _log = logging.getLogger("aioais")
 
@@ -34,9 +35,13 @@ class Tenant(Protocol):
         """Free what is idle."""
         ...
 
+    def sweep(self) -> None:
+        """Free what has been idle since the sweep before."""
+        ...
 
-class LowMemory:
-    """Frees idle memory when an allocation fails.
+
+class IdleMemory:
+    """Frees idle memory: what has been idle for long, and all of it when an allocation fails.
 
     Parameters
     ----------
@@ -53,14 +58,14 @@ class LowMemory:
         self._device_id = device_id
         self._finish_posted = finish_posted
         self._memory: DeviceMemory | None = None
-        self._pinned: PinnedPool | None = None
+        self._pools: list[BlockPool] = []
         self._tenants: list[Tenant] = []
         self._lock = threading.Lock()  # guards the list
         self._turn = threading.Lock()  # what one thread is about to free is not there for another to find
 
-    def watch(self, memory: DeviceMemory, pinned: PinnedPool) -> None:
-        """Take the pools of the device, which need this object to be made."""
-        self._memory, self._pinned = memory, pinned
+    def watch(self, memory: DeviceMemory, pools: list[BlockPool]) -> None:
+        """Take the memory of the device, which needs this object to be made; the pool of pinned memory is the first."""
+        self._memory, self._pools = memory, pools
 
     def enter(self, tenant: Tenant) -> None:
         """Know of a session."""
@@ -97,12 +102,18 @@ class LowMemory:
                 call, code, name, message = exc.call, exc.code, exc.name, exc.message
         raise AclMemoryError(call, code, name, self._account(what), message)
 
+    def sweep(self) -> None:
+        """Free what has been idle since the sweep before; in a thread that has the device's context."""
+        with self._turn:
+            self._run([*(tenant.sweep for tenant in self._list()), *(pool.sweep for pool in self._pools)])
+
     def _reclaim(self) -> None:
-        assert self._pinned is not None
+        # The pools come last: slots leave their memory to them.
+        self._run([*(tenant.reclaim for tenant in self._list()), *(pool.trim for pool in self._pools)])
+
+    def _list(self) -> list[Tenant]:
         with self._lock:
-            tenants = list(self._tenants)
-        # The pinned pool comes last: slots leave their staging areas to it.
-        self._run([*(tenant.reclaim for tenant in tenants), self._pinned.trim])
+            return list(self._tenants)
 
     def _run(self, steps: list[Callable[[], None]]) -> None:
         try:
@@ -112,15 +123,13 @@ class LowMemory:
 
     def _account(self, what: str) -> str:
         assert self._memory is not None
-        assert self._pinned is not None
         free, total = free_and_total(self._library)
-        with self._lock:
-            tenants = list(self._tenants)
-        shares = [(tenant.path, tenant.nbytes) for tenant in tenants]
-        others = max(0, self._memory.nbytes - sum(nbytes for _, nbytes in shares))
+        shares = [(tenant.path, tenant.nbytes) for tenant in self._list()]
+        nbytes = self._memory.nbytes + sum(pool.nbytes for pool in self._pools if pool.is_device)
+        others = max(0, nbytes - sum(nbytes for _, nbytes in shares))
         held = [f"{nbytes} bytes in buffers of the session of {path!r}" for path, nbytes in shares]
         held.append(f"{others} bytes in device tensors and buffers being made")
-        held.append(f"{self._pinned.nbytes} bytes of pinned host memory")
+        held.append(f"{self._pools[0].nbytes} bytes of pinned host memory")
         state = f"{free} of {total} bytes are free" if total else "ACL does not say what is free"
         return (
             f"needed {what}, with nothing idle left to free; on device {self._device_id} {state}; this process "
