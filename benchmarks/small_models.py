@@ -21,6 +21,7 @@ import numpy as np
 import aioais
 from aioais import InferSession, emulator
 from aioais.emulator.ort import OrtModel
+from aioais.types import Mode
 
 from .models import make_detector, make_mnist, make_nhwc, make_ocr, make_vad
 from .report import Row, rounds, show, write
@@ -34,6 +35,8 @@ PARTS = 8
 """How often the sides change places in a turn."""
 _PAUSE_S = 0.003
 """Between two sides: the threads of ONNX Runtime's defaults go on spinning after a run."""
+
+_MODES: tuple[tuple[int | str, Mode], ...] = ((1, "static"), ("n", "dymshape"))
 
 Arrays = Sequence[np.ndarray]
 Way = Callable[[], Awaitable[Any]]
@@ -71,7 +74,10 @@ class Bare:
 
     def repeat(self, feeds: Arrays) -> list[np.ndarray]:
         """Run as many times as a pipeline has items."""
-        return [self.run(feeds) for _ in range(ITEMS)][-1]
+        results: list[np.ndarray] = []
+        for _ in range(ITEMS):
+            results = self.run(feeds)
+        return results
 
     def steps(self, feeds: Arrays) -> list[np.ndarray]:
         """Run all steps of a model whose last output is the last input of the next."""
@@ -140,22 +146,35 @@ def figure(us: dict[str, list[float]], ours: str, theirs: str, goal: float | Non
     return {"ratio": ratios, "goal": goal, "us": us[ours], "their_us": us[theirs]}
 
 
+def one_await(session: InferSession, feeds: Arrays, mode: Mode = "static") -> Way:
+    """Return what awaits one request."""
+
+    async def call() -> list[np.ndarray]:
+        return await session.infer(feeds, mode)
+
+    return call
+
+
+def in_thread(bare: Bare, feeds: Arrays) -> Way:
+    """Return what awaits one run of bare ONNX Runtime."""
+
+    async def call() -> list[np.ndarray]:
+        return await asyncio.to_thread(bare.run, feeds)
+
+    return call
+
+
 async def awaits(folder: Path, turns: int, count: int) -> Figures:
     """Measure one await, static and in ``dymshape``, beside ``asyncio.to_thread`` around ONNX Runtime."""
     found: Figures = {}
     mnist, vad = random((1, 1, 28, 28)), random((1, 576), (2, 1, 128))
     for what, make, feeds in (("MNIST size", make_mnist, mnist), ("Silero VAD size", make_vad, vad)):
-        for rows, mode in ((1, "static"), ("n", "dymshape")):
+        for rows, mode in _MODES:
             path = make(folder, rows)
             bare = Bare(path, feeds)
             async with InferSession(0, path) as session:
                 us = await in_turns(
-                    {
-                        "bare": partial(asyncio.to_thread, bare.run, feeds),
-                        "ours": partial(session.infer, feeds, mode),
-                    },
-                    turns,
-                    count,
+                    {"bare": in_thread(bare, feeds), "ours": one_await(session, feeds, mode)}, turns, count
                 )
             found[f"one await, {what}, {mode}, of asyncio.to_thread"] = figure(us, "ours", "bare", 1.1)
     return found
@@ -204,10 +223,13 @@ async def images(folder: Path, turns: int, count: int) -> Figures:
     found: Figures = {}
     path, feeds = make_nhwc(folder), random((1, 224, 224, 3))
     async with InferSession(0, path) as session:
-        ways: dict[str, Way] = {"ours": partial(session.infer, feeds)}
-        for name, bare in (("bare", Bare(path, feeds)), ("defaults", Bare(path, feeds, has_defaults=True))):
-            ways[name] = partial(_at_once, bare.run, feeds)
+        ways: dict[str, Way] = {"ours": one_await(session, feeds)}
+        same, defaults = Bare(path, feeds), Bare(path, feeds, has_defaults=True)
+        ways["to_thread"] = in_thread(same, feeds)
+        ways["bare"] = partial(_at_once, same.run, feeds)
+        ways["defaults"] = partial(_at_once, defaults.run, feeds)
         us = await in_turns(ways, turns, count)
+    found["one await, NHWC convolutions, of asyncio.to_thread"] = figure(us, "ours", "to_thread", 1.1)
     found["one await, NHWC convolutions, of bare"] = figure(us, "ours", "bare", 1.1)
     found["one await, NHWC convolutions, of bare's defaults"] = figure(us, "ours", "defaults")
     for what, make, shape in (
@@ -227,7 +249,10 @@ async def images(folder: Path, turns: int, count: int) -> Figures:
 
 async def pipeline(session: InferSession, feeds: Arrays) -> list[np.ndarray]:
     """Run all items of a pipeline and return the results of the last."""
-    return [results async for results in session.infer_pipeline(feeds for _ in range(ITEMS))][-1]
+    last: list[np.ndarray] = []
+    async for results in session.infer_pipeline(feeds for _ in range(ITEMS)):
+        last = results
+    return last
 
 
 async def _at_once(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -30,7 +30,7 @@ def test_no_imports_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "goals"), [("awaits", 4), ("state", 4), pytest.param("images", 3, marks=pytest.mark.slow)]
+    ("which", "goals"), [("awaits", 4), ("state", 4), pytest.param("images", 4, marks=pytest.mark.slow)]
 )
 def test_small_models_are_measured_beside_the_same_results(which: str, goals: int) -> None:
     figures = asyncio.run(small_models.measure(turns=1, count=1, which=(which,)))
