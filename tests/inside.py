@@ -45,7 +45,7 @@ from aioais.emulator._observers import observers as emulator_observers
 from aioais.emulator._runner import main as run_emulator
 from aioais.emulator._state import state as emulator_state
 from aioais.emulator.model import find as find_model
-from aioais.emulator.plan import _KEPT as KEPT_PLANS
+from aioais.emulator.plan import KEPT as KEPT_PLANS
 from aioais.emulator.threads import cores, is_brief, weigh
 from aioais.session import core_of
 

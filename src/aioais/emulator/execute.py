@@ -23,7 +23,8 @@ from .errors import DeviceError, EmulatorError
 from .model import Model, models
 from .model import find as find_model
 from .ordering import Executions, Queue, is_ordered
-from .plan import Plan, find_plan, make_plan
+from .plan import Plan
+from .planning import find_plan, make_plan
 from .stream import Operation, Stream, foreign, resolve, streams
 from .timeline import sleep_until
 

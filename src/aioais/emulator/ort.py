@@ -1,31 +1,23 @@
-"""ONNX Runtime: loading a model and running it in place on device memory.
-
-``onnxruntime`` is imported when the first model is loaded. Its import blocks the interpreter while
-its shared library is loaded, so :func:`preload` loads that first without the GIL.
-"""
+"""ONNX Runtime: loading a model and running it in place on device memory."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import io
 import math
-import os
-import sys
 import threading
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._acl.codes import AclCode
-from ._quick_exit import skip_destructors_in_children
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
+from .ort_library import preload
 from .threads import Weights, cores, is_brief, weigh
 from .work_memory import WorkMemory
 
-__all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
+__all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "start_session"]
 
 # type name of ONNX Runtime -> (aclDataType, ONNX element type, bytes of one element)
 _TYPES = {
@@ -79,43 +71,6 @@ class Bound(NamedTuple):
     shape: tuple[int, ...]
     pointer: int
     nbytes: int
-
-
-_preload_lock = threading.Lock()
-_preloaded = False
-
-
-def preload() -> bool:
-    """Load ONNX Runtime's shared library without holding the GIL.
-
-    May be called in any thread before the first load; the import that follows is then short.
-
-    Returns
-    -------
-    bool
-        Whether ``onnxruntime`` is installed at all.
-    """
-    global _preloaded
-    skip_destructors_in_children()
-    if "onnxruntime" in sys.modules:
-        return True
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or spec.origin is None:
-        return False
-    with _preload_lock:
-        if _preloaded:
-            return True
-        libraries = sorted((Path(spec.origin).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
-        try:
-            dlopen = ctypes.CDLL(None).dlopen  # a foreign call releases the GIL
-        except (AttributeError, OSError, TypeError):
-            return True
-        dlopen.argtypes = [ctypes.c_char_p, ctypes.c_int]
-        dlopen.restype = ctypes.c_void_p
-        for library in libraries:
-            dlopen(os.fsencode(library), sys.getdlopenflags())
-        _preloaded = True
-    return True
 
 
 def _import() -> Any:
