@@ -10,7 +10,7 @@ from typing import Any
 
 import aioais
 
-from . import batching, cpu_device, devices, endurance, lag, neighbours, overhead, pipeline, report, start
+from . import batching, cpu_device, devices, endurance, lag, neighbours, overhead, pipeline, report, small_models, start
 from .models import make_noop
 from .target import GIL_MODES, find_acl, gil_mode
 
@@ -50,6 +50,7 @@ def main() -> None:
         if not arguments.om:
             add("start", start, run(start.measure(path)))
             add("cpu_device", cpu_device, run(cpu_device.measure()))
+            add("small_models", small_models, run(small_models.measure()))
             add("batching", batching, run(batching.measure()))
         if arguments.requests:
             figures = run(endurance.measure(path, arguments.requests))

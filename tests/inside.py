@@ -45,8 +45,8 @@ from aioais.emulator._observers import observers as emulator_observers
 from aioais.emulator._runner import main as run_emulator
 from aioais.emulator._state import state as emulator_state
 from aioais.emulator.model import find as find_model
-from aioais.emulator.plan import _KEPT as KEPT_PLANS
-from aioais.emulator.threads import cores, is_small_file
+from aioais.emulator.plan import KEPT as KEPT_PLANS
+from aioais.emulator.threads import cores, is_brief, weigh
 from aioais.session import core_of
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ __all__ = [
     "hold_opening",
     "hold_with_lock",
     "idle_slots",
+    "is_brief",
     "is_fast",
     "is_file_closed",
     "is_known_as_brief",
     "is_leased",
-    "is_small_file",
     "keep_idle_for",
     "limit_events",
     "limit_idle",
@@ -125,6 +125,7 @@ __all__ = [
     "treat_as_slow",
     "wait_broken",
     "wait_finalize_requested",
+    "weigh",
 ]
 
 

@@ -249,6 +249,83 @@ def test_repeated_runs_reuse_their_binding(ready: Any, net: Make, models: Any) -
     assert len(model.bindings) == len(model.plans) == 1
 
 
+def test_memory_that_changes_places_needs_no_new_plan(ready: Any, net: Make, models: Any) -> None:
+    from aioais.emulator.model import models as models_of_acl
+
+    one = net(models.add())
+    model, places = models_of_acl[one.id], one.in_ptrs + one.out_ptrs
+    for index in range(2):
+        one.put(index, ARRAY)
+    found = []
+    for turn in range(6):  # the output is the first input of the next run
+        given, taken = (places[0], places[2])[:: 1 if turn % 2 else -1]
+        assert one.execute_async() == 0
+        assert ready.rt.synchronize_stream(0) == 0
+        (plan,) = model.plans.values()
+        found.append(plan)
+        assert (one.get(0, (2, 3)) == (turn + 2) * ARRAY).all()
+        for buffer, pointer in ((one.in_bufs[0], given), (one.out_bufs[0], taken)):
+            assert ready.update_data_buffer(buffer, pointer, 24) == 0
+    assert found[0::2] == [found[0]] * 3
+    assert found[1::2] == [found[1]] * 3
+    assert found[0] is not found[1]
+    assert ready.rt.free(places[1]) == 0
+    with pytest.raises(emulator.EmulatorError, match="already freed"):
+        one.execute_async()
+
+
+def test_an_earlier_plan_is_not_used_with_a_data_buffer_that_was_destroyed(ready: Any, net: Make, models: Any) -> None:
+    one = net(models.add())
+    other, _ = ready.rt.malloc(24, 2)
+    for pointer in (one.in_ptrs[0], other, one.in_ptrs[0]):
+        assert ready.update_data_buffer(one.in_bufs[0], pointer, 24) == 0
+        assert one.execute_async() == 0
+    assert ready.rt.synchronize_stream(0) == 0
+    assert ready.destroy_data_buffer(one.in_bufs[0]) == 0
+    with pytest.raises(emulator.EmulatorError, match="was destroyed"):
+        one.execute_async()
+
+
+def test_dynamic_outputs_that_depend_on_values(ready: Any, net: Make, models: Any) -> None:
+    nodes = [helper.make_node("NonZero", ["x"], ["places"])]
+    path = models.write("places", nodes, [("x", TensorProto.FLOAT, ["n"])], [("places", TensorProto.INT64, [1, "m"])])
+    one = net(path, sizes=[32], out_sizes=[24])
+    one.describe(0, [8])
+
+    def run(count: int) -> int:
+        one.put(0, (np.arange(8) < count).astype(np.float32))
+        assert one.execute_async() == 0
+        code: int = ready.rt.synchronize_stream(0)
+        return code
+
+    for count in (3, 3, 1, 1, 2, 0, 3):
+        assert run(count) == 0
+        desc = ready.mdl.get_dataset_tensor_desc(one.outs, 0)
+        assert ready.get_tensor_desc_dim_v2(desc, 1) == (count, 0)
+        assert one.get(0, (count,), np.int64).tolist() == list(range(count))
+    assert run(4) == 500002
+    assert run(2) == 0
+    assert one.get(0, (2,), np.int64).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_dynamic_outputs_that_outgrow_their_memory(ready: Any, net: Make, models: Any, count: int) -> None:
+    """However often the run before had outputs that fitted."""
+    nodes = [helper.make_node("NonZero", ["x"], ["places"])]
+    path = models.write("places", nodes, [("x", TensorProto.FLOAT, ["n"])], [("places", TensorProto.INT64, [1, "m"])])
+    one = net(path, sizes=[32], out_sizes=[24])
+    one.describe(0, [8])
+    for _ in range(count):
+        one.put(0, np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32))
+        assert one.execute_async() == 0
+        assert ready.rt.synchronize_stream(0) == 0
+    one.put(0, np.ones(8, np.float32))
+    assert one.execute_async() == 0
+    assert ready.rt.synchronize_stream(0) == 500002
+    assert "needs 64 bytes" in ready.get_recent_err_msg()
+    assert one.get(0, (3,), np.int64).tolist() == [0, 1, 2], "nothing was written"
+
+
 def test_two_models_run_in_two_threads(ready: Any, net: Make, models: Any) -> None:
     context, _ = ready.rt.get_context()
     nets = [net(models.add()) for _ in range(2)]

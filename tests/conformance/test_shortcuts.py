@@ -214,8 +214,30 @@ def test_memory_of_another_device(calls: Calls) -> None:
     assert rt.set_device(1) == 0
     pointer, _ = rt.malloc(24, 2)
     assert rt.set_context(calls.context) == 0
-    with pytest.raises(emulator.EmulatorError, match="is memory of device 1"):
-        calls("rt.memcpy_async", pointer, 24, calls.host.pointer, 24, 1, calls.stream)
+    own = calls.one.in_ptrs[0]
+    for args in (
+        (pointer, 24, calls.host.pointer, 24, 1),
+        (pointer, 24, own, 24, 3),
+        (own, 24, pointer, 24, 3),
+    ):
+        with pytest.raises(emulator.EmulatorError, match="is memory of device 1"):
+            calls("rt.memcpy_async", *args, calls.stream)
+
+
+def test_copies_on_the_device(calls: Calls) -> None:
+    source, target = calls.one.in_ptrs
+    array = np.arange(6, dtype=np.float32)
+    calls.one.put(0, array)
+    before = emulator.copied()["d2d"]
+    assert calls("rt.memcpy_async", target, 24, source, 24, 3, calls.stream) == 0
+    assert emulator.copied()["d2d"] == before, "it is queued"
+    assert calls("rt.synchronize_stream") == 0
+    assert emulator.copied()["d2d"] == before + 24
+    back = np.empty_like(array)
+    assert calls.acl.rt.memcpy(back.ctypes.data, 24, target, 24, 2) == 0
+    assert (back == array).all()
+    assert calls("rt.memcpy_async", target, 23, source, 24, 3, calls.stream) == 107000
+    assert calls("rt.memcpy_async", target, 24, calls.host.pointer, 24, 3, calls.stream) == 107000
 
 
 def test_a_model_that_was_executed_synchronously(ready: Any, net: Make, models: Any) -> None:

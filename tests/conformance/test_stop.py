@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tests.inside import cores, is_small_file
+from tests.inside import cores, is_brief, weigh
 from tests.inside import find_model as find
 
 from aioais import emulator
@@ -200,6 +200,43 @@ def test_small_models_with_much_work_get_all_threads(ready: Any, net: Make, mode
     assert threads(conv(models, 112, channels_last)) == cores()
 
 
+def test_runs_of_open_shapes_get_the_threads_that_their_shapes_need(ready: Any, net: Make, models: Any) -> None:
+    weights = [numpy_helper.from_array(np.zeros((32, 3, 3, 3), np.float32), "w")]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)]
+    path = models.write("open", nodes, [("x", 1, ["n", 3, "h", "w"])], [("y", 1, ["n", 32, "h", "w"])], None, weights)
+
+    def threads(*shape: int) -> int:
+        loaded = find(net(path, sizes=[1], out_sizes=[1]).id)
+        assert loaded is not None
+        session = loaded.engine.session_for([shape], 4 * int(np.prod(shape)))
+        number: int = session.get_session_options().intra_op_num_threads
+        return number
+
+    assert threads(1, 3, 28, 28) == 1
+    assert threads(8, 3, 28, 28) == 1
+    assert threads(8, 3, 128, 128) == cores(), "much in and out"
+    emulator.configure(threads=3)
+    assert threads(1, 3, 28, 28) == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "has_convolutions", "is_one"),
+    [
+        ([1, 1024], False, True),
+        ([1, 1024], True, True),
+        ([2, 1, 512], True, True),
+        ([1, 4096], False, False),
+        ([1, 1, 32, 32], False, True),
+        ([1, 1, 32, 32], True, False),
+    ],
+)
+def test_larger_models_are_brief_with_few_inputs(shape: list[int], has_convolutions: bool, is_one: bool) -> None:
+    """They use each weight a few times, unless it is that of a convolution over an image."""
+    weights = weigh(bytes(1 << 20) + b"Conv" * has_convolutions)
+    assert weights is not None
+    assert is_brief(weights, [shape], 4 * int(np.prod(shape))) is is_one
+
+
 @pytest.mark.parametrize(
     ("version", "spins"), [("1.20.1", False), ("1.31.0", False), ("1.32.0", True), ("2.0.0rc1", True)]
 )
@@ -230,8 +267,8 @@ def test_weights_in_files_of_their_own_are_not_small(tmp_path: Path) -> None:
     path = tmp_path / "outside.onnx"
     onnx.save(model, str(path), save_as_external_data=True, location="weights.bin")
     assert path.stat().st_size < 4096
-    assert not is_small_file(str(path))
-    assert not is_small_file(model.SerializeToString())
+    assert weigh(str(path)) is None
+    assert weigh(model.SerializeToString()) is None
 
 
 def test_cores_where_the_system_tells_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,10 +90,15 @@ class Dataset:
         rank = acl.get_tensor_desc_num_dims(desc)
         if rank > _UNKNOWN_RANK:
             return None
-        dims = tuple(
-            library.value("acl.get_tensor_desc_dim_v2", acl.get_tensor_desc_dim_v2(desc, i)) for i in range(rank)
-        )
-        return None if any(dim < 0 for dim in dims) else dims
+        dims = []
+        for i in range(rank):
+            dim, code = acl.get_tensor_desc_dim_v2(desc, i)
+            if code:
+                raise library.error("acl.get_tensor_desc_dim_v2", code)
+            if dim < 0:
+                return None
+            dims.append(dim)
+        return tuple(dims)
 
     def close(self) -> None:
         """Destroy descriptors and dataset; idempotent."""

@@ -101,11 +101,12 @@ class DynamicShapes:
         ModelError, AclError
             ACL does not say what the outputs are.
         """
-        outputs = self._read_outputs(slot)
-        if outputs == request.outputs:
+        shapes = self._read_shapes(slot)
+        assert request.outputs is not None
+        if shapes == [item.shape for item in request.outputs]:
             return True
         self._varies = True
-        request.outputs = outputs
+        request.outputs = output_plans(self._model.info, shapes)
         return False
 
     def holds(self, request: Request, slot: Slot) -> bool:
@@ -279,6 +280,9 @@ class DynamicShapes:
         return has_grown
 
     def _read_outputs(self, slot: Slot) -> tuple[OutputPlan, ...]:
+        return output_plans(self._model.info, self._read_shapes(slot))
+
+    def _read_shapes(self, slot: Slot) -> list[tuple[int, ...]]:
         shapes = []
         for k, tensor in enumerate(self._model.info.outputs):
             shape = slot.out_data.shape(k)
@@ -290,7 +294,7 @@ class DynamicShapes:
                     "bytes cannot be read; the model needs outputs of known rank"
                 )
             shapes.append(shape)
-        return output_plans(self._model.info, shapes)
+        return shapes
 
 
 def _ample_bytes(tensor: TensorInfo, elements: int) -> float:

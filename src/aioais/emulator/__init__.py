@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .errors import EmulatorError, NotEmulatedError
     from .faults import Gate
     from .model_desc import count_optional_inputs
-    from .ort import preload
+    from .ort_library import preload
 
 __all__ = [
     "EmulatorError",

@@ -23,7 +23,8 @@ from .errors import DeviceError, EmulatorError
 from .model import Model, models
 from .model import find as find_model
 from .ordering import Executions, Queue, is_ordered
-from .plan import Plan, make_plan
+from .plan import Plan
+from .planning import find_plan, make_plan
 from .stream import Operation, Stream, foreign, resolve, streams
 from .timeline import sleep_until
 
@@ -51,12 +52,8 @@ def _prepare(
 
 
 def _plan(model: Model, pair: tuple[Dataset, Dataset], context: Context, allocate: bool) -> Plan | int:
-    """Return the plan of an execution, the previous one if nothing changed."""
-    inputs, outputs = pair
-    plan: Plan | None = model.plans.get((inputs.handle, outputs.handle))
-    if plan is not None and plan.is_valid():
-        return plan
-    return make_plan(model, inputs, outputs, context, allocate)
+    """Return the plan of an execution, an earlier one if all is as it was then."""
+    return find_plan(model, *pair) or make_plan(model, *pair, context, allocate)
 
 
 def _execute(model_id: int, in_handle: int, out_handle: int) -> int:
@@ -248,7 +245,7 @@ def _stop_models() -> None:
     state.is_leaving = True
     for model in list(models.values()):
         if model.engine.is_running:
-            keep_for_good(model.engine.session)
+            keep_for_good(model.engine)
         model.engine.stop()
 
 

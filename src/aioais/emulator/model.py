@@ -55,6 +55,7 @@ class Model:
 
     __slots__ = (
         "bindings",
+        "bound_plans",
         "context",
         "device",
         "engine",
@@ -87,6 +88,9 @@ class Model:
         self.guard: Lock = Lock()
         """Held while the model computes: it has one set of work memory."""
         self.plans: dict[Any, Any] = {}
+        """The newest plan for each pair of datasets."""
+        self.bound_plans: dict[Any, Any] = {}
+        """Plans for each pair of datasets and the memory in them."""
         self.bindings: OrderedDict[Any, Any] = OrderedDict()
         self.handle: int = next(model_ids)
         self.executions: Executions = Executions(self.handle)
@@ -235,9 +239,10 @@ def unload(handle: int) -> int:
     if model.executions.submitted != model.finished or model.guard.locked():
         return report(AclCode.RT_MODEL_RUNNING, f"model {handle} has queued work: synchronise before unloading")
     del models[handle]
-    for plan in model.plans.values():
+    for plan in (*model.plans.values(), *model.bound_plans.values()):
         plan.use.is_retired = True
     model.plans.clear()
+    model.bound_plans.clear()
     model.bindings.clear()
     return 0
 

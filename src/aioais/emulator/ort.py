@@ -1,30 +1,23 @@
-"""ONNX Runtime: loading a model and running it in place on device memory.
-
-``onnxruntime`` is imported when the first model is loaded. Its import blocks the interpreter while
-its shared library is loaded, so :func:`preload` loads that first without the GIL.
-"""
+"""ONNX Runtime: loading a model and running it in place on device memory."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import io
 import math
-import os
-import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any, NamedTuple
 
 from .._acl.codes import AclCode
-from ._quick_exit import skip_destructors_in_children
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
-from .threads import SMALL, convolves_much, cores, is_small_file
+from .ort_library import preload
+from .threads import Weights, cores, is_brief, weigh
 from .work_memory import WorkMemory
 
-__all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "preload", "start_session"]
+__all__ = ["UNKNOWN_RANK", "Binding", "LoadError", "OrtModel", "OrtTensor", "start_session"]
 
 # type name of ONNX Runtime -> (aclDataType, ONNX element type, bytes of one element)
 _TYPES = {
@@ -80,43 +73,6 @@ class Bound(NamedTuple):
     nbytes: int
 
 
-_preload_lock = threading.Lock()
-_preloaded = False
-
-
-def preload() -> bool:
-    """Load ONNX Runtime's shared library without holding the GIL.
-
-    May be called in any thread before the first load; the import that follows is then short.
-
-    Returns
-    -------
-    bool
-        Whether ``onnxruntime`` is installed at all.
-    """
-    global _preloaded
-    skip_destructors_in_children()
-    if "onnxruntime" in sys.modules:
-        return True
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or spec.origin is None:
-        return False
-    with _preload_lock:
-        if _preloaded:
-            return True
-        libraries = sorted((Path(spec.origin).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
-        try:
-            dlopen = ctypes.CDLL(None).dlopen  # a foreign call releases the GIL
-        except (AttributeError, OSError, TypeError):
-            return True
-        dlopen.argtypes = [ctypes.c_char_p, ctypes.c_int]
-        dlopen.restype = ctypes.c_void_p
-        for library in libraries:
-            dlopen(os.fsencode(library), sys.getdlopenflags())
-        _preloaded = True
-    return True
-
-
 def _import() -> Any:
     if not preload():
         text = "ONNX Runtime is not installed: pip install onnxruntime"
@@ -124,6 +80,12 @@ def _import() -> Any:
     import onnxruntime
 
     return onnxruntime
+
+
+@cache
+def _cpu() -> Any:
+    """Return where all memory is, as ONNX Runtime names it below its own Python layer."""
+    return _import().OrtDevice.make("cpu", 0)._get_c_device()
 
 
 def check_magic(head: bytes, what: str) -> None:
@@ -215,24 +177,25 @@ class Binding:
         is allocated by ONNX Runtime.
     """
 
-    __slots__ = ("_bound", "_elsewhere", "_io", "_is_checked", "_model", "_outputs", "_run")
+    __slots__ = ("_bound", "_elsewhere", "_is_checked", "_model", "_outputs", "_run")
 
     def __init__(self, model: OrtModel, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> None:
-        self._io = io = model.session.io_binding()
+        nbytes = sum(tensor.nbytes for tensor in (*inputs, *outputs))
+        session = model.session_for([tensor.shape for tensor in inputs], nbytes)
         self._model = model
-        # The methods around these cost more than a small model.
-        session, self._bound = getattr(model.session, "_sess", model.session), getattr(io, "_iobinding", io)
-        self._run = session.run_with_iobinding
+        # What is around these costs more than a small model.
+        self._bound = bound = session.io_binding()._iobinding
+        self._run = session._sess.run_with_iobinding
         self._outputs = outputs
         self._is_checked = False
         self._elsewhere: list[int] = []
         for tensor in inputs:
-            io.bind_input(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
+            bound.bind_input(tensor.name, _cpu(), tensor.element, tensor.shape, tensor.pointer)
         for tensor in outputs:
             if tensor.pointer:
-                io.bind_output(tensor.name, "cpu", 0, tensor.element, tensor.shape, tensor.pointer)
+                bound.bind_output(tensor.name, _cpu(), tensor.element, tensor.shape, tensor.pointer)
             else:
-                io.bind_output(tensor.name)
+                bound.bind_output(tensor.name, _cpu())
 
     def run(self, gives_back: bool = False) -> None:
         """Compute; the outputs are in their memory afterwards.
@@ -261,7 +224,7 @@ class Binding:
                 model.end_stop()
         if not self._is_checked:
             # an output that is also an input of the graph comes back as that input, unbound
-            values = self._io.get_outputs()
+            values = self._bound.get_outputs()
             self._elsewhere = [
                 index
                 for index, (value, bound) in enumerate(zip(values, self._outputs, strict=True))
@@ -269,14 +232,16 @@ class Binding:
             ]
             self._is_checked = True
         if self._elsewhere:
-            values = self._io.get_outputs()
+            values = self._bound.get_outputs()
             for index in self._elsewhere:
                 bound = self._outputs[index]
                 ctypes.memmove(bound.pointer, values[index].data_ptr(), bound.nbytes)
 
     def results(self) -> list[tuple[tuple[int, ...], int]]:
         """Return shape and address of every output of the last run."""
-        return [(tuple(value.shape()), int(value.data_ptr())) for value in self._io.get_outputs()]
+        values = self._bound.get_outputs()
+        found = [values[index] for index in range(len(values))]  # its iterator is slow
+        return [(tuple(value.shape()), value.data_ptr()) for value in found]
 
 
 def _run_options() -> Any:
@@ -295,12 +260,16 @@ class OrtModel:
     source
         Path (loading releases the GIL) or content (it does not).
     threads
-        Intra-op threads; 0 = as many as there are cores, but one for a model that is small and of fixed shapes.
+        Intra-op threads; 0 = as many as there are cores, but one for a run that is brief.
     spin
         Whether they spin between operators for as long as ONNX Runtime likes, instead of briefly.
 
     Attributes
     ----------
+    session
+        What runs it.
+    brief_session
+        The same with one thread, for its brief runs; ``None`` where all its runs have the same threads.
     options, returning
         Options of its runs, which run one at a time; with ``returning``, work memory is given back at the end.
     work_memory
@@ -330,8 +299,9 @@ class OrtModel:
         else:
             head = source[:4]
         check_magic(head, what)
-        one = not threads and is_small_file(source)
-        self.session: Any = start_session(source, what, 1 if one else threads, spin)
+        self._weights: Weights | None = None if threads or cores() == 1 else weigh(source)
+        self.session: Any = start_session(source, what, threads if self._weights is None else 1, spin)
+        self.brief_session: Any = None
         try:
             self.inputs: list[OrtTensor] = [self._tensor(node, "input") for node in self.session.get_inputs()]
             self.outputs: list[OrtTensor] = [self._tensor(node, "output") for node in self.session.get_outputs()]
@@ -349,8 +319,14 @@ class OrtModel:
         except UnicodeDecodeError as exc:
             text = f"{what} is damaged: a name in it is not UTF-8 ({exc})"
             raise LoadError(AclCode.GE_LOAD_MODEL, text) from exc
-        if one and cores() > 1 and not self._suits_one_thread(source):
-            self.session = start_session(source, what, 0, spin)
+        if self._weights is not None:
+            tensors = self.inputs + self.outputs
+            is_open = any(dim < 0 for tensor in tensors for dim in tensor.shape)
+            nbytes = sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors)
+            if is_open:
+                self.brief_session = self.session
+            if is_open or not is_brief(self._weights, [tensor.shape for tensor in self.inputs], nbytes):
+                self.session = start_session(source, what, 0, spin)
         self.options: Any = _run_options()
         self.returning: Any = _run_options()
         self.returning.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -358,6 +334,12 @@ class OrtModel:
         self.lock: threading.Lock = threading.Lock()
         self.is_running = False
         self.is_stopping: bool = False
+
+    def session_for(self, shapes: Sequence[Sequence[int]], nbytes: int) -> Any:
+        """Return the session for runs with inputs of these shapes, and so many bytes of inputs and outputs."""
+        if self.brief_session is None or self._weights is None or not is_brief(self._weights, shapes, nbytes):
+            return self.session
+        return self.brief_session
 
     def _overridable(self, source: str | bytes) -> list[OrtTensor]:
         """Describe the initializers that may be fed: those that are inputs of the graph too, since IR version 4.
@@ -383,12 +365,6 @@ class OrtModel:
         """Let later runs run: the one that was stopped has ended."""
         with self.lock:
             self.is_stopping = self.options.terminate = self.returning.terminate = False
-
-    def _suits_one_thread(self, source: str | bytes) -> bool:
-        tensors = (*self.inputs, *self.outputs)
-        fixed = all(dim >= 0 for tensor in tensors for dim in tensor.shape)
-        small = fixed and sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors) <= SMALL
-        return small and not convolves_much(source, [tensor.shape for tensor in self.inputs])
 
     @staticmethod
     def _tensor(node: Any, role: str) -> OrtTensor:

@@ -10,7 +10,6 @@ import math
 from typing import TYPE_CHECKING
 
 from .._acl.codes import AclCode
-from ._state import report
 from .context import Context
 from .dataset import Dataset, datasets
 from .errors import DeviceError, EmulatorError
@@ -21,7 +20,7 @@ from .memory_use import Range, Use
 from .model import Model
 from .model_info import TensorSpec
 from .ort import Binding, Bound
-from .regions import TOLERANCE, Region, check_room, nothing, overlap, resolve, resolve_optional
+from .regions import TOLERANCE, Region, check_room, nothing, overlap
 from .tensor_desc import TensorDesc
 from .transfer import move
 from .work_memory import trim_heap
@@ -29,9 +28,9 @@ from .work_memory import trim_heap
 if TYPE_CHECKING:
     from .dump import Probe
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["KEPT", "Plan"]
 
-_KEPT = 64
+KEPT = 64
 """Bindings and plans kept per model."""
 
 
@@ -59,17 +58,20 @@ class Plan:
         "blocks",
         "dataset",
         "epoch",
+        "expected",
         "fed",
         "fed_version",
         "gear",
         "has_scratch",
         "inputs",
+        "into",
         "is_plain",
         "model",
         "optional",
         "outputs",
         "shapes",
         "use",
+        "varies",
         "version",
     )  # fmt: skip
 
@@ -110,6 +112,12 @@ class Plan:
         )
         self.has_scratch: bool = False
         self.binding: Binding | None = None
+        self.into: list[Bound] = self._fed() if shapes is not None and model.info.mode == "shape" else []
+        """Dynamic runs: the memory of the inputs."""
+        self.expected: list[tuple[int, ...]] = []
+        """Dynamic runs: the shapes that the binding has for outputs, those of the run before."""
+        self.varies: bool = False
+        """Dynamic runs: with other data the outputs had other shapes."""
         if shapes is not None and model.info.mode != "shape":
             self._bind(shapes, gear or 0)
         self.is_plain: bool = (
@@ -153,7 +161,7 @@ class Plan:
         if binding is None:
             binding = Binding(model.engine, into, out)
             model.bindings[key] = binding
-            if len(model.bindings) > _KEPT:
+            if len(model.bindings) > KEPT:
                 model.bindings.popitem(last=False)
         self.binding = binding
 
@@ -245,16 +253,56 @@ class Plan:
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed while it was dumped: {exc}") from exc
 
     def _run_dynamic(self, allocate: Context | None) -> None:
-        info, engine = self.model.info, self.model.engine
-        into = self._fed()
-        gives_back = engine.work_memory.changes_size(sum(bound.nbytes for bound in into))
-        out = [Bound(spec.name, spec.element, (), 0, 0) for spec in info.outputs]
+        gives_back = self.model.engine.work_memory.changes_size(sum(bound.nbytes for bound in self.into))
+        if self.binding is None or not self._run_as_before(self.binding, gives_back):
+            self._run_anew(allocate, gives_back)
+        if gives_back:
+            trim_heap()
+
+    def _run_anew(self, allocate: Context | None, gives_back: bool) -> None:
+        """Run with outputs in memory of ONNX Runtime, whatever their shapes are."""
+        nowhere = [Bound(spec.name, spec.element, (), 0, 0) for spec in self.model.info.outputs]
         try:
-            binding = Binding(engine, into, out)
+            binding = Binding(self.model.engine, self.into, nowhere)
         except Exception as exc:  # the classes of its errors are made at run time
             raise DeviceError(AclCode.RT_MODEL_EXECUTE, f"the model failed: {exc}") from exc
         binding.run(gives_back)
         results = binding.results()
+        self._store(results, allocate)
+        if not self.varies:
+            self._expect([shape for shape, _ in results])
+
+    def _expect(self, shapes: list[tuple[int, ...]]) -> None:
+        """Let the next run write to the memory of the outputs at once, if they have these shapes again."""
+        out = [
+            Bound(spec.name, spec.element, shape, region.pointer, math.prod(shape) * spec.itemsize)
+            for spec, shape, region in zip(self.model.info.outputs, shapes, self.outputs, strict=True)
+        ]
+        if all(bound.pointer and bound.nbytes for bound in out) and not overlap(self.into, out):
+            self.expected = shapes
+            self.binding = Binding(self.model.engine, self.into, out)
+
+    def _run_as_before(self, binding: Binding, gives_back: bool) -> bool:
+        """Run with outputs of the shapes of the run before; ``False`` if that fails, as it does for other shapes."""
+        try:
+            binding.run(gives_back)
+        except DeviceError as exc:
+            if exc.code == AclCode.RT_STREAM_ABORT:
+                raise
+            self.varies, self.binding = True, None
+            return False
+        for index, shape in enumerate(self.expected):
+            self._describe(index, shape)
+        return True
+
+    def _describe(self, index: int, shape: tuple[int, ...]) -> None:
+        if self.dataset.handle in datasets:
+            spec = self.model.info.outputs[index]
+            self.dataset.describe(index, TensorDesc(spec.dtype, shape, spec.format, owned=True))
+
+    def _store(self, results: list[tuple[tuple[int, ...], int]], allocate: Context | None) -> None:
+        """Move outputs whose shapes are known now to their memory, and describe them."""
+        info = self.model.info
         for spec, region, (shape, _) in zip(info.outputs, self.outputs, results, strict=True):
             needed = math.prod(shape) * spec.itemsize
             room = region.size if region.pointer else 0
@@ -272,103 +320,4 @@ class Plan:
                 pointer = block.pointer
             if needed:
                 move(pointer, source, needed)
-            if self.dataset.handle in datasets:
-                self.dataset.describe(index, TensorDesc(spec.dtype, shape, spec.format, owned=True))
-        if gives_back:
-            del binding
-            trim_heap()
-
-
-def _shapes_of(model: Model, dataset: Dataset) -> tuple[tuple[int, ...], ...] | int:
-    """Return the shapes of a dynamic run, from the dataset's tensor descriptions."""
-    shapes = []
-    for index, spec in enumerate(model.info.inputs):
-        desc = dataset.descs.get(index)
-        shape = spec.dims if desc is None else desc.dims
-        if any(dim < 0 for dim in shape):
-            text = f"input {spec.name!r} has no shape: set_dataset_tensor_desc must come first"
-            return report(AclCode.INVALID_PARAM, text)
-        bounds = spec.range or ()
-        fits = len(shape) == len(spec.dims) and all(
-            (high < 0 and low <= 1) or (low <= dim and (high < 0 or dim <= high))  # a -1 admits empty tensors
-            for dim, (low, high) in zip(shape, bounds, strict=True)
-        )
-        if not fits:
-            text = f"input {spec.name!r} has shape {list(shape)}, the model takes {[list(b) for b in bounds]}"
-            return report(AclCode.INVALID_PARAM, text)
-        needed, buffer = math.prod(shape) * spec.itemsize, dataset.buffers[index]
-        if needed and buffer.address == 0:
-            return report(AclCode.INVALID_PARAM, f"input {spec.name!r} needs {needed} bytes, it has no memory")
-        if buffer.size < needed:
-            text = f"input {spec.name!r} needs {needed} bytes, its data buffer has {buffer.size}"
-            return report(AclCode.GE_FAILURE, text)
-        shapes.append(shape)
-    return tuple(shapes)
-
-
-def make_plan(model: Model, inputs: Dataset, outputs: Dataset, context: Context, allocate: bool) -> Plan | int:
-    """Check an execution as the graph engine does and decide how to run it.
-
-    Parameters
-    ----------
-    model
-        The model.
-    inputs, outputs
-        Its datasets.
-    context
-        The current context.
-    allocate
-        Whether empty output buffers get memory (synchronous calls).
-
-    Returns
-    -------
-    Plan or int
-        The plan, or the code with which the call fails.
-    """
-    info = model.info
-    dynamic = info.mode == "shape"
-    into = resolve(inputs, info.inputs, context, "input", dynamic, allocate=False, spare=len(info.optional))
-    if isinstance(into, int):
-        return into
-    optional = resolve_optional(inputs, info, context)
-    if isinstance(optional, int):
-        return optional
-    out = resolve(outputs, info.outputs, context, "output", dynamic, allocate)
-    if isinstance(out, int):
-        return out
-    shapes: tuple[tuple[int, ...], ...] | None
-    gear: int | None = None
-    if dynamic:
-        found = _shapes_of(model, inputs)
-        if isinstance(found, int):
-            return found
-        shapes = found
-    elif info.gears:
-        if inputs.gear is not None and inputs.gear not in info.gears:
-            text = f"the input dataset carries gear {list(inputs.gear)}, which model {model.handle} does not have"
-            raise EmulatorError(f"{text}: set a gear of this model first")
-        gear = None if inputs.gear is None else info.gears.index(inputs.gear)
-        shapes = None if gear is None else info.input_shapes[gear]
-        hidden, needed = into[info.hidden], info.inputs[info.hidden].size
-        if hidden.size < needed:
-            text = f"the hidden input has {hidden.size} bytes, {needed} are needed"
-            return report(AclCode.GE_DYNAMIC_INPUT_LENGTH_INVALID, text)
-    else:
-        shapes = info.input_shapes[0]
-        for spec, region in zip((*info.inputs, *info.outputs), (*into, *out), strict=True):
-            if region.size + TOLERANCE < spec.size:
-                text = f"{spec.name!r} needs {spec.size} bytes, its data buffer has {region.size}"
-                return report(AclCode.GE_FAILURE, text)
-    plan = Plan(model, into, out, optional, shapes, gear, (inputs, outputs))
-    old = [model.plans.pop((inputs.handle, outputs.handle), None)]
-    if len(model.plans) >= _KEPT:
-        old += model.plans.values()
-        model.plans.clear()
-    for retired in old:
-        if retired is not None:
-            retired.use.is_retired = True
-    if shapes is not None:
-        model.plans[inputs.handle, outputs.handle] = plan
-    else:
-        plan.use.is_retired = True
-    return plan
+            self._describe(index, shape)

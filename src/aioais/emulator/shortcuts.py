@@ -108,17 +108,20 @@ def stream_wait_event(*args: Any) -> Any:
 
 @shortcut("acl.rt.memcpy_async")
 def memcpy_async(*args: Any) -> Any:
-    """Queue a copy between the beginnings of a pinned and a device block."""
+    """Queue a copy between the beginnings of two blocks, one of them or both on the device."""
     try:
         destination, maximum, source, count, kind, handle = args
         stream = streams[handle]
         if kind == 1:
             name, to, origin = "h2d", _device_blocks[destination], _host_blocks[source]
             device = to.device
-        else:
+        elif kind == 2:
             name, to, origin = "d2h", _host_blocks[destination], _device_blocks[source]
             device = origin.device
-        fits = 0 < count <= maximum and count <= to.size and count <= origin.size and 0 < kind < 3
+        else:
+            name, to, origin = "d2d", _device_blocks[destination], _device_blocks[source]
+            device = origin.device if origin.device is to.device else None
+        fits = 0 < count <= maximum and count <= to.size and count <= origin.size and 0 < kind < 4
     except _NOT_USUAL:
         pass
     else:
@@ -156,7 +159,7 @@ def execute_async(*args: Any) -> Any:
             type(model_id) is type(in_handle) is type(out_handle) is type(handle) is int
             and model.context is local.context is context
             and context.is_alive
-            and model.manner == "execute_async"  # never set for dynamic shapes
+            and (model.manner == "execute_async" or model.info.mode == "shape")
             and (executions.known >= last or stream.behind.get(executions, 0) >= last)
             and plan.epoch == device_memory.epoch
             and plan.fed_version == plan.fed.version

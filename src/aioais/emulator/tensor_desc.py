@@ -112,7 +112,7 @@ def destroy_tensor_desc(handle: int) -> None:
     del tensor_descs[handle]
 
 
-@entry("acl.get_tensor_desc_num_dims", "k", answer=SINGLE)
+@entry("acl.get_tensor_desc_num_dims", "k", answer=SINGLE, hot=True)
 def get_tensor_desc_num_dims(handle: int) -> int:
     """Return the number of dims."""
     desc = find(handle)
@@ -121,7 +121,7 @@ def get_tensor_desc_num_dims(handle: int) -> int:
     return 0xFFFFFFFFFFFFFFFE if desc.dims == (-2,) else len(desc.dims)
 
 
-@entry("acl.get_tensor_desc_dim_v2", "kk", answer=VALUE)
+@entry("acl.get_tensor_desc_dim_v2", "kk", answer=VALUE, hot=True)
 def get_tensor_desc_dim_v2(handle: int, index: int) -> tuple[int, int]:
     """Return one dim."""
     desc = find(handle)
