@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.inside import InputShape, Options, parse_options
 
@@ -278,6 +278,7 @@ DIM = (
 SHAPES = st.dictionaries(NAMES, st.lists(DIM, max_size=5), min_size=1, max_size=3)
 
 
+@settings(max_examples=40)
 @given(shapes=SHAPES)
 def test_the_flags_for_atc_are_the_options_again(shapes: dict[str, list[str]]) -> None:
     text = ";".join(f"{name}:{','.join(dims)}" for name, dims in shapes.items())

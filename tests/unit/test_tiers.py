@@ -111,6 +111,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     return pytester
 
 
+@pytest.mark.slow
 def test_the_default_run_has_pairs_and_no_slow_tests(suite: pytest.Pytester) -> None:
     found = outcomes(suite)
     ran = found["passed"] - 2
