@@ -144,7 +144,9 @@ class Stream:
 
     def wait(self, event: Event) -> None:
         """Queue a wait for the newest record of an event."""
-        self.call(self.wait_call(event))
+        code = self._wait(self.handle, event.handle)
+        if code:
+            raise self._library.error("acl.rt.stream_wait_event", code)
 
     def reset(self, event: Event) -> None:
         """Queue the reset of an event; only for events that are not of the ``ex`` kind."""

@@ -14,21 +14,15 @@ from .._acl.model import ModelInfo, TensorInfo
 from .._acl.release import run_all
 from .._acl.stream import Event, Stream
 from .._device.device import Device
-from .._feeds.plan import InputPlan, Plan
+from .._feeds.plan import SMALL, InputPlan, Plan
 from ..errors import AclMemoryError
 from .batch_buffers import BatchBuffers
 from .commands import CommandList, Marks
 
-__all__ = ["KEPT_BYTES", "SMALL_OUTPUT", "Slot", "executions_per_mark"]
+__all__ = ["KEPT_BYTES", "Slot", "executions_per_mark"]
 
 KEPT_BYTES: Final = 1 << 20
 """With open dims: buffers up to this size stay with their slot; larger ones are those of one request."""
-
-SMALL_OUTPUT: Final = 64 << 10
-"""Outputs up to this size are copied out of the slot; larger ones lease their pinned block.
-
-A copy of this size costs less than the bookkeeping of a lease, and a small result that the caller
-keeps for long does not hold pinned memory."""
 
 _MOST_KEPT: Final = 64
 """Plans of which a slot keeps command lists, and views of its staging."""
@@ -216,7 +210,7 @@ class Slot:
         """
         taken = self.outputs[k]
         assert taken is not None
-        if nbytes <= SMALL_OUTPUT or 2 * nbytes < taken.nbytes or not self.device.pinned.may_lease(taken.nbytes):
+        if nbytes <= SMALL or 2 * nbytes < taken.nbytes or not self.device.pinned.may_lease(taken.nbytes):
             return None
         try:
             return self.take_output(k)
@@ -262,11 +256,11 @@ class Slot:
         return commands if is_right else None
 
     def small_output(self, k: int) -> int:
-        """Return the address of a pinned area for results of output ``k`` up to ``SMALL_OUTPUT`` bytes."""
+        """Return the address of a pinned area for results of output ``k`` up to ``SMALL`` bytes."""
         address, nbytes = self._small[k]
         if not address:
             size = self._most_bytes(self.info.outputs[k])
-            nbytes = min(size, SMALL_OUTPUT) if size else SMALL_OUTPUT
+            nbytes = min(size, SMALL) if size else SMALL
             address = self.device.pinned.acquire(nbytes)
             self._small[k] = address, nbytes
         return address

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from .._buffers.commands import CommandList
-from .._buffers.slot import SMALL_OUTPUT, Slot
+from .._buffers.slot import Slot
 from .request import Request
 
 __all__ = ["Batch", "fill"]
@@ -61,7 +61,7 @@ def fill(batch: Batch, line: deque[Request]) -> None:
     """
     first = batch.requests[0]
     plan, outputs = first.plan, first.plan.outputs
-    if first.is_alone or not plan.is_plain or outputs is None or any(item.nbytes > SMALL_OUTPUT for item in outputs):
+    if first.is_alone or not plan.is_small or outputs is None:
         return
     most = batch.slot.batch.reserve(plan.inputs, outputs)
     requests = batch.requests

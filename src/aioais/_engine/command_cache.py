@@ -8,8 +8,8 @@ from typing import Any, Final
 from .._acl.memory import DeviceBlock, view
 from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
 from .._buffers.landing import Landing
-from .._buffers.slot import SMALL_OUTPUT, Slot
-from .._feeds.plan import Plan
+from .._buffers.slot import Slot
+from .._feeds.plan import SMALL, Plan
 from .execute import Executions
 from .request import Request
 
@@ -126,7 +126,7 @@ class CommandCache:
         for item in request.outputs:
             block = slot.outputs[item.position]
             assert block is not None
-            if item.nbytes > SMALL_OUTPUT:
+            if item.nbytes > SMALL:
                 area = Landing(slot, item.nbytes)
                 request.blocks.append(area)
                 landing.append(area)

@@ -120,7 +120,7 @@ class Executions:
             self.model.set_gear(slot.in_data.handle, plan.gear)
             self._gear = slot.gear = plan.gear
         if plan.outputs is None:
-            plan.outputs = output_plans(self.model.info, self.model.output_shapes())
+            plan.know(output_plans(self.model.info, self.model.output_shapes()))
 
     def launch_call(self, slot: Slot) -> Call:
         """Return the call that queues one execution with the buffers of a slot."""

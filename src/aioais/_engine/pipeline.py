@@ -10,9 +10,10 @@ from .._acl.model import LoadedModel, ModelInfo
 from .._acl.process import AclProcess
 from .._bridge.delivery import Delivery
 from .._bridge.threads import EngineThreads
-from .._buffers.slot import SMALL_OUTPUT, Slot, executions_per_mark
+from .._buffers.slot import Slot, executions_per_mark
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
+from .._feeds.plan import SMALL
 from .._feeds.planner import Planner
 from ..blame import Seen
 from ..timing import Recording
@@ -69,10 +70,9 @@ class Pipeline:
         self._delivery = delivery
         self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_board
         self.times: Times = Times(executions_per_mark(options.loop))
-        self._router = Router(self.times.speed, delivery.loop)
         make_slot = partial(Slot, device, model.info, options.loop, options.hang_timeout)
         self.slots: SlotPool = SlotPool(device, make_slot, model.info, options.depth, lambda: bool(self._router.line))
-        self._router.use(self.slots)
+        self._router = Router(self.times.speed, delivery.loop, self.slots)
         executions = Executions(device.library, model, options.loop, options.hang_timeout)
         recorder = Recorder(device.library)
         self.admission: Admission = Admission(self._drained)
@@ -216,7 +216,9 @@ class Pipeline:
                     batch = self._next()
                     if batch is None:
                         break
-                    self._put_back(self._stages.queue(batch))
+                    behind = self._stages.queue(batch)
+                    if behind:
+                        self._put_back(behind)
                     router.was_submitted(batch)
                     del batch  # an error's traceback holds this frame, and the batch the error
             finally:
@@ -230,11 +232,13 @@ class Pipeline:
         if not router.line:
             return True
         plan = router.line[0].plan
+        if plan.is_small:
+            return self.slots.has_free
         outputs = self._stages.expected_outputs(plan)
         if plan.is_large or not self.slots.has_free or (outputs is None and plan.dynamic_shapes is not None):
             return False
         return self.device.is_board or all(
-            item.nbytes <= SMALL_OUTPUT or self.device.pinned.has_idle(item.nbytes) for item in outputs or ()
+            item.nbytes <= SMALL or self.device.pinned.has_idle(item.nbytes) for item in outputs or ()
         )
 
     def _next(self) -> Batch | None:
@@ -247,7 +251,7 @@ class Pipeline:
         line = router.line
         while line:
             request = line[0]
-            if request.is_abandoned:
+            if request.future.cancelled():
                 line.popleft()
                 request.drop()
                 self._end([request])

@@ -29,7 +29,7 @@ class Router:
     ----------
     speed
         Of the device, as far as it is known.
-    loop
+    loop, slots
         Of the session.
 
     Attributes
@@ -46,7 +46,7 @@ class Router:
         Nothing is under way, and nothing will come.
     """
 
-    def __init__(self, speed: Speed, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, speed: Speed, loop: asyncio.AbstractEventLoop, slots: SlotPool) -> None:
         self.line: deque[Request] = deque()
         self.going_on: deque[Batch] = deque()
         self.submitted: deque[Batch] = deque()
@@ -54,16 +54,12 @@ class Router:
         self.is_over = False
         self._speed = speed
         self._loop = loop
-        self._slots: SlotPool | None = None
+        self._slots = slots
         self._is_asleep = False
         self._is_waiting = False
         self._will_look_again = False
         self._finish_bell: SimpleQueue[None] = SimpleQueue()
         self._submit_bell: SimpleQueue[None] = SimpleQueue()
-
-    def use(self, slots: SlotPool) -> None:
-        """Take the slots of the session, which are made with the line."""
-        self._slots = slots
 
     # ---------------------------------------------------------------------- on the loop's thread
     def enter(self, request: Request) -> None:
@@ -72,7 +68,7 @@ class Router:
         if self._is_asleep:
             self._is_asleep = False
             self._finish_bell.put(None)
-        elif self._is_waiting and not self._will_look_again and self._has_room():
+        elif self._is_waiting and not self._will_look_again and self._slots.has_room:
             if self._speed.is_slow:
                 self._submit_bell.put(None)
             else:
@@ -82,7 +78,7 @@ class Router:
 
     def _look_again(self) -> None:
         self._will_look_again = False
-        if self._is_waiting and self.line and self._has_room():
+        if self._is_waiting and self.line and self._slots.has_room:
             self._submit_bell.put(None)
 
     # ---------------------------------------------------------------------- on the finish thread
@@ -102,7 +98,7 @@ class Router:
     def begin_wait(self) -> None:
         """Note that this thread waits for the device from now on, and wake the other one if there is work for it."""
         self._is_waiting = True  # set before the check: what comes from now on wakes this thread
-        if self.going_on or (self.line and self._has_room()):
+        if self.going_on or (self.line and self._slots.has_room):
             self._submit_bell.put(None)
 
     def end_wait(self) -> None:
@@ -112,7 +108,7 @@ class Router:
     # ---------------------------------------------------------------------- on either thread
     def has_work(self) -> bool:
         """Whether something could be submitted now."""
-        return bool(self.going_on or (self.line and self._has_room()))
+        return bool(self.going_on or (self.line and self._slots.has_room))
 
     def was_submitted(self, batch: Batch) -> None:
         """Hand a batch over to the finish thread."""
@@ -129,6 +125,3 @@ class Router:
         """Make both threads look at what has changed."""
         self._finish_bell.put(None)
         self._submit_bell.put(None)
-
-    def _has_room(self) -> bool:
-        return self._slots is not None and self._slots.has_room

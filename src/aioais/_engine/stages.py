@@ -215,7 +215,7 @@ class Stages:
 
     def _begin(self, request: Request) -> list[Any] | None:
         """Take the feeds of a request that starts; ``None`` for one that has started before."""
-        if request.is_abandoned:
+        if request.future.cancelled():
             request.was_cancelled = True
             return None
         if request.started_at:
@@ -320,7 +320,7 @@ class Stages:
         while True:
             rows = len(times) // width
             try:
-                read_times(self._device.library, spans[(rows + failed) * width :], times)
+                read_times(self._device.library, spans[(rows + failed) * width :] if failed else spans, times)
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                 rows = len(times) // width
                 del times[rows * width :]

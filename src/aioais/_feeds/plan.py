@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from .._acl.model import ModelInfo, nbytes_of
 
-__all__ = ["InputPlan", "OutputPlan", "Plan", "output_plans"]
+__all__ = ["SMALL", "InputPlan", "OutputPlan", "Plan", "output_plans"]
 
 _serials = itertools.count(1)
+
+SMALL: Final = 64 << 10
+"""Feeds up to this size may share a slot with others. Outputs up to it are copied out of the slot; larger ones lease
+their pinned block: a copy of this size costs less than the bookkeeping of a lease, and a small result that the caller
+keeps for long does not hold pinned memory."""
 
 
 class InputPlan(NamedTuple):
@@ -75,7 +80,9 @@ class Plan:
         Its host feeds are so many bytes that copying them takes milliseconds.
     is_plain
         Few bytes are copied, from host arrays, to inputs that each request feeds, and the shapes of the outputs follow
-        from the plan: several such requests may share one slot.
+        from the plan: several such requests may share one slot, if it is small as well.
+    is_small
+        It is plain, and each of its outputs has few bytes, as far as that is known.
     """
 
     __slots__ = (
@@ -86,6 +93,7 @@ class Plan:
         "inputs",
         "is_large",
         "is_plain",
+        "is_small",
         "outputs",
         "serial",
         "sizes",
@@ -115,9 +123,16 @@ class Plan:
         nbytes = sum(item.nbytes for item in inputs if not item.is_device)
         self.is_large: bool = nbytes > _LARGE
         is_special = self.has_tensors or has_optional
-        self.is_plain: bool = nbytes <= _SMALL and dynamic_shapes is None and not is_special
+        self.is_plain: bool = nbytes <= SMALL and dynamic_shapes is None and not is_special
+        self.is_small: bool = False
+        if outputs is not None:
+            self.know(outputs)
+
+    def know(self, outputs: tuple[OutputPlan, ...]) -> None:
+        """Keep what the outputs are, once that is known."""
+        self.outputs = outputs
+        self.is_small = self.is_plain and all(item.nbytes <= SMALL for item in outputs)
 
 
-_SMALL = 64 << 10
 _LARGE = 2 << 20
 """Copying so many bytes takes about 0.2 ms, several times as long as a thread needs to wake."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,8 @@ from .source import open_source
 
 __all__ = ["session_results"]
 
-Start = Callable[[Any], "Request | Awaitable[Request]"]
 
-
-def session_results(
+async def session_results(
     core: SessionCore,
     source: Iterable[Any] | AsyncIterable[Any],
     mode: Any,
@@ -27,6 +25,11 @@ def session_results(
     prefetch: int | None,
 ) -> AsyncGenerator[list[np.ndarray], None]:
     """Yield the results of one session for each feeds item, in order; see ``InferSession.infer_pipeline``.
+
+    An item is taken from the source only when fewer than ``depth`` and ``prefetch`` together are under way, ready, or
+    with the consumer, so a slow consumer stops the source. What fails raises at its place, after the results before
+    it, and ends the generator. However it ends, requests under way are given up: the device finishes them and their
+    results are dropped.
 
     Parameters
     ----------
@@ -37,46 +40,8 @@ def session_results(
     prefetch
         Checked; ``None`` for as many as ``depth``.
     """
-
-    def start(feeds: Any) -> Request | Awaitable[Request]:
-        return core.request(feeds, mode, custom_sizes)
-
-    def check() -> None:
-        core.opened().planner.check(mode, custom_sizes)
-
-    def room() -> int:
-        depth = (core.pipeline or core.opened()).slots.depth
-        return 2 * depth if prefetch is None else depth + prefetch
-
-    return _stream_results(source, start, room, check)
-
-
-async def _stream_results(
-    source: Iterable[Any] | AsyncIterable[Any],
-    start: Start,
-    room: Callable[[], int],
-    check: Callable[[], None],
-) -> AsyncGenerator[list[np.ndarray], None]:
-    """Yield the result of each feeds item, in order.
-
-    An item is taken from the source only when fewer than ``room`` others are under way, ready, or
-    with the consumer, so a slow consumer stops the source. What fails raises at its place, after
-    the results before it, and ends the generator. However it ends, requests under way are given up:
-    the device finishes them and their results are dropped.
-
-    Parameters
-    ----------
-    source
-        Feeds items.
-    start
-        Checks an item and submits it.
-    room
-        Most items that are taken ahead; raises when no more can be started.
-    check
-        Raises where no item can be started, whatever it is.
-    """
-    check()
-    window = _Window(start, room)
+    core.opened().planner.check(mode, custom_sizes)
+    window = _Window(core, mode, custom_sizes, prefetch)
     feeder = open_source(source, window, "feeds_list")
     del source
     items, index = window.items, 0
@@ -122,27 +87,30 @@ class _Window:
 
     Parameters
     ----------
-    start, room
-        As in :func:`_stream_results`.
+    core, mode, custom_sizes, prefetch
+        As in :func:`session_results`.
     """
 
-    def __init__(self, start: Start, room: Callable[[], int]) -> None:
+    def __init__(self, core: SessionCore, mode: Any, custom_sizes: Any, prefetch: int | None) -> None:
         self.items: deque[Request | BaseException | None] = deque()
         """Requests, what failed in place of one, ``None`` while the consumer has the result."""
-        self._start = start
-        self._room = room
+        self._core = core
+        self._mode = mode
+        self._custom_sizes = custom_sizes
+        self._prefetch = prefetch
         self._submitted = 0
         self._has_news = asyncio.Event()
 
     def has_room(self) -> bool:
-        """Whether to take one more item."""
-        return len(self.items) < self._room()
+        """Whether to take one more item; raises when no more can be started."""
+        depth = (self._core.pipeline or self._core.opened()).slots.depth
+        return len(self.items) < depth + (depth if self._prefetch is None else self._prefetch)
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
         """Start a request."""
         index, self._submitted = self._submitted, self._submitted + 1
         try:
-            request = self._start(feeds)
+            request = self._core.request(feeds, self._mode, self._custom_sizes)
         except Exception as exc:
             _note_place(exc, index)
             raise
