@@ -62,7 +62,7 @@ from tests import tiers
 tiers.LIMIT_S = 0.05
 
 def burn():
-    end = time.process_time() + 0.2
+    end = time.process_time() + 0.4
     while time.process_time() < end:
         pass
 
