@@ -6,6 +6,7 @@ keeps it. When the library is built anew, this file follows, and tests do not. P
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import threading
@@ -118,6 +119,7 @@ __all__ = [
     "set_exit_patience",
     "settle_device",
     "share_one_stream",
+    "stop_a_loop_that_ends",
     "sweep",
     "times_of",
     "times_of_copies_held",
@@ -424,6 +426,35 @@ def times_of_copies_held() -> Iterator[None]:
 
 
 # --- programs written for ais_bench ---------------------------------------------------------------
+
+
+def stop_a_loop_that_ends(patch: pytest.MonkeyPatch) -> list[str]:
+    """Stop the loop of blocking sessions once more while it ends; returns what its thread raised."""
+    failures: list[str] = []
+    patch.setattr(threading, "excepthook", lambda args: failures.append(repr(args.exc_value)))
+    patch.setattr(compat_loop, "_PATIENCE_S", 0)
+    ends, go = threading.Event(), threading.Event()
+    runner = compat_loop.LoopThread()
+    tasks: list[Any] = []
+
+    async def lingers() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ends.set()
+            await asyncio.to_thread(go.wait)
+
+    def begin() -> None:
+        tasks.append(runner.loop.create_task(lingers()))
+        runner.loop.call_soon(runner._stop)  # behind the first step of the task
+
+    runner.post(begin)
+    ends.wait()
+    runner.stop()
+    go.set()
+    runner._thread.join()
+    return failures
+
 
 COMPAT_MODULES = tuple(_install._IMPLEMENTED_BY)
 """The modules that an installation makes importable."""

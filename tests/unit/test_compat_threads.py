@@ -376,3 +376,8 @@ def test_what_a_signal_handler_raises_comes_out_of_free_resource(path: str) -> N
         opened.free_resource()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_loop_that_ends_is_not_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last session is freed right before the end of the process, which stops the loop as well."""
+    assert inside.stop_a_loop_that_ends(monkeypatch) == []

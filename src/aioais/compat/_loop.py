@@ -105,8 +105,7 @@ class Call(Generic[_T]):
 
     def take_or_raise_runtime_error(self) -> _T:
         """Return the result, or raise the error as one that ``except RuntimeError`` catches."""
-        if self._error is not None:
-            self._error = as_runtime_error(self._error)
+        self._error = self._error and as_runtime_error(self._error)
         return self.take()
 
     def _done(self, future: asyncio.Future[_T]) -> None:
@@ -148,7 +147,7 @@ class LoopThread:
         self.calls: set[Call[Any]] = set()
         self.is_forked = False
         self.holds: int = 0
-        self._is_over = False
+        self._is_over = self._is_stopping = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="aioais-compat", daemon=True)
         try:
@@ -170,8 +169,6 @@ class LoopThread:
     def run(self, begin: Callable[[], Started[_T]]) -> _T:
         """Start work on the loop and block until its end.
 
-        The wait is for a plain lock: it releases the GIL, and a signal handler that raises (Ctrl-C) ends it.
-
         Parameters
         ----------
         begin
@@ -182,7 +179,7 @@ class LoopThread:
         RuntimeError
             The work failed; an :class:`aioais.AioaisError` is raised as one that is a ``RuntimeError`` too.
         """
-        lock = threading.Lock()
+        lock = threading.Lock()  # a wait for it releases the GIL, and a signal handler that raises (Ctrl-C) ends it
         lock.acquire()
         call = Call(begin, lock.release)
         try:
@@ -242,7 +239,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the thread, whatever it holds."""
-        if self.post(self.loop.stop):
+        if self.post(self._stop):
             self._thread.join(_PATIENCE_S)
 
     def drop(self) -> None:
@@ -260,7 +257,12 @@ class LoopThread:
                 _current = None
         finally:
             _lock.release()
-        self.loop.stop()
+        self._stop()
+
+    def _stop(self) -> None:
+        if not self._is_stopping:  # a second stop would cut off what the thread still runs at its end
+            self._is_stopping = True
+            self.loop.stop()
 
     def _run(self) -> None:
         loop = self.loop
