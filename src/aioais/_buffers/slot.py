@@ -158,6 +158,11 @@ class Slot:
         """Bind input ``k`` to its own buffer, with room for ``nbytes``."""
         return self._fitting(self.inputs, k, nbytes, self.in_data, self._tensors[k].index)
 
+    def unbind(self, indices: tuple[int, ...]) -> None:
+        """Leave optional inputs, by their index in the model, without a buffer: they keep their default."""
+        for index in indices:
+            self.in_data.bind(index, 0, 0)
+
     def output_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Bind output ``k`` to a buffer with room for ``nbytes``."""
         return self._fitting(self.outputs, k, nbytes, self.out_data, k)

@@ -48,8 +48,7 @@ class CommandCache:
             Whether it has the copies to the device, and those back.
         """
         plan = request.plan
-        for index in plan.unfed:
-            slot.in_data.bind(index, 0, 0)
+        slot.unbind(plan.unfed)
         is_chained = self._executions.shared_stream is None
         outputs = request.outputs if plan.dynamic_shapes is not None else None
         kind = plan.serial, request.to_host, ends, is_chained, outputs
@@ -69,8 +68,7 @@ class CommandCache:
 
     def batch(self, plan: Plan, slot: Slot, count: int) -> CommandList:
         """Return the commands of ``count`` requests of a plan that share a slot."""
-        for index in plan.unfed:
-            slot.in_data.bind(index, 0, 0)
+        slot.unbind(plan.unfed)
         kind = plan.serial, slot.batch.serial, self._executions.shared_stream is None
         found: CommandList | None = slot.kept((kind, count))
         if found is not None:

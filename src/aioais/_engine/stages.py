@@ -138,8 +138,7 @@ class Stages:
             self._executions.prepare(plan, slot)
             request.outputs = plan.outputs
         commands = self._cache.step(request, slot, feeds)
-        if feeds is not None:
-            self._stage(request, commands, feeds)
+        self._stage(request, commands, feeds)
         return self._submit(batch, [request], commands)
 
     def _queue_step(self, batch: Batch, request: IterationRequest, feeds: list[Any] | None) -> list[Request]:
@@ -154,8 +153,7 @@ class Stages:
             self._run(batch, request, feeds, request.is_last)
             return []
         commands = self._cache.step(request, slot, feeds, (request.is_first, request.is_last))
-        if feeds is not None:
-            self._stage(request, commands, feeds)
+        self._stage(request, commands, feeds)
         return self._submit(batch, [request], commands)
 
     def _submit(self, batch: Batch, queued: list[Request], commands: CommandList) -> list[Request]:
@@ -194,8 +192,7 @@ class Stages:
             if is_first and shapes is not None:
                 slot.describe(shapes)
             commands = self._cache.step(request, slot, feeds, (is_first, False))
-            if feeds is not None:
-                self._stage(request, commands, feeds)
+            self._stage(request, commands, feeds)
             self._executions.queue(commands.calls[: commands.head])
         self._dynamic.run(request, slot)
         batch.number = self._executions.count()
@@ -226,10 +223,11 @@ class Stages:
         request.was_cancelled = feeds is None  # its coroutine was closed, which cancels no future
         return feeds
 
-    def _stage(self, request: Request, commands: CommandList, feeds: list[Any]) -> None:
-        """Copy host feeds to staging; the copy releases the GIL where it is large."""
-        copy_feeds(commands.staging[0], feeds)
-        request.copies_in = commands.copies_in
+    def _stage(self, request: Request, commands: CommandList, feeds: list[Any] | None) -> None:
+        """Copy host feeds to staging, unless that was done before; the copy releases the GIL where it is large."""
+        if feeds is not None:
+            copy_feeds(commands.staging[0], feeds)
+            request.copies_in = commands.copies_in
 
     # ------------------------------------------------------------------------------------ wait
     def wait(self, batch: Batch) -> bool:
