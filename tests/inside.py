@@ -335,7 +335,7 @@ def break_stage(patch: pytest.MonkeyPatch, session: InferSession, stage: str, er
 
 def idle_slots(session: InferSession) -> list[int]:
     """Return the identities of the sets of buffers that wait for a request; nothing may be under way."""
-    return [id(slot) for slot in _pipeline(session).slots._free]
+    return [id(slot) for slot in _pipeline(session).slots.free]
 
 
 def recordings(session: InferSession) -> int:

@@ -127,7 +127,7 @@ async def test_a_slower_device_has_depth_requests(models: Models, monkeypatch: p
         await grown(session)
         inside.treat_as_slow(monkeypatch)
         with emulator.configure(execute_ms=3):
-            for seed in range(12):
+            for seed in range(24):
                 check(SMALL, seed, await session.infer(feeds(SMALL, seed)))
             with emulator.gate("h2d") as gate:
                 emulator.reset_counts()
@@ -184,13 +184,17 @@ async def test_a_call_that_fails_concerns_one_request(models: Models, call: str,
         await round_of(session, 64)
 
 
-async def test_a_time_that_cannot_be_read_concerns_one_request(models: Models) -> None:
+@pytest.mark.parametrize("code", [500002, CODE])
+async def test_a_time_that_cannot_be_read(models: Models, caplog: pytest.LogCaptureFixture, code: int) -> None:
+    """Those that share a slot run again, each alone, unless the device is at fault: then they fail together."""
     async with InferSession(0, models.add(SMALL)) as session:
-        await grown(session)
-        async with waiting(session, 31) as tasks:
+        most = await grown(session)
+        async with waiting(session, most + 8) as tasks:
             # Those of the lonely one are read first: two copies there, one execution, one copy back.
-            emulator.fail("acl.rt.event_elapsed_time", CODE, after=4 + 4 * 9 + 2)
-        assert await outcomes(tasks) == [9]
+            emulator.fail("acl.rt.event_elapsed_time", code, after=4 + 4 * 9 + 2)
+        assert await outcomes(tasks) == (list(range(most)) if code == CODE else [])
+        assert ("run again, each alone" in caplog.text) == (code != CODE)
+        await round_of(session, 64)
 
 
 async def test_a_failure_on_the_device_concerns_those_that_share_a_slot(models: Models) -> None:

@@ -20,6 +20,7 @@ WORK = {
     "acl.rt.memcpy_async",
     "acl.mdl.execute_async",
     "acl.rt.record_event",
+    "acl.rt.stream_query",
     "acl.rt.stream_wait_event",
     "acl.rt.synchronize_stream",
     "acl.rt.event_elapsed_time",

@@ -61,8 +61,8 @@ class Event:
             self._library.check("acl.rt.destroy_event", self._library.acl.rt.destroy_event(handle))
 
 
-def read_times(library: Library, spans: Iterable[tuple[int, int]], times: list[float]) -> None:
-    """Append the milliseconds between events that are complete; NaN where ACL has no time for one of them.
+def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float]:
+    """Return the milliseconds between events that are complete; NaN where ACL has no time for one of them.
 
     A request does not fail because its times are unknown; the first such case is logged.
 
@@ -72,8 +72,6 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]], times: list[f
         The ACL in use.
     spans
         Handles of the events at the begin and the end of each span.
-    times
-        What is appended to; where a call fails it has the times of the spans before.
 
     Raises
     ------
@@ -81,7 +79,7 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]], times: list[f
         A call failed for another reason.
     """
     elapsed = library.acl.rt.event_elapsed_time
-    append = times.append
+    times: list[float] = []
     for begin, end in spans:
         ms, code = elapsed(begin, end)
         if code:
@@ -92,7 +90,8 @@ def read_times(library: Library, spans: Iterable[tuple[int, int]], times: list[f
                 library.tells_times = False
                 _log.warning("some times are unknown and count as 0: %s", error)
             ms = math.nan
-        append(ms)
+        times.append(ms)
+    return times
 
 
 class Stream:
@@ -106,7 +105,7 @@ class Stream:
         Seconds after which :meth:`synchronize` gives up; ``None`` waits without a limit.
     """
 
-    __slots__ = ("_copy", "_library", "_record", "_reset", "_timeout", "_wait", "handle")
+    __slots__ = ("_copy", "_library", "_query", "_record", "_reset", "_timeout", "_wait", "handle")
 
     def __init__(self, library: Library, hang_timeout: float | None = None) -> None:
         rt = library.acl.rt
@@ -117,6 +116,7 @@ class Stream:
         self._record = rt.record_event
         self._wait = rt.stream_wait_event
         self._reset = rt.reset_event
+        self._query = rt.stream_query
 
     def copy(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> None:
         """Queue a copy of ``count`` bytes; host memory must be pinned, or the call would block."""
@@ -175,13 +175,20 @@ class Stream:
         AclError
             Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        self.synchronize_within(self._timeout)
+        error = self._wait_once(self._timeout)
+        if error is not None:
+            self._wait_again(error, self._timeout)
 
-    def synchronize_within(self, seconds: float | None) -> None:
+    def synchronize_within(self, seconds: float) -> None:
         """Do the same as :meth:`synchronize`, with another limit in seconds."""
         error = self._wait_once(seconds)
         if error is not None:
             self._wait_again(error, seconds)
+
+    def is_complete(self) -> bool:
+        """Whether all queued work is done, also where it failed; ``False`` where ACL does not say."""
+        status, code = self._query(self.handle)
+        return not (code or status)
 
     def close(self) -> None:
         """Destroy the stream; idempotent. Its context must be current in the calling thread."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Sequence
+from time import perf_counter, sleep
 from typing import Final, Protocol
 
 __all__ = ["Deliverable", "Delivery"]
@@ -26,42 +26,48 @@ _TURN_S: Final = 0.0001
 class Delivery:
     """Delivers the results of one session's requests.
 
-    ``post`` is called in the session's threads, everything else on the loop. A wake-up costs the loop
-    5 to 28 microseconds, so results that come while one is under way share it.
+    A wake-up costs the loop 5 to 28 microseconds, so results that come while one is under way share it.
+
+    Attributes
+    ----------
+    ready
+        What the loop has not settled yet, the oldest first.
     """
 
-    __slots__ = ("_armed", "_armed_at", "_ready", "loop")
+    __slots__ = ("_armed", "_armed_at", "loop", "ready")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
-        self._ready: deque[Deliverable] = deque()
+        self.ready: deque[Deliverable] = deque()
         self._armed = False
         self._armed_at = 0.0
 
     def post(self, items: Sequence[Deliverable]) -> None:
-        """Settle items on the loop, in order; after the loop is closed they are dropped."""
-        self._ready.extend(items)
-        if self._ready and not self._armed:
-            # Two threads may both come here: the second wake-up finds nothing, which is harmless.
-            self._armed = True
-            self._armed_at = time.perf_counter()
-            try:
-                self.loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the loop is closed: no caller is left
-                self._ready.clear()
+        """Settle items on the loop, in order; in a thread of the session."""
+        self.ready.extend(items)
+        self.send()
 
-    def give_way(self) -> None:
-        """Let the loop have its turn, if results have waited for it for long.
+    def send(self) -> None:
+        """Wake the loop for what is ready, or let it have its turn, if it was woken long ago.
 
         A thread that releases the GIL for a moment takes it again before another thread has woken; that one would get
         it only after Python's switch interval of 5 ms.
         """
-        if self._armed and time.perf_counter() - self._armed_at > _PATIENCE_S:
-            time.sleep(_TURN_S)
+        if self._armed:
+            if perf_counter() - self._armed_at > _PATIENCE_S:
+                sleep(_TURN_S)
+        elif self.ready:
+            # Two threads may both come here: the second wake-up finds nothing, which is harmless.
+            self._armed = True
+            self._armed_at = perf_counter()
+            try:
+                self.loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the loop is closed: no caller is left
+                self.ready.clear()
 
     def _drain(self) -> None:
         # First the flag, then the items: what is appended from here on wakes the loop again.
         self._armed = False
-        ready = self._ready
+        ready = self.ready
         while ready:
             ready.popleft().settle()

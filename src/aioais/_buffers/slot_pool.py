@@ -53,6 +53,10 @@ class SlotPool:
     ----------
     depth
         Most slots now. Less than asked for once the device had no room for more; with ``"auto"`` it grows.
+    made
+        Slots that there are.
+    free
+        Those that no request uses. The one that was used last is taken first, so that others can rest.
     """
 
     def __init__(
@@ -72,25 +76,16 @@ class SlotPool:
         self._is_awaited = is_awaited
         self._is_open = info.kind == "shape"
         self._all: list[Slot] = []
-        self._free: deque[Slot] = deque()  # the one that was used last is taken first, so that others can rest
+        self.made: int = 0
+        self.free: deque[Slot] = deque()
         self._lock = threading.Lock()  # guards the list, and that no slot is reclaimed that a request waits for
         self._is_interrupted = False
         device.idle_memory.enter(self)
 
     @property
-    def made(self) -> int:
-        """Slots that there are."""
-        return len(self._all)
-
-    @property
-    def has_free(self) -> bool:
-        """Whether a slot is free."""
-        return bool(self._free)
-
-    @property
     def has_room(self) -> bool:
         """Whether a slot is free, or another one may be made."""
-        return bool(self._free) or len(self._all) < self.depth
+        return bool(self.free) or self.made < self.depth
 
     @property
     def nbytes(self) -> int:
@@ -112,20 +107,18 @@ class SlotPool:
             The device has no room for even one, or failed.
         """
         try:
-            slot = self._free.pop()
+            slot = self.free.pop()
         except IndexError:
             pass
         else:
             slot.is_resting = False
             return slot
-        with self._lock:
-            if len(self._all) >= self.depth:
-                return None
+        if self.made >= self.depth:
+            return None
         try:
             slot = self._make()
         except AclError as exc:
-            with self._lock:
-                made = len(self._all)
+            made = self.made
             if not made or not (isinstance(exc, AclMemoryError) or exc.code in _NONE_LEFT):
                 raise
             _log.warning(
@@ -140,13 +133,14 @@ class SlotPool:
             return None
         with self._lock:
             self._all.append(slot)
+            self.made += 1
         return slot
 
     def give(self, slot: Slot) -> None:
         """Return a slot to the pool; nothing on the device uses it any more."""
         if self._is_open:
             slot.give_back()
-        self._free.append(slot)
+        self.free.append(slot)
 
     def grow(self) -> None:
         """Double an automatic depth, within its bounds of slots and bytes."""
@@ -159,8 +153,8 @@ class SlotPool:
 
     def sweep(self) -> None:
         """Free large slots that no request has used since the sweep before, but for one; in such a thread too."""
-        self._close_free(lambda slot: slot.is_resting and len(self._all) > 1 and slot.nbytes > KEPT_BYTES)
-        for slot in list(self._free):
+        self._close_free(lambda slot: slot.is_resting and self.made > 1 and slot.nbytes > KEPT_BYTES)
+        for slot in list(self.free):
             slot.is_resting = True
 
     def _close_free(self, is_spare: Callable[[Slot], bool]) -> None:
@@ -169,15 +163,16 @@ class SlotPool:
         with self._lock:
             while not (self._is_interrupted or self._is_awaited()):
                 try:
-                    if not is_spare(self._free[0]):
+                    if not is_spare(self.free[0]):
                         break
-                    slot = self._free.popleft()
+                    slot = self.free.popleft()
                 except IndexError:
                     break
                 self._all.remove(slot)
+                self.made -= 1
                 spare.append(slot)
             if spare and self.is_automatic:
-                self.depth = max(len(self._all), min(self.depth, FIRST_DEPTH))
+                self.depth = max(self.made, min(self.depth, FIRST_DEPTH))
         run_all(slot.close for slot in spare)
 
     def interrupt(self) -> None:
@@ -189,6 +184,6 @@ class SlotPool:
         """Free all slots; none may be in use. A failure is raised when all else is freed."""
         self._device.idle_memory.leave(self)
         with self._lock:
-            slots, self._all = self._all, []
-            self._free.clear()
+            slots, self._all, self.made = self._all, [], 0
+            self.free.clear()
         run_all(slot.close for slot in slots)

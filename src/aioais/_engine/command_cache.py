@@ -48,10 +48,10 @@ class CommandCache:
             Whether it has the copies to the device, and those back.
         """
         plan = request.plan
-        slot.unbind(plan.unfed)
-        is_chained = self._executions.shared_stream is None
+        if plan.unfed:
+            slot.unbind(plan.unfed)
         outputs = request.outputs if plan.dynamic_shapes is not None else None
-        kind = plan.serial, request.to_host, ends, is_chained, outputs
+        kind = plan.serial, request.to_host, ends, self._executions.stream is None, outputs
         found: CommandList | None = slot.kept(kind)
         if found is not None:
             return found
@@ -68,8 +68,9 @@ class CommandCache:
 
     def batch(self, plan: Plan, slot: Slot, count: int) -> CommandList:
         """Return the commands of ``count`` requests of a plan that share a slot."""
-        slot.unbind(plan.unfed)
-        kind = plan.serial, slot.batch.serial, self._executions.shared_stream is None
+        if plan.unfed:
+            slot.unbind(plan.unfed)
+        kind = plan.serial, slot.batch.serial, self._executions.stream is None
         found: CommandList | None = slot.kept((kind, count))
         if found is not None:
             return found

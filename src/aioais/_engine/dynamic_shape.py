@@ -224,7 +224,7 @@ class DynamicShapes:
 
     def _attempt(self, slot: Slot) -> AclError | None:
         """Run once and wait; returns the error instead of raising it."""
-        slow, stream, marks = self._library.slow, self._executions.shared_stream or slot.stream, slot.marks
+        slow, stream, marks = self._library.slow, self._executions.stream or slot.stream, slot.marks
         stream.record(marks.ready)
         for count, mark in zip(slot.executions_per_mark, marks.executions, strict=True):
             for _ in range(count):

@@ -27,12 +27,8 @@ IS_CHAINED: Final = [not os.environ.get("AIOAIS_ONE_STREAM")]
 """Private switch for tests: with ``[False]``, sessions opened from then on have one execute stream."""
 
 
-class _Link(NamedTuple):
-    """The end of the chain: the event behind the newest execution, and the slot on whose stream it is."""
-
-    slot: Slot
-    event: Event
-    number: int
+_Link = tuple[Slot, Event, int]
+"""The end of the chain: the slot on whose stream the newest execution is, the event behind it, and its number."""
 
 
 class _Report(NamedTuple):
@@ -85,6 +81,11 @@ class Executions:
         Executions per request.
     hang_timeout
         Of the one execute stream.
+
+    Attributes
+    ----------
+    stream
+        The one stream of all executions; ``None`` while they are chained.
     """
 
     def __init__(self, library: Library, model: LoadedModel, loop: int, hang_timeout: float | None) -> None:
@@ -98,19 +99,14 @@ class Executions:
         self._link: _Link | None = None
         self._confirmed = 0
         """Number of the newest submission that is known to be complete; written by the finish thread only."""
-        self._stream: Stream | None = None if IS_CHAINED[0] else Stream(library, hang_timeout)
+        self.stream: Stream | None = None if IS_CHAINED[0] else Stream(library, hang_timeout)
         self._report: _Report | None = None
-
-    @property
-    def shared_stream(self) -> Stream | None:
-        """The one stream of all executions; ``None`` while they are chained."""
-        return self._stream
 
     def streams(self, slot: Slot) -> Streams:
         """Return where the calls of a request in a slot are queued."""
-        if self._stream is None:
+        if self.stream is None:
             return Streams(slot.stream, slot.stream)
-        return Streams(slot.stream, self._stream, *slot.wait_events)
+        return Streams(slot.stream, self.stream, *slot.wait_events)
 
     def prepare(self, plan: Plan, slot: Slot) -> None:
         """Set the gear where it is another one, and find out the output shapes; nothing is queued."""
@@ -124,7 +120,7 @@ class Executions:
 
     def launch_call(self, slot: Slot) -> Call:
         """Return the call that queues one execution with the buffers of a slot."""
-        stream = self._stream or slot.stream
+        stream = self.stream or slot.stream
         arguments = self.model.id, slot.in_data.handle, slot.out_data.handle, stream.handle
         return self._execute, arguments, "acl.mdl.execute_async"
 
@@ -170,8 +166,8 @@ class Executions:
             if link is not None and self.model.info.kind != "shape":  # of those, too small an output is refused as well
                 self._consider(exc)
             raise RefusedError(exc, position, failure) from None
-        if self._stream is None:
-            self._link = _Link(slot, commands.last, number)
+        if self.stream is None:
+            self._link = slot, commands.last, number
         return number
 
     def count(self) -> int:
@@ -182,23 +178,24 @@ class Executions:
     def _link_before(self, slot: Slot) -> _Link | None:
         """Return the execution before, if the slot's stream has to wait for it."""
         link = self._link
-        if link is None or link.slot is slot or link.number <= self._confirmed or self._stream is not None:
+        if link is None or link[0] is slot or link[2] <= self._confirmed or self.stream is not None:
             return None
         return link
 
     def _follow(self, link: _Link, slot: Slot) -> None:
         """Have the slot's stream wait for an execution."""
-        own = link.slot.link
+        before, event, _ = link
+        own = before.link
         if own is None:
-            slot.stream.wait(link.event)
+            slot.stream.wait(event)
         else:  # an older release: this wait's own event, which must be reset before it is recorded again
             slot.stream.wait(own)
             slot.stream.reset(own)
-            link.slot.is_link_set = False
+            before.is_link_set = False
 
     def _record_link(self, slot: Slot, own: Event) -> None:
         """On an older release: record the event that the next execution waits for."""
-        if self._stream is not None:
+        if self.stream is not None:
             return
         if slot.is_link_set:  # no other slot has waited for it
             slot.stream.reset(own)
@@ -220,7 +217,7 @@ class Executions:
         DeviceHangError
             The work is not complete within ``hang_timeout``.
         """
-        if self._stream is not None:
+        if self.stream is not None:
             return None
         failure: AclError | None = None
         try:
@@ -240,7 +237,7 @@ class Executions:
         AclError, DeviceHangError
             A copy failed, or is not complete within ``hang_timeout``.
         """
-        if self._stream is not None:
+        if self.stream is not None:
             self._synchronize_shared()
         link = self._link_before(slot)
         if link is not None:
@@ -263,14 +260,14 @@ class Executions:
             slot.stream.synchronize()
         except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
             failure = failure or exc
-        if number > self._confirmed and not isinstance(failure, DeviceHangError):
+        if number > self._confirmed and not (failure and isinstance(failure, DeviceHangError)):
             self._confirmed = number  # complete, also where it failed
         return failure
 
     def close(self) -> None:
         """Destroy the one execute stream; idempotent."""
-        if self._stream is not None:
-            self._stream.close()
+        if self.stream is not None:
+            self.stream.close()
 
     def _failure_of(self, number: int) -> BaseException | None:
         """Synchronise the one execute stream. ACL does not say which submission failed, so all of them fail."""
@@ -281,9 +278,9 @@ class Executions:
         return copy.copy(failure.error) if isinstance(failure.error, AclError) else failure.error
 
     def _synchronize_shared(self) -> None:
-        assert self._stream is not None
+        assert self.stream is not None
         try:
-            self._stream.synchronize()
+            self.stream.synchronize()
         except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
             # Kept until the next one: without the frames, which hold requests.
             self._report = _Report(self._submitted, exc.with_traceback(None))
@@ -298,7 +295,7 @@ class Executions:
         ):
             return
         try:
-            self._stream = Stream(self.library, self._hang_timeout)
+            self.stream = Stream(self.library, self._hang_timeout)
         except AclError as exc:
             _log.warning("%s: no stream for all executions: %s", self.model.path, str(exc))
             return

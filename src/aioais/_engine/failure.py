@@ -55,7 +55,7 @@ class Holdings:
         Needs the device's context. Where the release cannot bound a wait, it may take any time.
         """
         deadline = monotonic() + seconds
-        shared = self.executions.shared_stream
+        shared = self.executions.stream
         for stream in [*([] if shared is None else [shared]), *self.slots.streams()]:
             try:
                 if self.device.library.has_stream_timeout:

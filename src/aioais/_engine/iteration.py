@@ -134,8 +134,6 @@ class IterationRequest(Request):
 
     is_iteration = True
     is_alone = True
-    earlier: tuple[float, float]
-    """Milliseconds of the steps before the present one: of copies to the device, and of executions."""
 
     def __init__(
         self, plan: Plan, feeds: list[np.ndarray | Tensor], future: asyncio.Future[Any], iteration: Iteration
@@ -143,7 +141,6 @@ class IterationRequest(Request):
         super().__init__(plan, feeds, future, to_host=True)
         self._iteration = iteration
         self._steps_done = 0
-        self.earlier = (0.0, 0.0)
 
     @property
     def is_first(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from functools import partial
+from typing import Final
 
 from .._acl.model import LoadedModel, ModelInfo
 from .._acl.process import AclProcess
@@ -31,6 +32,8 @@ from .times import Times
 
 __all__ = ["Pipeline", "live_pipelines"]
 
+_MOST_HELD: Final = 2
+"""Results that are kept from the loop until the next ones are there. With more the device waits for the loop."""
 _live: set[Pipeline] = set()
 """The pipelines that have not ended."""
 _live_lock = threading.Lock()  # guards the set
@@ -170,17 +173,22 @@ class Pipeline:
         router = self._router
         if self.failure.cause is not None:
             return False
-        self._submit_all(is_finish_thread=True)
-        batch = router.next_submitted()
-        if batch is None:
+        if not router.submitted:
+            self._submit_all(is_finish_thread=True)
+        if not router.submitted:
             if router.is_over:
                 self.failure.end()
                 return False
             router.sleep()
             return True
-        router.begin_wait()
+        batch = router.submitted.popleft()
+        router.is_waiting = True  # before the check: the submit thread is woken for what comes later
+        if router.has_work():
+            self._submit_all(is_finish_thread=True, has_batch=True)
+            if router.has_work():
+                router.wake_submit()
         is_whole = self._stages.wait(batch)
-        router.end_wait()
+        router.is_waiting = False
         if not is_whole:
             return False
         if self._stages.finish(batch):
@@ -188,34 +196,34 @@ class Pipeline:
                 with router.submitting:  # the thread that has it takes from the line
                     self._put_back(batch.again)
             self._free(batch)
-            self._submit_all(is_finish_thread=True, has_results=True)  # before the loop is woken, which takes the GIL
-            self._end(batch.requests)
+            self._submit_all(is_finish_thread=True, has_batch=True)  # before the loop is woken, which takes the GIL
+            self.admission.leave(batch.requests)
+            self._delivery.ready.extend(batch.requests)
         else:
             router.going_on.append(batch)
-        self._delivery.give_way()
+        if not self._has_more_at_once():
+            self._delivery.send()
         return True
 
-    def _submit_all(self, is_finish_thread: bool = False, has_results: bool = False) -> None:
+    def _submit_all(self, is_finish_thread: bool = False, has_batch: bool = False) -> None:
         """Submit what can be submitted; the finish thread skips it while the submit thread submits.
 
         Parameters
         ----------
         is_finish_thread
             Called in the finish thread.
-        has_results
-            It has results that are not delivered yet.
+        has_batch
+            It has a batch to wait for, or to deliver.
         """
         router = self._router
         while router.has_work() and self.failure.cause is None:
             if not router.submitting.acquire(blocking=not is_finish_thread):
                 return  # the thread that has it looks again after it has released it
             try:
-                while router.line or router.going_on:
-                    if is_finish_thread and (has_results or router.submitted) and not self._is_quick():
-                        return  # the other thread is woken for it before this one waits
-                    batch = self._next()
-                    if batch is None:
-                        break
+                if is_finish_thread and (has_batch or router.submitted) and not self._is_quick():
+                    return  # the other thread is woken for it before this one waits
+                batch = self._next()
+                if batch is not None:
                     behind = self._stages.queue(batch)
                     if behind:
                         self._put_back(behind)
@@ -223,6 +231,18 @@ class Pipeline:
                     del batch  # an error's traceback holds this frame, and the batch the error
             finally:
                 router.submitting.release()
+
+    def _has_more_at_once(self) -> bool:
+        """Whether the next batch is complete as well: then the loop is woken once for the results of both.
+
+        Only on a fast device, where a wake-up costs as much as an execution, and while requests wait in the line.
+        """
+        router = self._router
+        if not (self.times.speed.is_brief and router.line and router.submitted):
+            return False
+        if len(self._delivery.ready) >= _MOST_HELD:
+            return False
+        return router.submitted[0].slot.stream.is_complete()
 
     def _is_quick(self) -> bool:
         """Whether what comes next can be submitted without holding up results that are due."""
@@ -233,9 +253,9 @@ class Pipeline:
             return True
         plan = router.line[0].plan
         if plan.is_small:
-            return self.slots.has_free
+            return bool(self.slots.free)
         outputs = self._stages.expected_outputs(plan)
-        if plan.is_large or not self.slots.has_free or (outputs is None and plan.dynamic_shapes is not None):
+        if plan.is_large or not self.slots.free or (outputs is None and plan.dynamic_shapes is not None):
             return False
         return self.device.is_board or all(
             item.nbytes <= SMALL or self.device.pinned.has_idle(item.nbytes) for item in outputs or ()

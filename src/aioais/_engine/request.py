@@ -56,6 +56,8 @@ class Request:
     started_at: float = 0.0
     copies_in = 0
     """Its copies to the device."""
+    earlier: tuple[float, float] = (0.0, 0.0)
+    """Of an iteration: milliseconds of the steps before the present one, of copies to the device and of executions."""
     row: list[float] | None = None
     """Milliseconds of its copies to the device, its executions and its copies back, once it is complete."""
 

@@ -44,6 +44,8 @@ class Router:
         Held by the thread that submits: a model takes submissions from one thread at a time.
     is_over
         Nothing is under way, and nothing will come.
+    is_waiting
+        The finish thread waits for the device, or is about to.
     """
 
     def __init__(self, speed: Speed, loop: asyncio.AbstractEventLoop, slots: SlotPool) -> None:
@@ -56,7 +58,7 @@ class Router:
         self._loop = loop
         self._slots = slots
         self._is_asleep = False
-        self._is_waiting = False
+        self.is_waiting = False
         self._will_look_again = False
         self._finish_bell: SimpleQueue[None] = SimpleQueue()
         self._submit_bell: SimpleQueue[None] = SimpleQueue()
@@ -68,9 +70,9 @@ class Router:
         if self._is_asleep:
             self._is_asleep = False
             self._finish_bell.put(None)
-        elif self._is_waiting and not self._will_look_again and self._slots.has_room:
+        elif self.is_waiting and not self._will_look_again and self._slots.has_room:
             if self._speed.is_slow:
-                self._submit_bell.put(None)
+                self.wake_submit()
             else:
                 # The finish thread is free sooner than another thread wakes, unless the device is slow this time.
                 self._will_look_again = True
@@ -78,14 +80,10 @@ class Router:
 
     def _look_again(self) -> None:
         self._will_look_again = False
-        if self._is_waiting and self.line and self._slots.has_room:
-            self._submit_bell.put(None)
+        if self.is_waiting and self.has_work():
+            self.wake_submit()
 
     # ---------------------------------------------------------------------- on the finish thread
-    def next_submitted(self) -> Batch | None:
-        """Take the oldest batch on the device."""
-        return self.submitted.popleft() if self.submitted else None
-
     def sleep(self) -> None:
         """Wait for something to do: a request in the line, or a batch on the device."""
         self._is_asleep = True  # set before the check: what comes from now on wakes this thread
@@ -95,20 +93,11 @@ class Router:
             self._finish_bell.get()
         self._is_asleep = False
 
-    def begin_wait(self) -> None:
-        """Note that this thread waits for the device from now on, and wake the other one if there is work for it."""
-        self._is_waiting = True  # set before the check: what comes from now on wakes this thread
-        if self.going_on or (self.line and self._slots.has_room):
-            self._submit_bell.put(None)
-
-    def end_wait(self) -> None:
-        """Note that this thread waits no more."""
-        self._is_waiting = False
-
     # ---------------------------------------------------------------------- on either thread
     def has_work(self) -> bool:
         """Whether something could be submitted now."""
-        return bool(self.going_on or (self.line and self._slots.has_room))
+        slots = self._slots
+        return bool(self.going_on or (self.line and (slots.free or slots.made < slots.depth)))
 
     def was_submitted(self, batch: Batch) -> None:
         """Hand a batch over to the finish thread."""
@@ -116,6 +105,10 @@ class Router:
         if self._is_asleep:
             self._is_asleep = False
             self._finish_bell.put(None)
+
+    def wake_submit(self) -> None:
+        """Wake the submit thread."""
+        self._submit_bell.put(None)
 
     def wait_for_bell(self) -> None:
         """Wait until there is something to submit; on the submit thread."""

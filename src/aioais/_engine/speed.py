@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["REMEMBERED", "Speed"]
@@ -38,13 +39,9 @@ class Speed:
         self._ranks = deque([len(_LIMITS_MS)] * REMEMBERED, REMEMBERED)
         """Of each remembered time: how many of the limits it exceeds."""
 
-    def learn(self, ms: float) -> None:
-        """Take the milliseconds of the newest request; what is unknown (NaN) counts as slow."""
-        rank = bisect_left(_LIMITS_MS, ms) if ms == ms else len(_LIMITS_MS)
-        forgotten = self._ranks.popleft()
-        self._ranks.append(rank)
-        if rank == forgotten:  # so the median is in the same place
-            return
+    def learn(self, ms: Sequence[float]) -> None:
+        """Take the milliseconds of the newest requests; what is unknown (NaN) counts as slow."""
+        self._ranks.extend(bisect_left(_LIMITS_MS, one) if one == one else len(_LIMITS_MS) for one in ms)
         typical = sorted(self._ranks)[REMEMBERED // 2]
         self.is_light = typical < (2 if self.is_light else 1)
         self.is_brief = typical < 3

@@ -17,7 +17,7 @@ from .._feeds.gathered import copy_feeds
 from .._feeds.plan import OutputPlan, Plan
 from ..errors import AclError
 from .batch import Batch
-from .command_cache import CommandCache
+from .command_cache import WHOLE, CommandCache, Ends
 from .dynamic_shape import DynamicShapes
 from .event_times import Recorder
 from .execute import Executions, RefusedError
@@ -81,97 +81,100 @@ class Stages:
         list of Request
             Those behind a request that failed: they are not queued, and no longer in the batch.
         """
-        batch.is_on_one_stream = self._executions.shared_stream is not None
         requests = batch.requests
+        batch.is_on_one_stream = self._executions.stream is not None
         if self._debug:
             for request in requests:
                 _log.debug("request %d: submitted to device %d", request.number, self._device.id)
         try:
-            return self._queue_together(batch) if len(requests) > 1 else self._queue(batch, requests[0])
+            commands = self._stage_all(batch) if len(requests) > 1 else self._stage(batch, requests[0])
+            if commands is not None:
+                batch.commands = commands
+                batch.number = self._executions.submit(batch.slot, commands)
+                for request in batch.queued:
+                    request.feeds = None
+        except RefusedError as refused:
+            return self._refused(batch, refused)
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
             return self._fail_at(batch, requests[0], exc)
+        return []
 
-    def _queue_together(self, batch: Batch) -> list[Request]:
-        """Queue requests that share a slot: all their feeds are staged, then all calls are made in one go."""
+    def _stage_all(self, batch: Batch) -> CommandList | None:
+        """Copy the feeds of requests that share a slot; returns the commands of those that are to be submitted."""
         requests, slot = batch.requests, batch.slot
         plan = requests[0].plan
         requests[0].state = "started"
         self._executions.prepare(plan, slot)
-        commands = self._cache.batch(plan, slot, len(requests))
+        staging = self._cache.batch(plan, slot, len(requests)).staging
         now = perf_counter()
         queued: list[Request] = []
         for request in requests:
             request.started_at = now
-            feeds = request.feeds
+            feeds = request.feeds  # kept until all are submitted: those behind one that fails go back to the line
             if feeds is None or request.future.cancelled():
                 request.was_cancelled = True
                 continue
             try:
-                copy_feeds(commands.staging[len(queued)], feeds)
+                copy_feeds(staging[len(queued)], feeds)
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                 self.fail(request, exc)
             else:
                 queued.append(request)
         if not queued:
-            return []
-        if len(queued) < len(requests):
-            commands = self._cache.batch(plan, slot, len(queued))
-        left = self._submit(batch, queued, commands)
-        for request in queued:
-            request.feeds = None
-        return left
+            return None
+        commands = self._cache.batch(plan, slot, len(queued))
+        batch.queued = queued
+        return commands
 
-    def _queue(self, batch: Batch, request: Request) -> list[Request]:
-        slot, plan = batch.slot, request.plan
-        feeds = self._begin(request)
-        if request.was_cancelled:
-            return []
-        if isinstance(request, IterationRequest):
-            return self._queue_step(batch, request, feeds)
-        if plan.dynamic_shapes is not None:
-            expected = None if request.must_wait else self._dynamic.expected(plan)
-            if expected is None:
-                self._run(batch, request, feeds, is_last=True)
-                return []
-            self._dynamic.prepare(request, slot, expected)
-        else:
-            self._executions.prepare(plan, slot)
-            request.outputs = plan.outputs
-        commands = self._cache.step(request, slot, feeds)
-        self._stage(request, commands, feeds)
-        return self._submit(batch, [request], commands)
+    def _stage(self, batch: Batch, request: Request) -> CommandList | None:
+        """Copy the feeds of a request that starts; returns its commands, or those of its next step.
 
-    def _queue_step(self, batch: Batch, request: IterationRequest, feeds: list[Any] | None) -> list[Request]:
-        slot, is_dynamic = batch.slot, request.plan.dynamic_shapes is not None
+        ``None`` if nothing is left to submit: its caller stopped waiting, or it has run already.
+        """
+        slot, plan, executions = batch.slot, request.plan, self._executions
+        feeds, request.feeds = request.feeds, None
+        if request.future.cancelled() or (feeds is None and not request.started_at):
+            request.was_cancelled = True  # a coroutine that is closed drops the feeds and cancels no future
+            return None
+        if not request.started_at:
+            request.started_at = perf_counter()
+            request.state = "started"
+        is_dynamic, ends = plan.dynamic_shapes is not None, WHOLE
         if not is_dynamic:
-            self._executions.prepare(request.plan, slot)  # each time: another request may have set its gear in between
-            request.outputs = request.plan.outputs
-        for item in request.feed_back(slot):
-            if item.nbytes:
-                slot.stream.copy(*item, _D2D)
+            executions.prepare(plan, slot)  # also between two steps: another request may have set its gear
+            request.outputs = plan.outputs
+        if isinstance(request, IterationRequest):
+            ends = request.is_first, request.is_last
+            for item in request.feed_back(slot):
+                if item.nbytes:
+                    slot.stream.copy(*item, _D2D)
+        batch.queued = [request]
         if is_dynamic:
-            self._run(batch, request, feeds, request.is_last)
-            return []
-        commands = self._cache.step(request, slot, feeds, (request.is_first, request.is_last))
-        self._stage(request, commands, feeds)
-        return self._submit(batch, [request], commands)
+            is_known = not request.is_iteration and not request.must_wait
+            expected = self._dynamic.expected(plan) if is_known else None
+            if expected is None:
+                self._run(batch, request, feeds, ends)
+                return None
+            self._dynamic.prepare(request, slot, expected)
+        commands = self._cache.step(request, slot, feeds, ends)
+        if feeds is not None:
+            copy_feeds(commands.staging[0], feeds)  # releases the GIL where that takes long
+            request.copies_in = commands.copies_in
+        return commands
 
-    def _submit(self, batch: Batch, queued: list[Request], commands: CommandList) -> list[Request]:
-        """Queue the commands of requests; returns as :meth:`queue`."""
-        batch.queued, batch.commands = queued, commands
-        try:
-            batch.number = self._executions.submit(batch.slot, commands)
-        except RefusedError as refused:
-            k = bisect_right(commands.ends, refused.position)
-            failed = queued[k]
-            del queued[k:]
-            if queued:
-                batch.commands = self._cache.batch(failed.plan, batch.slot, len(queued))
-            left = self._fail_at(batch, failed, refused.error)
-            if refused.failure is not None:
-                self._fail_all(batch, refused.failure)
-            return left
-        return []
+    def _refused(self, batch: Batch, refused: RefusedError) -> list[Request]:
+        """Fail the request whose submission was refused; returns as :meth:`queue`."""
+        commands, queued = batch.commands, batch.queued
+        assert commands is not None
+        k = bisect_right(commands.ends, refused.position)
+        failed = queued[k]
+        del queued[k:]
+        if queued:
+            batch.commands = self._cache.batch(failed.plan, batch.slot, len(queued))
+        left = self._fail_at(batch, failed, refused.error)
+        if refused.failure is not None:
+            self._fail_all(batch, refused.failure)
+        return left
 
     def _fail_at(self, batch: Batch, failed: Request, error: BaseException) -> list[Request]:
         """Fail a request whose submission was refused; returns those behind it, which are no longer in the batch."""
@@ -182,21 +185,22 @@ class Stages:
         del batch.requests[first:]
         return left
 
-    def _run(self, batch: Batch, request: Request, feeds: list[Any] | None, is_last: bool) -> None:
+    def _run(self, batch: Batch, request: Request, feeds: list[Any] | None, ends: Ends) -> None:
         """Run a model of dynamic shape and wait for it, then queue the copies of its outputs."""
-        slot = batch.slot
+        slot, shapes = batch.slot, request.plan.dynamic_shapes
+        is_first, is_last = ends
         commands = batch.commands if request.must_wait else None
         if commands is None:
-            is_first = not isinstance(request, IterationRequest) or request.is_first
-            shapes = request.plan.dynamic_shapes
             if is_first and shapes is not None:
                 slot.describe(shapes)
             commands = self._cache.step(request, slot, feeds, (is_first, False))
-            self._stage(request, commands, feeds)
+            if feeds is not None:
+                copy_feeds(commands.staging[0], feeds)
+                request.copies_in = commands.copies_in
             self._executions.queue(commands.calls[: commands.head])
         self._dynamic.run(request, slot)
         batch.number = self._executions.count()
-        batch.queued, batch.commands = [request], commands
+        batch.commands = commands
         if is_last:
             self._copy_back(batch, request, commands)
 
@@ -209,25 +213,6 @@ class Stages:
             spans=spans, landing=back.landing, copies_back=back.copies_back, is_small=back.is_small
         )
         self._executions.queue(back.calls[back.back :])
-
-    def _begin(self, request: Request) -> list[Any] | None:
-        """Take the feeds of a request that starts; ``None`` for one that has started before."""
-        if request.future.cancelled():
-            request.was_cancelled = True
-            return None
-        if request.started_at:
-            return None
-        request.started_at = perf_counter()
-        request.state = "started"
-        feeds, request.feeds = request.feeds, None
-        request.was_cancelled = feeds is None  # its coroutine was closed, which cancels no future
-        return feeds
-
-    def _stage(self, request: Request, commands: CommandList, feeds: list[Any] | None) -> None:
-        """Copy host feeds to staging, unless that was done before; the copy releases the GIL where it is large."""
-        if feeds is not None:
-            copy_feeds(commands.staging[0], feeds)
-            request.copies_in = commands.copies_in
 
     # ------------------------------------------------------------------------------------ wait
     def wait(self, batch: Batch) -> bool:
@@ -289,13 +274,11 @@ class Stages:
 
     def _complete(self, requests: list[Request], commands: CommandList, slot: Slot) -> None:
         """Read the times of requests, and make their results."""
-        width = len(commands.spans) // len(requests)
-        times = self._read_times(requests, commands.spans, width)
+        times = read_times(self._device.library, commands.spans)
         waited: list[float] = []
         for request, landing in zip(requests, commands.landing, strict=True):
-            if request.error is not None:
-                continue
             if request.keeps_row:
+                width = len(times) // len(requests)
                 first = width * len(waited)
                 request.row, request.copies_in = times[first : first + width], commands.copies_in
             waited.append((request.started_at - request.queued_at) * 1e3)
@@ -305,27 +288,7 @@ class Stages:
                 request.result = [area.copy() for area in landing]
             else:
                 self._make_result(request, landing, slot)
-        if not waited:
-            return
-        oldest = requests[0]
-        earlier = oldest.earlier if isinstance(oldest, IterationRequest) else (0.0, 0.0)
-        self._times.add(times, waited, commands.copies_in, commands.copies_back, earlier)
-
-    def _read_times(self, requests: list[Request], spans: list[tuple[int, int]], width: int) -> list[float]:
-        """Return the times of requests, ``width`` for each; a request whose times cannot be read fails and has none."""
-        times: list[float] = []
-        failed = 0
-        while True:
-            rows = len(times) // width
-            try:
-                read_times(self._device.library, spans[(rows + failed) * width :] if failed else spans, times)
-            except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
-                rows = len(times) // width
-                del times[rows * width :]
-                self.fail(requests[rows + failed], exc)
-                failed += 1
-            else:
-                return times
+        self._times.add(times, waited, commands.copies_in, commands.copies_back, requests[0].earlier)
 
     def _goes_on(self, batch: Batch, request: Request) -> bool:
         """Whether another step follows, or the same again with its outputs asked for."""
@@ -338,8 +301,7 @@ class Stages:
                     return False
                 assert batch.commands is not None
                 copies_in = batch.commands.copies_in
-                row: list[float] = []
-                read_times(self._device.library, batch.commands.spans, row)
+                row = read_times(self._device.library, batch.commands.spans)
                 self._times.add_step(row, copies_in)
                 batch.queued, batch.commands = [], None
                 request.next_step(sum(row[:copies_in]), sum(row[copies_in:]))

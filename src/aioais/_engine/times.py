@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain, cycle
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from ..summary import InferSummary, MemorySummary, Timeline, known_times, sources
 from ..types import StageTime
@@ -23,19 +23,16 @@ Row = list[float]
 """Milliseconds of each copy to the device, each group of executions, and each copy to the host of one request."""
 
 _NOTED: Final = 16
-"""So many submissions are booked at once, as booking one costs a lonely request more than its result."""
+"""So many requests are booked at once, as booking one costs a lonely request more than its result."""
 
 
-class _Note(NamedTuple):
-    """Times of requests of one kind, or of a step of one, not booked yet."""
+_Kind = tuple[int, int, int, bool, tuple[float, float]]
+"""Entries of a row, copies to the device and to the host among them, whether it is the end of a request, and
+milliseconds of earlier steps: of copies to the device, and of executions."""
 
-    kind: tuple[Any, ...]
-    """Entries of a row, copies to the device and to the host among them, whether it is the end of a request, and
-    milliseconds of earlier steps: of copies to the device, and of executions."""
-    times: list[float]
-    """The row of each, one behind the other."""
-    queued: list[float]
-    """Of each request that has ended."""
+_Note = tuple[_Kind, list[float], list[float]]
+"""What is not booked yet of requests of one kind, or of a step of one: the row of each, one behind the other, and how
+long each request that has ended waited."""
 
 
 class Times:
@@ -60,6 +57,7 @@ class Times:
         self._executions = Timeline()
         self._per_mark = per_mark
         self._notes: deque[_Note] = deque()
+        self._noted = 0
         self._lock = threading.RLock()  # guards the totals; re-entrant, as a signal handler may read them
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
         sources.add(self)
@@ -70,7 +68,7 @@ class Times:
         queued: list[float],
         inputs: int,
         outputs: int,
-        earlier: tuple[float, float] = (0.0, 0.0),
+        earlier: tuple[float, float],
     ) -> None:
         """Note the times of requests that are complete.
 
@@ -86,18 +84,17 @@ class Times:
             Of an iteration, whose row is that of its last step: milliseconds of the copies to the device and of the
             executions of the steps before.
         """
-        width = len(times) // len(queued)
-        for first in range(max(0, len(times) - REMEMBERED * width), len(times), width):
-            self.speed.learn(sum(times[first : first + width]))
-        self._note(_Note((width, inputs, outputs, True, *earlier), times, queued))
+        self._note((len(times) // len(queued), inputs, outputs, True, earlier), times, queued)
 
     def add_step(self, row: Row, inputs: int) -> None:
         """Note a step of an iteration that others follow; it counts in the stages with the last one."""
-        self._note(_Note((len(row), inputs, 0, False, 0.0, 0.0), row, []))
+        self._note((len(row), inputs, 0, False, (0.0, 0.0)), row, [])
 
-    def _note(self, note: _Note) -> None:
-        self._notes.append(note)
-        if len(self._notes) >= _NOTED:
+    def _note(self, kind: _Kind, times: list[float], queued: list[float]) -> None:
+        self._notes.append((kind, times, queued))
+        self._noted += len(queued) or 1
+        if self._noted >= _NOTED:
+            self._noted = 0
             self.book()
 
     def book(self) -> None:
@@ -107,16 +104,16 @@ class Times:
             return
         with self._lock:
             try:
-                note = notes.popleft()
+                kind, times, queued = notes.popleft()
                 while notes:
                     following = notes.popleft()
-                    if following.kind == note.kind:
-                        note.times.extend(following.times)
-                        note.queued.extend(following.queued)
+                    if following[0] == kind:
+                        times.extend(following[1])
+                        queued.extend(following[2])
                     else:
-                        self._book(note)
-                        note = following
-                self._book(note)
+                        self._book(kind, times, queued)
+                        kind, times, queued = following
+                self._book(kind, times, queued)
             except IndexError:  # a signal handler has taken the notes
                 pass
             except Exception:  # noqa: BLE001 - no request fails because of that
@@ -143,15 +140,18 @@ class Times:
         self.book()
         sources.discard(self)
 
-    def _book(self, note: _Note) -> None:
-        width, inputs, outputs, is_end, earlier_h2d, earlier_execute = note.kind
-        times, back = known_times(note.times), width - outputs
+    def _book(self, kind: _Kind, times: list[float], queued: list[float]) -> None:
+        width, inputs, outputs, is_end, (earlier_h2d, earlier_execute) = kind
+        if is_end:
+            newest = range(max(0, len(times) - REMEMBERED * width), len(times), width)
+            self.speed.learn([sum(times[first : first + width]) for first in newest])
+        times, back = known_times(times), width - outputs
         h2d, h2d_sums = _columns(times, width, 0, inputs)
         execute, execute_sums = _columns(times, width, inputs, back)
         d2h, d2h_sums = _columns(times, width, back, width)
         self._book_each(h2d, execute, d2h)
         if is_end:
-            self._queue.add(note.queued)
+            self._queue.add(queued)
             self._h2d.add([ms + earlier_h2d for ms in h2d_sums])
             self._execute.add([ms + earlier_execute for ms in execute_sums])
             if outputs:
