@@ -363,7 +363,9 @@ def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
 
 
 def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:
-    patch.setattr(speed, "_LIMITS_MS", [ms, ms, ms, max(ms, speed._LIMITS_MS[-1])])
+    for name in ("_LIGHT_MS", "_STILL_LIGHT_MS", "_BRIEF_MS"):
+        patch.setattr(speed, name, ms)
+    patch.setattr(speed, "_SLOW_MS", max(ms, speed._SLOW_MS))
 
 
 def is_fast(session: InferSession) -> bool:

@@ -53,6 +53,7 @@ CREATORS = {"acl.create_data_buffer", "acl.create_tensor_desc", "acl.mdl.create_
 """They give the bare handle, 0 for a failure: reported as 500000."""
 
 CAN_DO_WITHOUT = {
+    "acl.rt.stream_query",  # results are delivered one by one
     "acl.rt.get_mem_info",  # free memory is not told
     "acl.mdl.get_input_dims_range",  # ranges are not checked ahead
     "acl.mdl.execute",  # asks how large outputs are; they grow by guesses instead

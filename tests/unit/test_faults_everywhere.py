@@ -42,6 +42,8 @@ class Variant:
     """From ACL's start to its end, without another session."""
     is_recorded: bool = False
     hang_timeout: float | None = None
+    items: int = 3
+    """Of its pipeline; with more of them the session learns how fast the device is."""
     flags: tuple[str, ...] = field(default=())
     """What the release is said not to have."""
 
@@ -49,6 +51,7 @@ class Variant:
 VARIANTS = {
     "small": Variant("static"),
     "large": Variant("static", LARGE),
+    "fast": Variant("static", LARGE, items=40),
     "whole": Variant("static", is_whole=True),
     "recorded": Variant("static", LARGE, is_recorded=True),
     "bounded": Variant("static", LARGE, hang_timeout=60),
@@ -104,7 +107,7 @@ async def on_the_device(session: InferSession, variant: Variant) -> None:
 
 
 async def pipelined(session: InferSession, variant: Variant) -> None:
-    async for got in session.infer_pipeline([feeds(variant)] * 3, variant.mode):
+    async for got in session.infer_pipeline([feeds(variant)] * variant.items, variant.mode):
         assert (got[0] == 3).all()
 
 
@@ -151,6 +154,8 @@ async def live_through(path: str, variant: Variant) -> list[AioaisError]:
 def prepare(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     for flag in variant.flags:
         monkeypatch.setattr(inside.cpu_library(), flag, False)
+    if variant.items > 3:
+        inside.treat_as_fast(monkeypatch)
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ async def until(condition: Callable[[], bool]) -> None:
 async def all_home(session: InferSession) -> SessionStatistics:
     """Wait until nothing is under way; every buffer is home then, once."""
     await until(lambda: not session.statistics().in_flight and not session.statistics().queued)
-    idle = inside.idle_slots(session)
-    assert len(idle) == len(set(idle)) == session.statistics().slots
+    await until(lambda: len(inside.idle_slots(session)) == session.statistics().slots)
+    assert len(set(inside.idle_slots(session))) == session.statistics().slots
     return session.statistics()
 
 

@@ -71,6 +71,7 @@ class Pipeline:
         self.hang_timeout: float | None = options.hang_timeout
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
         self._delivery = delivery
+        self._is_debugged = options.debug
         self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_board
         self.times: Times = Times(executions_per_mark(options.loop))
         make_slot = partial(Slot, device, model.info, options.loop, options.hang_timeout)
@@ -106,6 +107,8 @@ class Pipeline:
     # --------------------------------------------------------------------------------- the loop
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
+        if self._is_debugged or self.recordings:
+            request.count()
         if self.recordings:
             shapes = tuple(item.shape for item in request.plan.inputs)
             request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True

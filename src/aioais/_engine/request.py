@@ -42,7 +42,11 @@ class Request:
     others before."""
     keeps_row: bool = False
     """Its ``row`` is asked for."""
+    number = 0
+    """In logs and recordings; 0 where there are none."""
     state: State = "waiting"
+    outputs: tuple[OutputPlan, ...] | None = None
+    """What its outputs are; known when it is submitted, or has run."""
     result: list[Any] | None = None
     error: BaseException | None = None
     was_cancelled: bool = False
@@ -62,7 +66,6 @@ class Request:
     """Milliseconds of its copies to the device, its executions and its copies back, once it is complete."""
 
     def __init__(self, plan: Plan, feeds: list[Any], future: asyncio.Future[Any], to_host: bool) -> None:
-        self.number: int = next(_numbers)
         self.plan = plan
         self.feeds: list[Any] | None = feeds
         if plan.has_tensors:  # their memory instead of the tensors: their owner may close them at once
@@ -71,10 +74,13 @@ class Request:
         self.to_host = to_host
         if not to_host:
             self.is_alone = True
-        self.outputs: tuple[OutputPlan, ...] | None = plan.outputs
         self.blocks: list[Any] = []
         """Device memory and pinned blocks that must outlive the work on the device."""
         self.queued_at: float = perf_counter()
+
+    def count(self) -> None:
+        """Give it a number that no other request of the process has."""
+        self.number = next(_numbers)
 
     @property
     def is_abandoned(self) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from math import inf
 from typing import Final
 
-__all__ = ["REMEMBERED", "Speed"]
+__all__ = ["Speed"]
 
-_LIMITS_MS: Final = [0.12, 0.16, 0.3, 0.6]
-"""Up to the first a device is light, and up to the second it stays so: about the time that a thread needs to wake. Up
-to the third it is brief, beyond the last slow."""
-REMEMBERED: Final = 9
+_LIGHT_MS: Final = 0.12
+_STILL_LIGHT_MS: Final = 0.16
+"""Up to the first a device is light, and up to the second it stays so: about the time that a thread needs to wake."""
+_BRIEF_MS: Final = 0.3
+_SLOW_MS: Final = 0.6
+_REMEMBERED: Final = 9
 """Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
 
 
@@ -21,28 +22,26 @@ class Speed:
 
     Attributes
     ----------
+    newest
+        Milliseconds of the newest requests; NaN where they are unknown.
     is_light
         The device needs less time for a request than a thread needs to wake: batches pay.
     is_brief
-        It needs little more than that: more slots keep it busier.
+        It needs little more than that: more slots keep it busier, and the loop is woken for several results at once.
     is_slow
         It needs so long that a thread is woken for a request that comes while the finish thread waits. Before enough
         requests were timed, a device counts as slow.
     """
 
-    is_brief: bool
-    is_light: bool
-
     def __init__(self) -> None:
-        self.is_light = self.is_brief = False
+        self.newest: deque[float] = deque([inf] * _REMEMBERED, _REMEMBERED)
+        self.is_light: bool = False
+        self.is_brief: bool = False
         self.is_slow: bool = True
-        self._ranks = deque([len(_LIMITS_MS)] * REMEMBERED, REMEMBERED)
-        """Of each remembered time: how many of the limits it exceeds."""
 
-    def learn(self, ms: Sequence[float]) -> None:
-        """Take the milliseconds of the newest requests; what is unknown (NaN) counts as slow."""
-        self._ranks.extend(bisect_left(_LIMITS_MS, one) if one == one else len(_LIMITS_MS) for one in ms)
-        typical = sorted(self._ranks)[REMEMBERED // 2]
-        self.is_light = typical < (2 if self.is_light else 1)
-        self.is_brief = typical < 3
-        self.is_slow = typical > 3
+    def learn(self) -> None:
+        """Judge by the newest requests; one whose time is unknown counts as slow."""
+        typical = sorted([ms if ms == ms else inf for ms in self.newest])[_REMEMBERED // 2]
+        self.is_light = typical <= (_STILL_LIGHT_MS if self.is_light else _LIGHT_MS)
+        self.is_brief = typical <= _BRIEF_MS
+        self.is_slow = typical > _SLOW_MS

@@ -11,7 +11,7 @@ from typing import Final
 
 from ..summary import InferSummary, MemorySummary, Timeline, known_times, sources
 from ..types import StageTime
-from .speed import REMEMBERED, Speed
+from .speed import Speed
 
 __all__ = ["Row", "Times"]
 
@@ -22,8 +22,10 @@ STAGES = ("queue", "h2d", "execute", "d2h")
 Row = list[float]
 """Milliseconds of each copy to the device, each group of executions, and each copy to the host of one request."""
 
-_NOTED: Final = 16
-"""So many requests are booked at once, as booking one costs a lonely request more than its result."""
+_NOTED: Final = 64
+"""So many submissions are booked at once, as booking one costs more than its result."""
+_JUDGED: Final = 8
+"""After so many requests the speed of the device is judged anew."""
 
 
 _Kind = tuple[int, int, int, bool, tuple[float, float]]
@@ -57,7 +59,7 @@ class Times:
         self._executions = Timeline()
         self._per_mark = per_mark
         self._notes: deque[_Note] = deque()
-        self._noted = 0
+        self._unjudged = 0
         self._lock = threading.RLock()  # guards the totals; re-entrant, as a signal handler may read them
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
         sources.add(self)
@@ -84,7 +86,13 @@ class Times:
             Of an iteration, whose row is that of its last step: milliseconds of the copies to the device and of the
             executions of the steps before.
         """
-        self._note((len(times) // len(queued), inputs, outputs, True, earlier), times, queued)
+        width = len(times) // len(queued)
+        self.speed.newest.append(sum(times[-width:]))
+        self._unjudged += len(queued)
+        if self._unjudged >= _JUDGED:
+            self._unjudged = 0
+            self.speed.learn()
+        self._note((width, inputs, outputs, True, earlier), times, queued)
 
     def add_step(self, row: Row, inputs: int) -> None:
         """Note a step of an iteration that others follow; it counts in the stages with the last one."""
@@ -92,9 +100,7 @@ class Times:
 
     def _note(self, kind: _Kind, times: list[float], queued: list[float]) -> None:
         self._notes.append((kind, times, queued))
-        self._noted += len(queued) or 1
-        if self._noted >= _NOTED:
-            self._noted = 0
+        if len(self._notes) >= _NOTED:
             self.book()
 
     def book(self) -> None:
@@ -142,9 +148,6 @@ class Times:
 
     def _book(self, kind: _Kind, times: list[float], queued: list[float]) -> None:
         width, inputs, outputs, is_end, (earlier_h2d, earlier_execute) = kind
-        if is_end:
-            newest = range(max(0, len(times) - REMEMBERED * width), len(times), width)
-            self.speed.learn([sum(times[first : first + width]) for first in newest])
         times, back = known_times(times), width - outputs
         h2d, h2d_sums = _columns(times, width, 0, inputs)
         execute, execute_sums = _columns(times, width, inputs, back)
