@@ -148,7 +148,7 @@ class Executions:
             A call failed, and what was queued before it is not complete within ``hang_timeout``.
         """
         link, own = self._link_before(slot), slot.link
-        number = self.count()
+        number = self._submitted = self._submitted + 1
         rest = iter(commands.calls)
         is_in_line = link is None
         try:

@@ -155,7 +155,7 @@ class IterationRequest(Request):
     def next_step(self, h2d: float, execute: float) -> None:
         """Go on to the next step: the present one is complete, and took so many milliseconds."""
         self._steps_done += 1
-        self.earlier = self.earlier[0] + h2d, self.earlier[1] + execute
+        self.earlier: tuple[float, float] = (self.earlier[0] + h2d, self.earlier[1] + execute)
 
     def feed_back(self, slot: Slot) -> list[Copy]:
         """Make outputs of the step before inputs of the present one; returns the copies that this takes.

@@ -42,7 +42,7 @@ class Request:
     others before."""
     keeps_row: bool = False
     """Its ``row`` is asked for."""
-    number = 0
+    number: int = 0
     """In logs and recordings; 0 where there are none."""
     state: State = "waiting"
     outputs: tuple[OutputPlan, ...] | None = None

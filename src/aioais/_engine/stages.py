@@ -141,7 +141,8 @@ class Stages:
             request.state = "started"
         is_dynamic, ends = plan.dynamic_shapes is not None, WHOLE
         if not is_dynamic:
-            executions.prepare(plan, slot)  # also between two steps: another request may have set its gear
+            if plan.gear is not None or plan.outputs is None:
+                executions.prepare(plan, slot)  # also between two steps: another request may have set its gear
             request.outputs = plan.outputs
         if isinstance(request, IterationRequest):
             ends = request.is_first, request.is_last

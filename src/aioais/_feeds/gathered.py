@@ -55,10 +55,9 @@ class Gathered:
 
 def copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
     """Copy host feeds to where the device reads them; device tensors have no area there."""
-    for area, feed in zip(staging, feeds, strict=True):
-        if area is None:
-            continue
+    for k, area in enumerate(staging):
+        feed = feeds[k]
         if type(feed) is np.ndarray:
             area[...] = feed
-        else:  # rows of several callers
+        elif area is not None:  # rows of several callers
             feed.copy_to(area)

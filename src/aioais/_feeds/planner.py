@@ -64,7 +64,8 @@ class Planner:
             or len(feeds) != len(kinds)
         ):
             return None
-        for feed, (dtype, shape) in zip(feeds, kinds, strict=False):
+        for k, (dtype, shape) in enumerate(kinds):
+            feed = feeds[k]
             if type(feed) is not np.ndarray or feed.dtype is not dtype or feed.shape != shape:
                 return None
         return plan

@@ -95,6 +95,7 @@ class _Window:
         self.items: deque[Request | BaseException | None] = deque()
         """Requests, what failed in place of one, ``None`` while the consumer has the result."""
         self._core = core
+        self._slots = core.opened().slots
         self._mode = mode
         self._custom_sizes = custom_sizes
         self._prefetch = prefetch
@@ -102,9 +103,9 @@ class _Window:
         self._has_news = asyncio.Event()
 
     def has_room(self) -> bool:
-        """Whether to take one more item; raises when no more can be started."""
-        depth = (self._core.pipeline or self._core.opened()).slots.depth
-        return len(self.items) < depth + (depth if self._prefetch is None else self._prefetch)
+        """Whether to take one more item."""
+        depth, prefetch = self._slots.depth, self._prefetch
+        return len(self.items) < depth + (depth if prefetch is None else prefetch)
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
         """Start a request."""
