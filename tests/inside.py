@@ -29,10 +29,9 @@ from aioais._bridge.worker import Worker
 from aioais._buffers.batch_buffers import MOST_BATCHED
 from aioais._device import device as device_module
 from aioais._device.transfers import Transfers
-from aioais._engine import closing, core, execute, speed, stages
+from aioais._engine import closing, core, execute, stages, times
 from aioais._engine.core import SessionCore
 from aioais._engine.opening import open_pipeline
-from aioais._feeds import gathered
 from aioais._machine import machine_memory
 from aioais._misuse import _AIS_BENCH as AIS_BENCH_NAMES
 from aioais.cli.devices import _remarks as remarks_on_devices
@@ -364,8 +363,8 @@ def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
 
 def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:
     for name in ("_LIGHT_MS", "_STILL_LIGHT_MS", "_BRIEF_MS"):
-        patch.setattr(speed, name, ms)
-    patch.setattr(speed, "_SLOW_MS", max(ms, speed._SLOW_MS))
+        patch.setattr(times, name, ms)
+    patch.setattr(times, "_SLOW_MS", max(ms, times._SLOW_MS))
 
 
 def is_fast(session: InferSession) -> bool:
@@ -376,7 +375,7 @@ def is_fast(session: InferSession) -> bool:
 def count_copies_of_feeds(patch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the bytes of each feed that is copied to where the device reads it."""
     copied: list[int] = []
-    copy_feeds = gathered.copy_feeds
+    copy_feeds = stages.copy_feeds
 
     def counting(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
         copied.extend(area.nbytes for area in staging if area is not None)

@@ -108,7 +108,8 @@ class BlockPool:
 
     def may_lease(self, nbytes: int) -> bool:
         """Whether an array may hold so much more."""
-        return self._nbytes - self.idle_bytes + size_class(nbytes) <= self._limit
+        room = self._limit - size_class(nbytes)
+        return self._nbytes <= room or self._nbytes - self.idle_bytes <= room
 
     def acquire(self, nbytes: int) -> int:
         """Take a block of at least ``nbytes``, beyond the limit too."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ..errors import AclError, DeviceHangError
 from .constants import EventFlag
 from .library import Library
 
-__all__ = ["Call", "Event", "Stream", "read_times"]
+__all__ = ["COPY", "Call", "Event", "Stream", "read_times"]
 
 _log = logging.getLogger("aioais")
 
 Call = tuple[Callable[..., int], tuple[int, ...], str]
 """A function of ACL that returns a code, its arguments, and its name."""
 
+COPY: Final = "acl.rt.memcpy_async"
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
 _NO_TIME = frozenset({107006, 107007, 207000})
@@ -124,7 +125,7 @@ class Stream:
 
     def copy_call(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> Call:
         """Return the call that :meth:`copy` makes."""
-        return self._copy, (dst, dst_max, src, count, kind, self.handle), "acl.rt.memcpy_async"
+        return self._copy, (dst, dst_max, src, count, kind, self.handle), COPY
 
     def record_call(self, event: Event) -> Call:
         """Return the call that :meth:`record` makes."""

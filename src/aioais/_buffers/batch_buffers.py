@@ -32,8 +32,6 @@ class BatchBuffers:
 
     Parameters
     ----------
-    device
-        Where memory and events come from.
     marks
         Those of the slot, which the first request of a batch has.
 

@@ -17,7 +17,7 @@ from .._device.device import Device
 from .._feeds.plan import SMALL, InputPlan, Plan
 from ..errors import AclMemoryError
 from .batch_buffers import BatchBuffers
-from .commands import CommandList, Marks
+from .commands import Marks
 
 __all__ = ["KEPT_BYTES", "Slot", "executions_per_mark"]
 
@@ -25,7 +25,7 @@ KEPT_BYTES: Final = 1 << 20
 """With open dims: buffers up to this size stay with their slot; larger ones are those of one request."""
 
 _MOST_KEPT: Final = 64
-"""Plans of which a slot keeps command lists, and views of its staging."""
+"""Plans of which a slot keeps views of its staging."""
 _MOST_MARKS: Final = 64
 """Events behind the executions of a request; some devices have 1023 in all (pyACL reference, ``create_event``)."""
 
@@ -47,24 +47,13 @@ class Slot:
 
     Must be built, used and closed in threads that have the device's context.
 
-    Parameters
-    ----------
-    device
-        The opened device.
-    info
-        The model.
-    loop
-        Executions per request.
-    hang_timeout
-        Of its stream.
-
     Attributes
     ----------
     gear, shapes
         What its input dataset says: the gear that was set last, the shapes that were described last; ``None`` if
         neither is known.
     commands
-        Command lists by kind of request, each with the versions of the datasets that it was recorded for.
+        Command lists of its requests; void once the slot has failed.
     batch
         Buffers for batches; makes them when they are asked for.
     link
@@ -100,7 +89,7 @@ class Slot:
         self.is_resting: bool = False
         self._is_open = info.kind == "shape"
         self._datasets: list[Dataset] = []
-        self.commands: dict[Any, tuple[tuple[int, int] | None, Any]] = {}
+        self.commands: dict[Any, Any] = {}
         self.stream: Stream = Stream(device.library, hang_timeout)
         try:
             self._build()
@@ -243,22 +232,6 @@ class Slot:
     def staging_address(self, k: int) -> int:
         """Return the address of the pinned staging area of input ``k``."""
         return self._staging[k][0]
-
-    def keep(self, kind: Any, commands: CommandList | list[CommandList], *, is_bound: bool = True) -> None:
-        """Keep the commands of a kind of request; those with copies only while the buffers stay where they are."""
-        if len(self.commands) >= _MOST_KEPT:
-            self.commands.clear()
-        versions = (self.in_data.version, self.out_data.version) if is_bound else None
-        self.commands[kind] = versions, commands
-
-    def kept(self, kind: Any) -> Any:
-        """Find the commands of a kind of request; ``None`` if buffers have moved since."""
-        found = self.commands.get(kind)
-        if found is None:
-            return None
-        versions, commands = found
-        is_right = versions is None or versions == (self.in_data.version, self.out_data.version)
-        return commands if is_right else None
 
     def small_output(self, k: int) -> int:
         """Return the address of a pinned area for results of output ``k`` up to ``SMALL`` bytes."""

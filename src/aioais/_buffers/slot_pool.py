@@ -38,14 +38,8 @@ class SlotPool:
 
     Parameters
     ----------
-    device
-        The opened device.
     make
         Makes a slot; in a thread that has the device's context.
-    info
-        The model.
-    depth
-        Most slots, or ``"auto"``.
     is_awaited
         Tells whether a request waits for a slot.
 

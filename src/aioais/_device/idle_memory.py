@@ -45,10 +45,6 @@ class IdleMemory:
 
     Parameters
     ----------
-    library
-        The ACL in use.
-    device_id
-        The device.
     finish_posted
         Waits until memory that was released already is free.
     """

@@ -41,15 +41,6 @@ class Transfers:
 
     A copy that takes longer than its ``hang_timeout`` is given up. The stream that it hangs in, and the memory of both
     sides, are set aside until the device is done; copies after it go by another stream.
-
-    Parameters
-    ----------
-    library
-        The ACL in use.
-    alloc
-        Allocates memory of the device.
-    pinned
-        The device's pool of pinned memory.
     """
 
     def __init__(self, library: Library, alloc: Callable[[int], DeviceBlock], pinned: BlockPool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from .._acl.memory import DeviceBlock, view
+from .._acl.stream import COPY
 from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
 from .._buffers.landing import Landing
 from .._buffers.slot import Slot
@@ -15,21 +16,17 @@ from .request import Request
 
 __all__ = ["WHOLE", "CommandCache", "Ends"]
 
+_MOST_KEPT: Final = 64
+"""Command lists that a slot keeps."""
+_NOTHING: Final = (None, None)
+
 Ends = tuple[bool, bool]
 WHOLE: Final = (True, True)
 """With both kinds of copies: a request of one step."""
 
 
 class CommandCache:
-    """Makes command lists; those that are the same for each request of a kind are kept in the slot.
-
-    Parameters
-    ----------
-    executions
-        Of the session.
-    is_board
-        Host and device share their memory: nothing is copied between them.
-    """
+    """Makes command lists; those that are the same for each request of a kind are kept in the slot."""
 
     def __init__(self, executions: Executions, is_board: bool) -> None:
         self._executions = executions
@@ -52,18 +49,18 @@ class CommandCache:
             slot.unbind(plan.unfed)
         outputs = request.outputs if plan.dynamic_shapes is not None else None
         kind = plan.serial, request.to_host, ends, self._executions.stream is None, outputs
-        found: CommandList | None = slot.kept(kind)
+        found: CommandList | None = _kept(slot, kind)
         if found is not None:
-            return found
+            return found if found.is_small or not found.landing[0] else _renewed(found, request, slot)
         is_first, is_last = ends
         inputs, staging = self._inputs(request, slot, feeds or ()) if is_first else ([], [])
         back, landing = self._outputs(request, slot) if is_last else ([], [])
         work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
         commands = record_commands(work, slot.marks, self._executions.streams(slot), None, staging, landing)
-        is_constant = not (is_first and plan.has_tensors) and not any(isinstance(area, Landing) for area in landing)
-        if is_constant:
+        if not (is_first and plan.has_tensors):
+            kept = commands._replace(landing=[[None if isinstance(area, Landing) else area for area in landing]])
             # Without copies either way it is the middle step of an iteration, whose buffers may change places.
-            slot.keep(kind, commands, is_bound=is_first or is_last)
+            _keep(slot, kind, kept, is_bound=is_first or is_last)
         return commands
 
     def batch(self, plan: Plan, slot: Slot, count: int) -> CommandList:
@@ -71,16 +68,16 @@ class CommandCache:
         if plan.unfed:
             slot.unbind(plan.unfed)
         kind = plan.serial, slot.batch.serial, self._executions.stream is None
-        found: CommandList | None = slot.kept((kind, count))
+        found: CommandList | None = _kept(slot, (kind, count))
         if found is not None:
             return found
-        places: list[CommandList] = slot.kept(kind) or []
+        places: list[CommandList] = _kept(slot, kind) or []
         if not places:
-            slot.keep(kind, places)
+            _keep(slot, kind, places)
         while len(places) < count:
             places.append(self._place(plan, slot, len(places)))
         commands = join_commands(places[:count])
-        slot.keep((kind, count), commands)
+        _keep(slot, (kind, count), commands)
         return commands
 
     def _place(self, plan: Plan, slot: Slot, k: int) -> CommandList:
@@ -135,3 +132,35 @@ class CommandCache:
                 landing.append(view(address, item.shape, item.dtype))
             copies.append(Copy(address, item.nbytes, block.address, item.nbytes))
         return copies, landing
+
+
+def _renewed(kept: CommandList, request: Request, slot: Slot) -> CommandList:
+    """Return kept commands with pinned blocks of their own for large outputs, as arrays lease those of the last time.
+
+    The calls are changed in place: they are those of one slot, so of one request at a time.
+    """
+    copies = [k for k in range(kept.back, len(kept.calls)) if kept.calls[k][2] == COPY]
+    assert request.outputs is not None
+    landing = [*kept.landing[0]]
+    filled = [item for item in request.outputs if item.nbytes]
+    for place, item in zip(copies, filled, strict=True):
+        if landing[item.position] is None:
+            area = landing[item.position] = Landing(slot, item.nbytes)
+            request.blocks.append(area)
+            function, arguments, name = kept.calls[place]
+            kept.calls[place] = function, (area.address, *arguments[1:]), name
+    return kept._replace(landing=[landing])
+
+
+def _keep(slot: Slot, kind: Any, commands: CommandList | list[CommandList], *, is_bound: bool = True) -> None:
+    """Keep the commands of a kind of request; those with copies only while the buffers stay where they are."""
+    if len(slot.commands) >= _MOST_KEPT:
+        slot.commands.clear()
+    slot.commands[kind] = (slot.in_data.version, slot.out_data.version) if is_bound else None, commands
+
+
+def _kept(slot: Slot, kind: Any) -> Any:
+    """Find the commands of a kind of request; ``None`` if buffers have moved since."""
+    versions, commands = slot.commands.get(kind, _NOTHING)
+    is_right = versions is None or versions == (slot.in_data.version, slot.out_data.version)
+    return commands if is_right else None

@@ -22,11 +22,6 @@ __all__ = ["SessionCore"]
 class SessionCore:
     """One model on one device, for the class that has the public methods.
 
-    Parameters
-    ----------
-    options
-        Checked arguments.
-
     Attributes
     ----------
     pipeline

@@ -55,10 +55,6 @@ class DynamicShapes:
 
     Parameters
     ----------
-    executions
-        Of the session.
-    loop
-        Executions per request.
     may_run_synchronously
         No wait has to be bounded.
     """

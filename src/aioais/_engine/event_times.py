@@ -19,17 +19,7 @@ _log = logging.getLogger("aioais")
 
 
 class Draft:
-    """What is known of a request that is recorded; travels with it.
-
-    Parameters
-    ----------
-    recordings
-        Those open when it was submitted.
-    mode
-        As in ``RequestTiming``.
-    shapes
-        Shapes of its feeds.
-    """
+    """What is known of a request that is recorded; travels with it."""
 
     __slots__ = ("_mode", "_recordings", "_shapes", "finished_at", "riders", "stages")
 
@@ -85,11 +75,6 @@ class Recorder:
     The distances stay short: ACL returns them as 32-bit floats.
 
     Two events are held from the first recorded request to the end of the session.
-
-    Parameters
-    ----------
-    library
-        The ACL in use.
     """
 
     def __init__(self, library: Library) -> None:

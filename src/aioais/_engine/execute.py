@@ -71,17 +71,6 @@ class Executions:
 
     Submissions come from one thread at a time (pyACL reference, thread rules of models).
 
-    Parameters
-    ----------
-    library
-        The ACL in use.
-    model
-        The loaded model.
-    loop
-        Executions per request.
-    hang_timeout
-        Of the one execute stream.
-
     Attributes
     ----------
     stream

@@ -36,8 +36,6 @@ class Holdings:
 
     Parameters
     ----------
-    device
-        The opened device.
     executions, slots, recorder
         Owned, the model of the executions included, and freed in an order in which no child outlives its parent.
     """
@@ -96,16 +94,10 @@ class Failure:
 
     Parameters
     ----------
-    holdings
-        What to free.
-    admission, delivery
-        Of the session.
     interrupt
         Wakes the engine threads, so that they see that the session is broken; never blocks.
     join
         Waits for the engine threads, for so many seconds at most, and tells whether they have ended.
-    hang_timeout
-        As in ``InferSession``.
 
     Attributes
     ----------

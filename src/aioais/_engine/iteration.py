@@ -123,13 +123,6 @@ class IterationRequest(Request):
 
     Each step is a submission of its own, and is waited for before the next is queued: a cancelled iteration ends after
     the running step, a failure stops it where it happened, and other requests are submitted between two steps.
-
-    Parameters
-    ----------
-    plan, feeds, future
-        As in :class:`Request`.
-    iteration
-        What to repeat.
     """
 
     is_iteration = True

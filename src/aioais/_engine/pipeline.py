@@ -20,12 +20,11 @@ from ..blame import Seen
 from ..timing import Recording
 from ..types import SessionStatistics
 from .admission import Admission
-from .batch import Batch, fill
 from .event_times import Draft, Recorder
 from .execute import Executions
 from .failure import Failure, Holdings
 from .options import Options
-from .request import Request
+from .request import Batch, Request, fill
 from .routing import Router
 from .stages import Stages
 from .times import Times
@@ -55,10 +54,6 @@ class Pipeline:
     ----------
     device, model
         Of the session; the model and one session reference of the device are owned.
-    planner, delivery
-        Of the session, and the way back to its loop.
-    options
-        The checked arguments of the session.
     """
 
     def __init__(

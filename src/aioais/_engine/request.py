@@ -1,19 +1,22 @@
-"""Request: one inference under way, with its state. It owns what the device needs, even if its caller leaves."""
+"""Requests under way, and batches of them: what is submitted together and waited for at once."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import traceback
+from collections import deque
 from time import perf_counter
 from typing import Any, ClassVar, Literal
 
+from .._buffers.commands import CommandList
+from .._buffers.slot import Slot
 from .._feeds.plan import OutputPlan, Plan
 from ..tensor import Tensor, block_of
 from ..timing import Outcome
 from .event_times import Draft
 
-__all__ = ["Request", "State"]
+__all__ = ["Batch", "Request", "State", "fill"]
 
 _numbers = itertools.count(1)
 
@@ -27,7 +30,7 @@ was dropped; its slot is another's.
 
 
 class Request:
-    """One inference under way.
+    """One inference under way. It owns what the device needs, even if its caller leaves.
 
     The event loop's thread makes it. Then it belongs to the thread that submits it, then to the finish thread, until it
     comes back to the loop through :meth:`settle`. The caller waits on ``future`` and may stop
@@ -125,3 +128,65 @@ class Request:
             future.set_exception(error)
         else:
             future.set_result(result)
+
+
+class Batch:
+    """Requests that share a slot, one behind the other on its stream.
+
+    Attributes
+    ----------
+    slot
+        The slot.
+    requests
+        The requests, in the order of the line.
+    queued
+        Those of which calls were queued.
+    commands
+        The commands of these; ``None`` where nothing was queued.
+    again
+        Those that failed together and are to run again, each alone; no longer among the others.
+    number
+        Of the newest submission; 0 before the first.
+    is_on_one_stream
+        It was submitted to the one execute stream of the session.
+    """
+
+    __slots__ = ("again", "commands", "is_on_one_stream", "number", "queued", "requests", "slot")
+
+    def __init__(self, slot: Slot, request: Request) -> None:
+        self.slot = slot
+        self.requests = [request]
+        self.queued: list[Request] = []
+        self.commands: CommandList | None = None
+        self.again: list[Request] = []
+        self.number = 0
+        self.is_on_one_stream = False
+
+    def part(self) -> None:
+        """Have the requests that failed together run again, each alone, with the feeds that were staged."""
+        assert self.commands is not None
+        self.again = [request for request in self.queued if request.error is None]
+        for request, staging in zip(self.queued, self.commands.staging, strict=True):
+            request.feeds = [area.copy() for area in staging]
+            request.is_alone = True
+        self.requests = [request for request in self.requests if request not in self.again]
+        self.queued, self.commands = [], None
+
+
+def fill(batch: Batch, line: deque[Request]) -> None:
+    """Take requests of the line into a batch, as many as may share its slot with the first.
+
+    They are small, of the same plan, with host feeds and arrays as results, and not recorded.
+    """
+    first = batch.requests[0]
+    plan, outputs = first.plan, first.plan.outputs
+    if first.is_alone or not plan.is_small or outputs is None:
+        return
+    most = batch.slot.batch.reserve(plan.inputs, outputs)
+    requests = batch.requests
+    while line and len(requests) < most:
+        request = line[0]
+        if request.plan is not plan or request.is_alone:
+            return
+        requests.append(line.popleft())
+        request.state = "sharing"

@@ -25,12 +25,8 @@ def make_arrays(outputs: Sequence[OutputPlan], landing: Sequence[Any], device: D
 
     Parameters
     ----------
-    outputs
-        Of the request.
     landing
         For each of them an array over memory of the slot, or a ``Landing``; empty where memory is shared.
-    device, slot
-        Where it ran.
     """
     if device.is_board:
         return [_shared_array(item, slot) for item in outputs]

@@ -9,9 +9,8 @@ from threading import Lock
 from typing import Final
 
 from .._buffers.slot_pool import SlotPool
-from .batch import Batch
-from .request import Request
-from .speed import Speed
+from .request import Batch, Request
+from .times import Speed
 
 __all__ = ["Router"]
 
@@ -24,13 +23,6 @@ class Router:
     The finish thread waits for the device. When a batch is complete it has a free slot, and submits the next request
     itself. The submit thread submits while the finish thread waits and a slot is free, so that a request need not wait
     for the end of an execution; and what would delay results that are ready, such as a copy of many bytes.
-
-    Parameters
-    ----------
-    speed
-        Of the device, as far as it is known.
-    loop, slots
-        Of the session.
 
     Attributes
     ----------

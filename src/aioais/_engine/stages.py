@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 from bisect import bisect_right
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final
+
+import numpy as np
 
 from .._acl.constants import MemcpyKind
 from .._acl.stream import read_times
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
 from .._device.device import Device
-from .._feeds.gathered import copy_feeds
 from .._feeds.plan import OutputPlan, Plan
 from ..errors import AclError
-from .batch import Batch
 from .command_cache import WHOLE, CommandCache, Ends
 from .dynamic_shape import DynamicShapes
 from .event_times import Recorder
@@ -24,11 +25,11 @@ from .execute import Executions, RefusedError
 from .failure import Failure
 from .iteration import IterationRequest
 from .options import Options
-from .request import Request
+from .request import Batch, Request
 from .results import make_arrays, make_tensors
 from .times import Times
 
-__all__ = ["Stages"]
+__all__ = ["Stages", "copy_feeds"]
 
 _log = logging.getLogger("aioais")
 
@@ -40,13 +41,6 @@ class Stages:
 
     What fails is noted in the request. Its batch still goes to the finish thread, which waits for what is
     queued already.
-
-    Parameters
-    ----------
-    device, executions, times, recorder, failure
-        Of the session.
-    options
-        The checked arguments of the session.
     """
 
     def __init__(
@@ -356,3 +350,13 @@ class Stages:
         """Note the first failure of a request, and break the session where it cannot go on."""
         request.error = request.error or error
         self._failure.judge(error)
+
+
+def copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
+    """Copy host feeds to where the device reads them; device tensors have no area there."""
+    for k, area in enumerate(staging):
+        feed = feeds[k]
+        if type(feed) is np.ndarray:
+            area[...] = feed
+        elif area is not None:  # rows of several callers
+            feed.copy_to(area)

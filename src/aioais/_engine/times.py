@@ -7,13 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain, cycle
+from math import inf
 from typing import Final
 
 from ..summary import InferSummary, MemorySummary, Timeline, known_times, sources
 from ..types import StageTime
-from .speed import Speed
 
-__all__ = ["Row", "Times"]
+__all__ = ["Row", "Speed", "Times"]
 
 _log = logging.getLogger("aioais")
 
@@ -27,6 +27,14 @@ _NOTED: Final = 64
 _JUDGED: Final = 8
 """After so many requests the speed of the device is judged anew."""
 
+
+_LIGHT_MS: Final = 0.12
+_STILL_LIGHT_MS: Final = 0.16
+"""Up to the first a device is light, and up to the second it stays so: about the time that a thread needs to wake."""
+_BRIEF_MS: Final = 0.3
+_SLOW_MS: Final = 0.6
+_REMEMBERED: Final = 9
+"""Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
 
 _Kind = tuple[int, int, int, bool, tuple[float, float]]
 """Entries of a row, copies to the device and to the host among them, whether it is the end of a request, and
@@ -194,3 +202,33 @@ class _Total:
         self.count += len(times)
         self.ms += sum(times)
         self.most = max(self.most, *times)
+
+
+class Speed:
+    """The typical time of a request on the device: its copies and executions.
+
+    Attributes
+    ----------
+    newest
+        Milliseconds of the newest requests; NaN where they are unknown.
+    is_light
+        The device needs less time for a request than a thread needs to wake: batches pay.
+    is_brief
+        It needs little more than that: more slots keep it busier, and the loop is woken for several results at once.
+    is_slow
+        It needs so long that a thread is woken for a request that comes while the finish thread waits. Before enough
+        requests were timed, a device counts as slow.
+    """
+
+    def __init__(self) -> None:
+        self.newest: deque[float] = deque([inf] * _REMEMBERED, _REMEMBERED)
+        self.is_light: bool = False
+        self.is_brief: bool = False
+        self.is_slow: bool = True
+
+    def learn(self) -> None:
+        """Judge by the newest requests; one whose time is unknown counts as slow."""
+        typical = sorted([ms if ms == ms else inf for ms in self.newest])[_REMEMBERED // 2]
+        self.is_light = typical <= (_STILL_LIGHT_MS if self.is_light else _LIGHT_MS)
+        self.is_brief = typical <= _BRIEF_MS
+        self.is_slow = typical > _SLOW_MS

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Gathered", "copy_feeds"]
+__all__ = ["Gathered"]
 
 
 class Gathered:
@@ -51,13 +50,3 @@ class Gathered:
         area = np.moveaxis(area, axis, 0)
         np.concatenate(parts, axis, out=np.moveaxis(area[:rows], 0, axis))
         area[rows:] = area[rows - 1]
-
-
-def copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
-    """Copy host feeds to where the device reads them; device tensors have no area there."""
-    for k, area in enumerate(staging):
-        feed = feeds[k]
-        if type(feed) is np.ndarray:
-            area[...] = feed
-        elif area is not None:  # rows of several callers
-            feed.copy_to(area)

@@ -38,12 +38,8 @@ class Planner:
 
     Parameters
     ----------
-    info
-        The model.
     check
         ``"strict"`` compares type and shape, ``"bytes"`` only the number of bytes.
-    device
-        The device that fed tensors must be on.
     """
 
     def __init__(self, info: ModelInfo, check: Check, device: Device) -> None:

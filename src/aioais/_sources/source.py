@@ -178,10 +178,6 @@ def open_source(source: Iterable[Any] | AsyncIterable[Any], sink: Sink, name: st
 
     Parameters
     ----------
-    source
-        Feeds items.
-    sink
-        Takes them.
     name
         What the caller calls the source, for the message.
 

@@ -30,15 +30,6 @@ async def session_results(
     with the consumer, so a slow consumer stops the source. What fails raises at its place, after the results before
     it, and ends the generator. However it ends, requests under way are given up: the device finishes them and their
     results are dropped.
-
-    Parameters
-    ----------
-    core
-        The session.
-    source, mode, custom_sizes
-        As in ``InferSession.infer_pipeline``.
-    prefetch
-        Checked; ``None`` for as many as ``depth``.
     """
     core.opened().planner.check(mode, custom_sizes)
     window = _Window(core, mode, custom_sizes, prefetch)
@@ -83,13 +74,7 @@ def _note_place(error: Exception, index: int) -> None:
 
 
 class _Window:
-    """What is under way, oldest first: the sink of the source.
-
-    Parameters
-    ----------
-    core, mode, custom_sizes, prefetch
-        As in :func:`session_results`.
-    """
+    """What is under way, oldest first: the sink of the source."""
 
     def __init__(self, core: SessionCore, mode: Any, custom_sizes: Any, prefetch: int | None) -> None:
         self.items: deque[Request | BaseException | None] = deque()
