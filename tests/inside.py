@@ -12,7 +12,7 @@ import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aioais.summary
 from aioais import InferSession, MultiDeviceSession
@@ -105,6 +105,7 @@ __all__ = [
     "limit_proto",
     "machine_memory",
     "most_idle",
+    "note_deliveries",
     "other_options",
     "parse_options",
     "places",
@@ -119,6 +120,7 @@ __all__ = [
     "settle_device",
     "share_one_stream",
     "stop_a_loop_that_ends",
+    "submitted",
     "sweep",
     "times_of",
     "times_of_copies_held",
@@ -383,6 +385,27 @@ def count_copies_of_feeds(patch: pytest.MonkeyPatch) -> list[int]:
 
     patch.setattr(stages, "copy_feeds", counting)
     return copied
+
+
+def submitted(session: InferSession) -> int:
+    """Count the batches on the device for which the finish thread does not wait yet."""
+    return len(_pipeline(session)._router.submitted)
+
+
+def note_deliveries(session: InferSession) -> list[int]:
+    """Return a list that gets the number of results for which the loop is woken, each time."""
+    delivery = _pipeline(session)._delivery
+    counts: list[int] = []
+
+    class Loop:
+        loop = delivery.loop
+
+        def call_soon_threadsafe(self, function: Callable[[], None]) -> None:
+            counts.append(len(delivery.ready))
+            self.loop.call_soon_threadsafe(function)
+
+    delivery.loop = cast("Any", Loop())
+    return counts
 
 
 def is_known_as_brief(session: InferSession) -> bool:

@@ -20,12 +20,11 @@ __all__ = ["Batch", "Request", "State", "fill"]
 
 _numbers = itertools.count(1)
 
-State = Literal["waiting", "sharing", "started", "ended"]
+State = Literal["waiting", "started", "ended"]
 """Where a request is on its way; it only moves on.
 
-``waiting``: in the line, without a slot. ``sharing``: on the device's stream behind the request of its batch that was
-first. ``started``: it has a slot, and is on the device or about to be. ``ended``: it has its result or its error, or
-was dropped; its slot is another's.
+``waiting``: in the line, or in a batch behind the request that has the slot. ``started``: it has a slot, and is on the
+device or about to be. ``ended``: it has its result or its error, or was dropped; its slot is another's.
 """
 
 
@@ -189,4 +188,3 @@ def fill(batch: Batch, line: deque[Request]) -> None:
         if request.plan is not plan or request.is_alone:
             return
         requests.append(line.popleft())
-        request.state = "sharing"
