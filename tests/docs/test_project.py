@@ -82,7 +82,7 @@ def test_ci_finds_the_two_commands() -> None:
     tests = next(line for line in inside if re.search(r"(^|[ /])pytest( |$)", line))
     assert demo.startswith("python3 -m venv")
     assert demo.endswith("aioais demo")
-    assert tests.endswith("/pytest")
+    assert tests.endswith("/pytest -n 2")
 
 
 # --- workflows and templates ----------------------------------------------------------------------

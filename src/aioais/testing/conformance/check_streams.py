@@ -47,6 +47,21 @@ def synchronize_elsewhere(bench: Bench) -> None:
     bench.true("the bytes were not there after the wait", bench.in_thread(body) == content)
 
 
+@check("a stream says whether its work is done, and never too early")
+def query(bench: Bench) -> None:
+    """``(0, 0)`` when it is done, ``(1, 0)`` before."""
+    rt, stream = bench.acl.rt, bench.stream()
+    content = b"\x3c" * _NBYTES
+    device, target = _traffic(bench, stream, content), bench.pinned(_NBYTES)
+    bench.copy(target, device, _NBYTES, MemcpyKind.DEVICE_TO_HOST, stream)
+    for _ in range(1_000_000):
+        if bench.value("stream_query", rt.stream_query(stream)) == 0:
+            bench.true("stream_query: 0 before the bytes were there", bench.get(target, _NBYTES) == content)
+            break
+    bench.wait(stream)
+    bench.same("stream_query of an idle stream", rt.stream_query(stream), (0, 0))
+
+
 @check("destroying a stream waits for its work, or the work is already done")
 def destroy_busy(bench: Bench) -> None:
     """The memory of queued copies is freed after it."""
