@@ -72,6 +72,7 @@ __all__ = [
     "Worker",
     "break_stage",
     "cause_of_break",
+    "chain_executions",
     "collect_where_locks_are_held",
     "compat_finders",
     "compat_platform",
@@ -416,6 +417,11 @@ def is_known_as_brief(session: InferSession) -> bool:
 def places(session: InferSession) -> list[int]:
     """Return how many requests may share each slot."""
     return [len(slot.batch._marks) for slot in _pipeline(session).slots._all]
+
+
+def chain_executions(patch: pytest.MonkeyPatch) -> None:
+    """Have sessions chain their executions, with ``--one-stream`` too."""
+    patch.setattr(execute, "IS_CHAINED", [True])
 
 
 def share_one_stream(patch: pytest.MonkeyPatch) -> None:

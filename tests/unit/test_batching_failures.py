@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.batching_models import doubled, picking, reached, rows, turns
 from tests.unit.conftest import Models, assert_same
 
@@ -194,7 +195,10 @@ async def test_rows_of_a_device_that_fails_run_elsewhere(models: Models, aioais_
             await asyncio.sleep(0.001)
 
 
-async def test_bad_data_costs_no_device(models: Models, aioais_devices: EmulatedDevices) -> None:
+async def test_bad_data_costs_no_device(
+    models: Models, aioais_devices: EmulatedDevices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.chain_executions(monkeypatch)  # on one stream a failure concerns all that was queued
     aioais_devices.configure(devices=2)
     async with MultiDeviceSession(picking(models)) as session, BatchingSession(session) as batching:
         values = [k if k % 5 else 1000 for k in range(30)]

@@ -382,7 +382,10 @@ def test_the_page_has_the_table() -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_one_item_of_bad_data_costs_no_device(models: Models, ordered: bool) -> None:
+async def test_one_item_of_bad_data_costs_no_device(
+    models: Models, ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.chain_executions(monkeypatch)  # on one stream a failure concerns all that was queued
     async with MultiDeviceSession(picking(models)) as session:
         source = ([np.array([[1000 if k == 20 else k % 50]])] for k in range(200))
         got: list[StreamOutput] = []
@@ -405,6 +408,7 @@ async def test_the_item_of_a_pipeline_that_shares_buffers_with_others(models: Mo
     """They fail together on the device; each runs again alone, and the one at fault is named."""
     with pytest.MonkeyPatch.context() as patch:
         inside.treat_as_fast(patch)
+        inside.chain_executions(patch)
         async with InferSession(0, picking(models), depth=2) as session:
             source = ([np.array([[1000 if k == 60 else k % 50]])] for k in range(200))
             got = []

@@ -27,6 +27,11 @@ BOTH = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 REFUSED = 100000
 
 
+@pytest.fixture(autouse=True)
+def chained(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside.chain_executions(monkeypatch)
+
+
 async def rounds(session: InferSession, shape: tuple[int, ...], count: int) -> None:
     results = await asyncio.gather(*(session.infer(feeds(shape, seed)) for seed in range(count)))
     for seed, result in enumerate(results):

@@ -83,6 +83,7 @@ async def test_a_slow_device_is_not_asked(models: Models, monkeypatch: pytest.Mo
 
 async def test_a_result_that_is_kept_comes_with_a_failure(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     inside.treat_as_fast(monkeypatch)
+    inside.chain_executions(monkeypatch)  # on one stream a failure concerns all that was queued
     async with under_way(models, 6) as (session, tasks, gate):
         counts = inside.note_deliveries(session)
         emulator.fail("acl.rt.synchronize_stream", 500002)  # the first is in that call already

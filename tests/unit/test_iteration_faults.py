@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests import inside
 from tests.unit.sums import feeds, wanted
 
 from aioais import AclError, InferSession, Mode, emulator
@@ -82,7 +83,10 @@ def is_called(call: str, mode: str, mem_copy: bool) -> bool:
         if is_called(call, mode, mem_copy)
     ],
 )
-async def test_a_call_is_refused(models: Models, call: str, mode: Mode, mem_copy: bool) -> None:
+async def test_a_call_is_refused(
+    models: Models, call: str, mode: Mode, mem_copy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.chain_executions(monkeypatch)  # one stream for all is waited for once more
     path = models.add_in(mode, SMALL)
     for nth in range(30):
         async with InferSession(0, path, depth=1) as session:

@@ -312,7 +312,8 @@ OPEN_CALLS = {
 """How often an open makes each call that may fail it."""
 
 
-async def test_open_makes_the_calls_that_the_fault_test_knows(models: Models) -> None:
+async def test_open_makes_the_calls_that_the_fault_test_knows(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside.chain_executions(monkeypatch)  # else there is one stream more
     await InferSession.finalize()
     calls = await _calls_of_open(models.add(SMALL))
     unknown = {

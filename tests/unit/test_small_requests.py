@@ -197,7 +197,10 @@ async def test_a_time_that_cannot_be_read(models: Models, caplog: pytest.LogCapt
         await round_of(session, 64)
 
 
-async def test_a_failure_on_the_device_concerns_those_that_share_a_slot(models: Models) -> None:
+async def test_a_failure_on_the_device_concerns_those_that_share_a_slot(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.chain_executions(monkeypatch)  # on one stream a failure concerns all that was queued
     async with InferSession(0, models.add(SMALL)) as session:
         most = await grown(session)
         async with waiting(session, most + 8) as tasks:
@@ -206,8 +209,9 @@ async def test_a_failure_on_the_device_concerns_those_that_share_a_slot(models: 
         await round_of(session, 64)
 
 
-async def test_a_call_and_the_device_fail_in_one_batch(models: Models) -> None:
+async def test_a_call_and_the_device_fail_in_one_batch(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """ACL reports the device's failure to the wait that follows the failed call, and to no later one."""
+    inside.chain_executions(monkeypatch)  # on one stream a failure concerns all that was queued
     async with InferSession(0, models.add(SMALL)) as session:
         await grown(session)
         async with waiting(session, 15) as tasks:

@@ -49,7 +49,9 @@ async def stream_items(
                 while True:
                     scheduler.has_news = False
                     await scheduler.rerun()
-                    await feeder.fill()
+                    pending = feeder.fill()
+                    if pending is not None:
+                        await pending
                     if scheduler.is_ready:
                         yield scheduler.take()
                         scheduler.taken()

@@ -39,7 +39,9 @@ async def session_results(
     async with feeder:
         try:
             while True:
-                await feeder.fill()
+                pending = feeder.fill()
+                if pending is not None:
+                    await pending
                 while not items and feeder.has_more:
                     await window.wait()
                 if not items:
