@@ -238,7 +238,8 @@ class Pipeline:
         router = self._router
         if not (self.times.speed.is_brief and router.line and router.submitted):
             return False
-        if len(self._delivery.ready) >= _MOST_HELD:
+        # A session that breaks from here on wakes the loop, for what is kept too; one that broke before has done so.
+        if self.failure.cause is not None or len(self._delivery.ready) >= _MOST_HELD:
             return False
         return router.submitted[0].slot.stream.is_complete()
 
