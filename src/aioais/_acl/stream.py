@@ -176,11 +176,9 @@ class Stream:
         AclError
             Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        error = self._wait_once(self._timeout)
-        if error is not None:
-            self._wait_again(error, self._timeout)
+        self.synchronize_within(self._timeout)
 
-    def synchronize_within(self, seconds: float) -> None:
+    def synchronize_within(self, seconds: float | None) -> None:
         """Do the same as :meth:`synchronize`, with another limit in seconds."""
         error = self._wait_once(seconds)
         if error is not None:

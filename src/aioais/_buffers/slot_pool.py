@@ -47,8 +47,6 @@ class SlotPool:
     ----------
     depth
         Most slots now. Less than asked for once the device had no room for more; with ``"auto"`` it grows.
-    made
-        Slots that there are.
     free
         Those that no request uses. The one that was used last is taken first, so that others can rest.
     """
@@ -70,16 +68,20 @@ class SlotPool:
         self._is_awaited = is_awaited
         self._is_open = info.kind == "shape"
         self._all: list[Slot] = []
-        self.made: int = 0
         self.free: deque[Slot] = deque()
         self._lock = threading.Lock()  # guards the list, and that no slot is reclaimed that a request waits for
         self._is_interrupted = False
         device.idle_memory.enter(self)
 
     @property
+    def made(self) -> int:
+        """Slots that there are."""
+        return len(self._all)
+
+    @property
     def has_room(self) -> bool:
         """Whether a slot is free, or another one may be made."""
-        return bool(self.free) or self.made < self.depth
+        return bool(self.free) or len(self._all) < self.depth
 
     @property
     def nbytes(self) -> int:
@@ -127,7 +129,6 @@ class SlotPool:
             return None
         with self._lock:
             self._all.append(slot)
-            self.made += 1
         return slot
 
     def give(self, slot: Slot) -> None:
@@ -163,7 +164,6 @@ class SlotPool:
                 except IndexError:
                     break
                 self._all.remove(slot)
-                self.made -= 1
                 spare.append(slot)
             if spare and self.is_automatic:
                 self.depth = max(self.made, min(self.depth, FIRST_DEPTH))
@@ -178,6 +178,6 @@ class SlotPool:
         """Free all slots; none may be in use. A failure is raised when all else is freed."""
         self._device.idle_memory.leave(self)
         with self._lock:
-            slots, self._all, self.made = self._all, [], 0
+            slots, self._all = self._all, []
             self.free.clear()
         run_all(slot.close for slot in slots)

@@ -137,7 +137,7 @@ class Executions:
             A call failed, and what was queued before it is not complete within ``hang_timeout``.
         """
         link, own = self._link_before(slot), slot.link
-        number = self._submitted = self._submitted + 1
+        number = self.count()
         rest = iter(commands.calls)
         is_in_line = link is None
         try:
@@ -249,7 +249,7 @@ class Executions:
             slot.stream.synchronize()
         except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
             failure = failure or exc
-        if number > self._confirmed and not (failure and isinstance(failure, DeviceHangError)):
+        if number > self._confirmed and not isinstance(failure, DeviceHangError):
             self._confirmed = number  # complete, also where it failed
         return failure
 

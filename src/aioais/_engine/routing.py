@@ -88,8 +88,7 @@ class Router:
     # ---------------------------------------------------------------------- on either thread
     def has_work(self) -> bool:
         """Whether something could be submitted now."""
-        slots = self._slots
-        return bool(self.going_on or (self.line and (slots.free or slots.made < slots.depth)))
+        return bool(self.going_on or (self.line and self._slots.has_room))
 
     def was_submitted(self, batch: Batch) -> None:
         """Hand a batch over to the finish thread."""

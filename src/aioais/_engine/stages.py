@@ -151,9 +151,13 @@ class Stages:
                 self._run(batch, request, feeds, ends)
                 return None
             self._dynamic.prepare(request, slot, expected)
+        return self._step(request, slot, feeds, ends)
+
+    def _step(self, request: Request, slot: Slot, feeds: list[Any] | None, ends: Ends) -> CommandList:
+        """Return the commands of a request or a step, and copy the feeds of one that starts, if large past the GIL."""
         commands = self._cache.step(request, slot, feeds, ends)
         if feeds is not None:
-            copy_feeds(commands.staging[0], feeds)  # releases the GIL where that takes long
+            copy_feeds(commands.staging[0], feeds)
             request.copies_in = commands.copies_in
         return commands
 
@@ -188,10 +192,7 @@ class Stages:
         if commands is None:
             if is_first and shapes is not None:
                 slot.describe(shapes)
-            commands = self._cache.step(request, slot, feeds, (is_first, False))
-            if feeds is not None:
-                copy_feeds(commands.staging[0], feeds)
-                request.copies_in = commands.copies_in
+            commands = self._step(request, slot, feeds, (is_first, False))
             self._executions.queue(commands.calls[: commands.head])
         self._dynamic.run(request, slot)
         batch.number = self._executions.count()

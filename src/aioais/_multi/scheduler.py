@@ -49,9 +49,7 @@ async def stream_items(
                 while True:
                     scheduler.has_news = False
                     await scheduler.rerun()
-                    pending = feeder.fill()
-                    if pending is not None:
-                        await pending
+                    await feeder.fill()
                     if scheduler.is_ready:
                         yield scheduler.take()
                         scheduler.taken()

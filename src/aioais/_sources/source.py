@@ -43,13 +43,8 @@ class Feeder:
         self._sink = sink
         self._source = source
 
-    def fill(self) -> Awaitable[None] | None:
-        """Read items while there is room; to be awaited where taking one of them may be slow."""
-        pending = self._read()
-        return None if pending is None else self._go_on(pending)
-
-    def _read(self) -> Awaitable[None] | None:
-        """Read until there is no room, or an item is slow to take."""
+    async def fill(self) -> None:
+        """Read items while there is room."""
         sink = self._sink
         try:
             while self.has_more and sink.has_room():
@@ -60,22 +55,10 @@ class Feeder:
                 else:
                     pending = sink.submit(feeds)
                     if pending is not None:
-                        return pending
+                        await pending
         except Exception as exc:  # noqa: BLE001 - raised at its place
-            self._fail(exc)
-        return None
-
-    async def _go_on(self, pending: Awaitable[None] | None) -> None:
-        while pending is not None:
-            try:
-                await pending
-            except Exception as exc:  # noqa: BLE001 - raised at its place
-                self._fail(exc)
-            pending = self._read()
-
-    def _fail(self, error: Exception) -> None:
-        self.has_more = False
-        self._sink.fail(error)
+            self.has_more = False
+            sink.fail(exc)
 
     async def __aenter__(self) -> None:
         pass
@@ -108,7 +91,7 @@ class AsyncFeeder:
     async def __aenter__(self) -> None:
         pass
 
-    def fill(self) -> None:
+    async def fill(self) -> None:
         """Have items read while there is room; the sink is woken for each."""
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())

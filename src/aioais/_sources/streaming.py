@@ -39,9 +39,7 @@ async def session_results(
     async with feeder:
         try:
             while True:
-                pending = feeder.fill()
-                if pending is not None:
-                    await pending
+                await feeder.fill()
                 while not items and feeder.has_more:
                     await window.wait()
                 if not items:

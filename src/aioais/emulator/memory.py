@@ -54,7 +54,7 @@ _ALIGN = 64
 _LARGE = 4 << 20
 """Blocks from this size on are memory of their own, in huge pages, as arrays of NumPy of this size are."""
 _MOST_FREED = 64 << 20
-"""After so many bytes of freed blocks, the C library is told to give free pages back to the system."""
+"""Bytes of freed blocks; then the C library gives its free pages back to the system."""
 _QUARANTINE = 16 << 20
 """Bytes of freed host memory kept, poisoned, so that late uses are detected."""
 

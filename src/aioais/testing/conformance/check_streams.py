@@ -22,6 +22,13 @@ def _traffic(bench: Bench, stream: int, content: bytes) -> int:
     return device
 
 
+def _there_and_back(bench: Bench, stream: int, content: bytes) -> int:
+    """Queue a copy to the device and one back, and return the host address that it comes to."""
+    device, target = _traffic(bench, stream, content), bench.pinned(len(content))
+    bench.copy(target, device, len(content), MemcpyKind.DEVICE_TO_HOST, stream)
+    return target
+
+
 @check("an idle stream is synchronised at once, and so is the default stream 0")
 def synchronize_idle(bench: Bench) -> None:
     """``synchronize_stream`` answers the bare code."""
@@ -36,8 +43,7 @@ def synchronize_elsewhere(bench: Bench) -> None:
     """One thread submits, others wait."""
     stream = bench.stream()
     content = bytes(range(256)) * 16
-    device, target = _traffic(bench, stream, content), bench.pinned(len(content))
-    bench.copy(target, device, len(content), MemcpyKind.DEVICE_TO_HOST, stream)
+    target = _there_and_back(bench, stream, content)
 
     def body() -> bytes:
         bench.ok("set_context", bench.acl.rt.set_context(bench.context))
@@ -52,8 +58,7 @@ def query(bench: Bench) -> None:
     """``(0, 0)`` when it is done, ``(1, 0)`` before."""
     rt, stream = bench.acl.rt, bench.stream()
     content = b"\x3c" * _NBYTES
-    device, target = _traffic(bench, stream, content), bench.pinned(_NBYTES)
-    bench.copy(target, device, _NBYTES, MemcpyKind.DEVICE_TO_HOST, stream)
+    target = _there_and_back(bench, stream, content)
     for _ in range(1_000_000):
         if bench.value("stream_query", rt.stream_query(stream)) == 0:
             bench.true("stream_query: 0 before the bytes were there", bench.get(target, _NBYTES) == content)
@@ -77,8 +82,7 @@ def event(bench: Bench) -> None:
     """``synchronize_event`` waits for what was queued before the record."""
     rt, stream = bench.acl.rt, bench.stream()
     content = b"\x5a" * _NBYTES
-    device, target = _traffic(bench, stream, content), bench.pinned(_NBYTES)
-    bench.copy(target, device, _NBYTES, MemcpyKind.DEVICE_TO_HOST, stream)
+    target = _there_and_back(bench, stream, content)
     mark = bench.event()
     bench.ok("record_event", rt.record_event(mark, stream))
     bench.ok("synchronize_event", rt.synchronize_event(mark))
