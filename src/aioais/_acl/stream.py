@@ -11,7 +11,7 @@ from ..errors import AclError, DeviceHangError
 from .constants import EventFlag
 from .library import Library
 
-__all__ = ["COPY", "Call", "Event", "Stream", "read_times"]
+__all__ = ["COPY", "Call", "Event", "Stream"]
 
 _log = logging.getLogger("aioais")
 
@@ -62,39 +62,6 @@ class Event:
             self._library.check("acl.rt.destroy_event", self._library.acl.rt.destroy_event(handle))
 
 
-def read_times(library: Library, spans: Iterable[tuple[int, int]]) -> list[float]:
-    """Return the milliseconds between events that are complete; NaN where ACL has no time for one of them.
-
-    A request does not fail because its times are unknown; the first such case is logged.
-
-    Parameters
-    ----------
-    library
-        The ACL in use.
-    spans
-        Handles of the events at the begin and the end of each span.
-
-    Raises
-    ------
-    AclError
-        A call failed for another reason.
-    """
-    elapsed = library.acl.rt.event_elapsed_time
-    times: list[float] = []
-    for begin, end in spans:
-        ms, code = elapsed(begin, end)
-        if code:
-            error = library.error("acl.rt.event_elapsed_time", code)
-            if code not in _NO_TIME:
-                raise error
-            if library.tells_times:
-                library.tells_times = False
-                _log.warning("some times are unknown and count as 0: %s", error)
-            ms = math.nan
-        times.append(ms)
-    return times
-
-
 class Stream:
     """A queue of work on one device, made in the calling thread's current context.
 
@@ -106,7 +73,18 @@ class Stream:
         Seconds after which :meth:`synchronize` gives up; ``None`` waits without a limit.
     """
 
-    __slots__ = ("_copy", "_library", "_query", "_record", "_reset", "_timeout", "_wait", "handle")
+    __slots__ = (
+        "_copy",
+        "_elapsed",
+        "_library",
+        "_query",
+        "_record",
+        "_reset",
+        "_synchronize",
+        "_timeout",
+        "_wait",
+        "handle",
+    )
 
     def __init__(self, library: Library, hang_timeout: float | None = None) -> None:
         rt = library.acl.rt
@@ -118,6 +96,8 @@ class Stream:
         self._wait = rt.stream_wait_event
         self._reset = rt.reset_event
         self._query = rt.stream_query
+        self._elapsed = rt.event_elapsed_time
+        self._synchronize = self._wait_call(hang_timeout)
 
     def copy(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> None:
         """Queue a copy of ``count`` bytes; host memory must be pinned, or the call would block."""
@@ -145,9 +125,7 @@ class Stream:
 
     def wait(self, event: Event) -> None:
         """Queue a wait for the newest record of an event."""
-        code = self._wait(self.handle, event.handle)
-        if code:
-            raise self._library.error("acl.rt.stream_wait_event", code)
+        self.call(self.wait_call(event))
 
     def reset(self, event: Event) -> None:
         """Queue the reset of an event; only for events that are not of the ``ex`` kind."""
@@ -176,13 +154,49 @@ class Stream:
         AclError
             Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        self.synchronize_within(self._timeout)
+        function, arguments, name = self._synchronize
+        code = function(*arguments)
+        if code:
+            self._wait_again(self._library.error(name, code), self._synchronize, self._timeout)
 
     def synchronize_within(self, seconds: float | None) -> None:
         """Do the same as :meth:`synchronize`, with another limit in seconds."""
-        error = self._wait_once(seconds)
-        if error is not None:
-            self._wait_again(error, seconds)
+        function, arguments, name = call = self._wait_call(seconds)
+        code = function(*arguments)
+        if code:
+            self._wait_again(self._library.error(name, code), call, seconds)
+
+    def read_times(self, spans: Iterable[tuple[int, int]]) -> list[float]:
+        """Return the milliseconds between events that are complete; NaN where ACL has no time for one of them.
+
+        A request does not fail because its times are unknown; the first such case is logged.
+
+        Parameters
+        ----------
+        spans
+            Handles of the events at the begin and the end of each span.
+
+        Raises
+        ------
+        AclError
+            A call failed for another reason.
+        """
+        elapsed = self._elapsed
+        times: list[float] = []
+        for begin, end in spans:
+            ms, code = elapsed(begin, end)
+            times.append(self._unknown_time(code) if code else ms)
+        return times
+
+    def _unknown_time(self, code: int) -> float:
+        library = self._library
+        error = library.error("acl.rt.event_elapsed_time", code)
+        if code not in _NO_TIME:
+            raise error
+        if library.tells_times:
+            library.tells_times = False
+            _log.warning("some times are unknown and count as 0: %s", error)
+        return math.nan
 
     def is_complete(self) -> bool:
         """Whether all queued work is done, also where it failed; ``False`` where ACL does not say."""
@@ -195,35 +209,37 @@ class Stream:
         if handle:
             self._library.check("acl.rt.destroy_stream", self._library.slow.destroy_stream(handle))
 
-    def _wait_again(self, error: AclError, seconds: float | None) -> NoReturn:
+    def _wait_call(self, seconds: float | None) -> Call:
+        slow = self._library.slow
+        if seconds is None:
+            return slow.synchronize_stream, (self.handle,), "acl.rt.synchronize_stream"
+        name = "acl.rt.synchronize_stream_with_timeout"
+        return slow.synchronize_stream_with_timeout, (self.handle, max(1, math.ceil(seconds * 1e3))), name
+
+    def _wait_again(self, error: AclError, call: Call, seconds: float | None) -> NoReturn:
         """Raise the failure of a wait, once no work is running any more."""
+        function, arguments, name = call
         again = None
         try:
             if seconds is None or not isinstance(error, DeviceHangError):
                 # The wait itself may have failed while the work continues. The caller uses or frees the buffers
                 # after this error, so wait again until the work is done.
-                again = self._wait_once(seconds)
-                if isinstance(again, DeviceHangError):
-                    raise again from error
+                code = function(*arguments)
+                again = self._library.error(name, code) if code else None
+                if again is not None and isinstance(again, DeviceHangError):
+                    raise _with_hint(again, seconds) from error
                 if again is not None and again.code != error.code:
                     _log.warning("after %s: waiting again failed too: %s", error.name or error.code, str(again))
-            raise error
+            raise _with_hint(error, seconds)
         finally:
             del error, again  # their traceback holds this frame
 
-    def _wait_once(self, seconds: float | None) -> AclError | None:
-        library = self._library
-        if seconds is None:
-            code = library.slow.synchronize_stream(self.handle)
-            return library.error("acl.rt.synchronize_stream", code) if code else None
-        code = library.slow.synchronize_stream_with_timeout(self.handle, max(1, math.ceil(seconds * 1e3)))
-        if not code:
-            return None
-        error = library.error("acl.rt.synchronize_stream_with_timeout", code)
-        if isinstance(error, DeviceHangError):
-            hint = (
-                f"the work was not done within hang_timeout={seconds:g} s and may never be: reset the device, or "
-                "raise hang_timeout"
-            )
-            error = DeviceHangError(error.call, error.code, error.name, hint, error.message)
+
+def _with_hint(error: AclError, seconds: float | None) -> AclError:
+    if seconds is None or not isinstance(error, DeviceHangError):
         return error
+    hint = (
+        f"the work was not done within hang_timeout={seconds:g} s and may never be: reset the device, or "
+        "raise hang_timeout"
+    )
+    return DeviceHangError(error.call, error.code, error.name, hint, error.message)

@@ -49,6 +49,8 @@ class SlotPool:
         Most slots now. Less than asked for once the device had no room for more; with ``"auto"`` it grows.
     free
         Those that no request uses. The one that was used last is taken first, so that others can rest.
+    may_make
+        There are fewer slots than ``depth``.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class SlotPool:
         self._is_open = info.kind == "shape"
         self._all: list[Slot] = []
         self.free: deque[Slot] = deque()
+        self.may_make: bool = True
         self._lock = threading.Lock()  # guards the list, and that no slot is reclaimed that a request waits for
         self._is_interrupted = False
         device.idle_memory.enter(self)
@@ -77,11 +80,6 @@ class SlotPool:
     def made(self) -> int:
         """Slots that there are."""
         return len(self._all)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a slot is free, or another one may be made."""
-        return bool(self.free) or len(self._all) < self.depth
 
     @property
     def nbytes(self) -> int:
@@ -109,7 +107,7 @@ class SlotPool:
         else:
             slot.is_resting = False
             return slot
-        if self.made >= self.depth:
+        if not self.may_make:
             return None
         try:
             slot = self._make()
@@ -125,10 +123,12 @@ class SlotPool:
                 self.path,
                 made,
             )
-            self.depth = self._most = made
+            self._most = made
+            self._set_depth(made)
             return None
         with self._lock:
             self._all.append(slot)
+            self._set_depth(self.depth)
         return slot
 
     def give(self, slot: Slot) -> None:
@@ -140,7 +140,12 @@ class SlotPool:
     def grow(self) -> None:
         """Double an automatic depth, within its bounds of slots and bytes."""
         if self.depth < self._most and self.depth * self._all[0].nbytes <= _MOST_GROWN_BYTES // 2:
-            self.depth = min(2 * self.depth, self._most)
+            with self._lock:
+                self._set_depth(min(2 * self.depth, self._most))
+
+    def _set_depth(self, depth: int) -> None:
+        self.depth = depth
+        self.may_make = self.made < depth
 
     def reclaim(self) -> None:
         """Free the slots that no request uses; in any thread that has the device's context."""
@@ -165,8 +170,8 @@ class SlotPool:
                     break
                 self._all.remove(slot)
                 spare.append(slot)
-            if spare and self.is_automatic:
-                self.depth = max(self.made, min(self.depth, FIRST_DEPTH))
+            depth = max(self.made, min(self.depth, FIRST_DEPTH)) if spare and self.is_automatic else self.depth
+            self._set_depth(depth)
         run_all(slot.close for slot in spare)
 
     def interrupt(self) -> None:

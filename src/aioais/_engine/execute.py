@@ -6,7 +6,6 @@ import copy
 import logging
 import os
 from collections.abc import Iterable
-from itertools import islice
 from operator import length_hint
 from typing import Final, NamedTuple
 
@@ -136,26 +135,30 @@ class Executions:
         DeviceHangError
             A call failed, and what was queued before it is not complete within ``hang_timeout``.
         """
-        link, own = self._link_before(slot), slot.link
-        number = self.count()
-        rest = iter(commands.calls)
-        is_in_line = link is None
+        calls, head, back = commands.calls, commands.head, commands.back
+        link = self._link_before(slot)
+        waits = [] if link is None else self._waits(link, slot)
+        own = [] if slot.link is None or self.stream is not None else self._records(slot, slot.link)
+        if waits or own:  # the records are before the copies back, for which no execution need wait
+            calls = [*calls[:head], *waits, *calls[head:back], *own, *calls[back:]]
+        self._submitted = number = self._submitted + 1
+        rest = iter(calls)
         try:
-            if link is not None:
-                self.queue(islice(rest, commands.head))
-                self._follow(link, slot)
-                is_in_line = True
-            if own is not None:  # before the copies back, for which no execution need wait
-                self.queue(islice(rest, length_hint(rest) - (len(commands.calls) - commands.back)))
-                self._record_link(slot, own)
             self.queue(rest)
         except BaseException as exc:  # noqa: BLE001 - raised as the cause
-            position = len(commands.calls) - length_hint(rest) - 1
+            made = len(calls) - length_hint(rest) - 1
+            is_in_line = link is None or made >= head + len(waits)
+            position = made - len(waits) if is_in_line else min(made, head)
+            if position > back:
+                position = max(back, position - len(own))
             failure = self._break_chain(slot) if is_in_line else None  # else the next must wait for the one before
             if link is not None and self.model.info.kind != "shape":  # of those, too small an output is refused as well
                 self._consider(exc)
             raise RefusedError(exc, position, failure) from None
         if self.stream is None:
+            if link is not None:
+                link[0].is_link_set = False
+            slot.is_link_set = bool(own)
             self._link = slot, commands.last, number
         return number
 
@@ -171,25 +174,19 @@ class Executions:
             return None
         return link
 
-    def _follow(self, link: _Link, slot: Slot) -> None:
-        """Have the slot's stream wait for an execution."""
-        before, event, _ = link
-        own = before.link
+    def _waits(self, link: _Link, slot: Slot) -> list[Call]:
+        """Return the calls that make the slot's stream wait for an execution."""
+        own = link[0].link
         if own is None:
-            slot.stream.wait(event)
-        else:  # an older release: this wait's own event, which must be reset before it is recorded again
-            slot.stream.wait(own)
-            slot.stream.reset(own)
-            before.is_link_set = False
+            return [slot.stream.wait_call(link[1])]
+        # An older release: this wait's own event, which must be reset before it is recorded again.
+        return [slot.stream.wait_call(own), slot.stream.reset_call(own)]
 
-    def _record_link(self, slot: Slot, own: Event) -> None:
-        """On an older release: record the event that the next execution waits for."""
-        if self.stream is not None:
-            return
-        if slot.is_link_set:  # no other slot has waited for it
-            slot.stream.reset(own)
-        slot.stream.record(own)
-        slot.is_link_set = True
+    def _records(self, slot: Slot, own: Event) -> list[Call]:
+        """Return the calls that, on an older release, record the event that the next execution waits for."""
+        record = slot.stream.record_call(own)
+        # It is set where no other slot has waited for it.
+        return [slot.stream.reset_call(own), record] if slot.is_link_set else [record]
 
     def _break_chain(self, slot: Slot) -> AclError | None:
         """Wait for what a slot has queued, behind all executions before, so that the next one need not.
@@ -230,7 +227,8 @@ class Executions:
             self._synchronize_shared()
         link = self._link_before(slot)
         if link is not None:
-            self._follow(link, slot)
+            self.queue(self._waits(link, slot))
+            link[0].is_link_set = False
         slot.stream.synchronize()
         self._link = None
 

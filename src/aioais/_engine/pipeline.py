@@ -301,7 +301,7 @@ class Pipeline:
     def _free(self, batch: Batch) -> None:
         """Return the slot of a batch that has ended, and let the depth grow where that helps."""
         slots = self.slots
-        if slots.is_automatic and self.times.speed.is_brief and not slots.has_room:
+        if slots.is_automatic and self.times.speed.is_brief and not (slots.free or slots.may_make):
             line = self._router.line
             if line and not (self.times.speed.is_light and line[0].plan.is_plain):  # those share slots instead
                 slots.grow()

@@ -62,7 +62,7 @@ class Router:
         if self._is_asleep:
             self._is_asleep = False
             self._finish_bell.put(None)
-        elif self.is_waiting and not self._will_look_again and self._slots.has_room:
+        elif self.is_waiting and not self._will_look_again and self.has_work():
             if self._speed.is_slow:
                 self.wake_submit()
             else:
@@ -88,7 +88,8 @@ class Router:
     # ---------------------------------------------------------------------- on either thread
     def has_work(self) -> bool:
         """Whether something could be submitted now."""
-        return bool(self.going_on or (self.line and self._slots.has_room))
+        slots = self._slots
+        return bool(self.going_on or (self.line and (slots.free or slots.may_make)))
 
     def was_submitted(self, batch: Batch) -> None:
         """Hand a batch over to the finish thread."""

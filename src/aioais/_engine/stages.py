@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 
 from .._acl.constants import MemcpyKind
-from .._acl.stream import read_times
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
 from .._device.device import Device
@@ -270,12 +269,13 @@ class Stages:
 
     def _complete(self, requests: list[Request], commands: CommandList, slot: Slot) -> None:
         """Read the times of requests, and make their results."""
-        times = read_times(self._device.library, commands.spans)
+        times = slot.stream.read_times(commands.spans)
         waited: list[float] = []
-        for request, landing in zip(requests, commands.landing, strict=True):
+        for k, request in enumerate(requests):
+            landing = commands.landing[k]
             if request.keeps_row:
                 width = len(times) // len(requests)
-                first = width * len(waited)
+                first = width * k
                 request.row, request.copies_in = times[first : first + width], commands.copies_in
             waited.append((request.started_at - request.queued_at) * 1e3)
             if request.future.cancelled():
@@ -297,8 +297,8 @@ class Stages:
                     return False
                 assert batch.commands is not None
                 copies_in = batch.commands.copies_in
-                row = read_times(self._device.library, batch.commands.spans)
-                self._times.add_step(row, copies_in)
+                row = batch.slot.stream.read_times(batch.commands.spans)
+                self._times.add(row, [], copies_in, 0, (0.0, 0.0))
                 batch.queued, batch.commands = [], None
                 request.next_step(sum(row[:copies_in]), sum(row[copies_in:]))
                 return True

@@ -6,7 +6,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from itertools import chain, cycle
+from contextlib import suppress
+from itertools import chain, cycle, groupby
 from math import inf
 from typing import Final
 
@@ -25,8 +26,7 @@ Row = list[float]
 _NOTED: Final = 64
 """So many submissions are booked at once, as booking one costs more than its result."""
 _JUDGED: Final = 8
-"""After so many requests the speed of the device is judged anew."""
-
+"""After so many submissions the speed of the device is judged anew."""
 
 _LIGHT_MS: Final = 0.12
 _STILL_LIGHT_MS: Final = 0.16
@@ -34,15 +34,13 @@ _STILL_LIGHT_MS: Final = 0.16
 _BRIEF_MS: Final = 0.3
 _SLOW_MS: Final = 0.6
 _REMEMBERED: Final = 9
-"""Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
+"""Newest submissions whose median counts. A single one seems slow if its thread is preempted while it submits."""
 
-_Kind = tuple[int, int, int, bool, tuple[float, float]]
-"""Entries of a row, copies to the device and to the host among them, whether it is the end of a request, and
-milliseconds of earlier steps: of copies to the device, and of executions."""
+_Kind = tuple[int, int, int, tuple[float, float]]
+"""Entries of a row, copies to the device and to the host among them, and milliseconds of earlier steps."""
 
-_Note = tuple[_Kind, list[float], list[float]]
-"""What is not booked yet of requests of one kind, or of a step of one: the row of each, one behind the other, and how
-long each request that has ended waited."""
+_Note = tuple[list[float], list[float], int, int, tuple[float, float]]
+"""What is not booked yet of requests that were submitted together, or of a step of one; see :meth:`Times.add`."""
 
 
 class Times:
@@ -67,7 +65,7 @@ class Times:
         self._executions = Timeline()
         self._per_mark = per_mark
         self._notes: deque[_Note] = deque()
-        self._unjudged = 0
+        self._noted = 0
         self._lock = threading.RLock()  # guards the totals; re-entrant, as a signal handler may read them
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
         sources.add(self)
@@ -87,49 +85,33 @@ class Times:
         times
             The row of each request, one behind the other; all have the same length.
         queued
-            How long each request waited before, in milliseconds.
+            How long each request waited before, in milliseconds; empty for a step that others follow, which counts
+            in the stages with the last one.
         inputs, outputs
             Copies to the device and to the host in each.
         earlier
             Of an iteration, whose row is that of its last step: milliseconds of the copies to the device and of the
             executions of the steps before.
         """
-        width = len(times) // len(queued)
-        self.speed.newest.append(sum(times[-width:]))
-        self._unjudged += len(queued)
-        if self._unjudged >= _JUDGED:
-            self._unjudged = 0
+        self._notes.append((times, queued, inputs, outputs, earlier))
+        self.speed.newest.append((times, len(queued) or 1))
+        self._noted = noted = self._noted + 1
+        if not noted % _JUDGED:
             self.speed.learn()
-        self._note((width, inputs, outputs, True, earlier), times, queued)
-
-    def add_step(self, row: Row, inputs: int) -> None:
-        """Note a step of an iteration that others follow; it counts in the stages with the last one."""
-        self._note((len(row), inputs, 0, False, (0.0, 0.0)), row, [])
-
-    def _note(self, kind: _Kind, times: list[float], queued: list[float]) -> None:
-        self._notes.append((kind, times, queued))
-        if len(self._notes) >= _NOTED:
-            self.book()
+            if not noted % _NOTED:
+                self.book()
 
     def book(self) -> None:
         """Book what was noted; in any thread. What cannot be booked is lost, and logged."""
-        notes = self._notes
-        if not notes:
-            return
+        notes: list[_Note] = []
         with self._lock:
+            with suppress(IndexError):  # a signal handler may take notes as well
+                while self._notes:
+                    notes.append(self._notes.popleft())
             try:
-                kind, times, queued = notes.popleft()
-                while notes:
-                    following = notes.popleft()
-                    if following[0] == kind:
-                        times.extend(following[1])
-                        queued.extend(following[2])
-                    else:
-                        self._book(kind, times, queued)
-                        kind, times, queued = following
-                self._book(kind, times, queued)
-            except IndexError:  # a signal handler has taken the notes
-                pass
+                for (kind, _), group in groupby(notes, _kind_of):
+                    rows, waits, *_ = zip(*group, strict=True)
+                    self._book(kind, [*chain.from_iterable(rows)], [*chain.from_iterable(waits)])
             except Exception:  # noqa: BLE001 - no request fails because of that
                 _log.exception("times of requests could not be booked")
 
@@ -155,13 +137,13 @@ class Times:
         sources.discard(self)
 
     def _book(self, kind: _Kind, times: list[float], queued: list[float]) -> None:
-        width, inputs, outputs, is_end, (earlier_h2d, earlier_execute) = kind
+        width, inputs, outputs, (earlier_h2d, earlier_execute) = kind
         times, back = known_times(times), width - outputs
         h2d, h2d_sums = _columns(times, width, 0, inputs)
         execute, execute_sums = _columns(times, width, inputs, back)
         d2h, d2h_sums = _columns(times, width, back, width)
         self._book_each(h2d, execute, d2h)
-        if is_end:
+        if queued:
             self._queue.add(queued)
             self._h2d.add([ms + earlier_h2d for ms in h2d_sums])
             self._execute.add([ms + earlier_execute for ms in execute_sums])
@@ -177,6 +159,11 @@ class Times:
         self._executions.add(execute)
         if d2h:
             MemorySummary.add_d2h(d2h)
+
+
+def _kind_of(note: _Note) -> tuple[_Kind, bool]:
+    times, queued, inputs, outputs, earlier = note
+    return (len(times) // (len(queued) or 1), inputs, outputs, earlier), bool(queued)
 
 
 def _columns(times: list[float], width: int, first: int, end: int) -> tuple[list[float], list[float]]:
@@ -210,7 +197,8 @@ class Speed:
     Attributes
     ----------
     newest
-        Milliseconds of the newest requests; NaN where they are unknown.
+        Of the newest submissions: milliseconds of all copies and executions, NaN where they are unknown, and how many
+        requests they are of.
     is_light
         The device needs less time for a request than a thread needs to wake: batches pay.
     is_brief
@@ -221,14 +209,15 @@ class Speed:
     """
 
     def __init__(self) -> None:
-        self.newest: deque[float] = deque([inf] * _REMEMBERED, _REMEMBERED)
+        self.newest: deque[tuple[list[float], int]] = deque([([inf], 1)] * _REMEMBERED, _REMEMBERED)
         self.is_light: bool = False
         self.is_brief: bool = False
         self.is_slow: bool = True
 
     def learn(self) -> None:
-        """Judge by the newest requests; one whose time is unknown counts as slow."""
-        typical = sorted([ms if ms == ms else inf for ms in self.newest])[_REMEMBERED // 2]
+        """Judge by the newest submissions; one whose time is unknown counts as slow."""
+        each = [sum(times) / count for times, count in self.newest]
+        typical = sorted([ms if ms == ms else inf for ms in each])[_REMEMBERED // 2]
         self.is_light = typical <= (_STILL_LIGHT_MS if self.is_light else _LIGHT_MS)
         self.is_brief = typical <= _BRIEF_MS
         self.is_slow = typical > _SLOW_MS
