@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from ..types import DataType, Format
 from .library import Library
@@ -27,17 +28,18 @@ class Dataset:
     buffers
         ``(address, nbytes)`` of each tensor; ``(0, 0)`` leaves an output for ACL to allocate in a
         synchronous execute.
+    kept
+        What is kept for the present addresses; emptied each time one of them changes.
     """
 
-    __slots__ = ("_bound", "_buffers", "_library", "handle", "version")
+    __slots__ = ("_bound", "_buffers", "_kept", "_library", "handle")
 
-    def __init__(self, library: Library, buffers: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, library: Library, buffers: Iterable[tuple[int, int]], kept: dict[Any, Any]) -> None:
         acl = library.acl
         self._library = library
         self._buffers: list[int] = []
         self._bound: list[tuple[int, int]] = []
-        self.version: int = 0
-        """Increases each time an address changes."""
+        self._kept = kept
         self.handle: int = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
         try:
             for address, nbytes in buffers:
@@ -54,7 +56,7 @@ class Dataset:
         if self._bound[index] == (address, nbytes):
             return
         library = self._library
-        self.version += 1
+        self._kept.clear()
         library.check(
             "acl.update_data_buffer",
             library.acl.update_data_buffer(self._buffers[index], address, nbytes),
@@ -64,7 +66,7 @@ class Dataset:
     def allocated(self, index: int) -> tuple[int, int]:
         """Return address and size of the memory that ACL allocated for a ``(0, 0)`` output."""
         acl, buffer = self._library.acl, self._buffers[index]
-        self.version += 1
+        self._kept.clear()
         bound = acl.get_data_buffer_addr(buffer), acl.get_data_buffer_size_v2(buffer)
         self._bound[index] = bound
         return bound

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
+from itertools import starmap
+from operator import itemgetter
 from typing import Final, NoReturn
 
 from ..errors import AclError, DeviceHangError
@@ -21,6 +23,7 @@ Call = tuple[Callable[..., int], tuple[int, ...], str]
 COPY: Final = "acl.rt.memcpy_async"
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
+_time_of, _code_of = itemgetter(0), itemgetter(1)
 _NO_TIME = frozenset({107006, 107007, 207000})
 """Codes of ACL for a time that it does not know. The work that was timed has not failed."""
 
@@ -181,12 +184,10 @@ class Stream:
         AclError
             A call failed for another reason.
         """
-        elapsed = self._elapsed
-        times: list[float] = []
-        for begin, end in spans:
-            ms, code = elapsed(begin, end)
-            times.append(self._unknown_time(code) if code else ms)
-        return times
+        found = [*starmap(self._elapsed, spans)]
+        if any(map(_code_of, found)):
+            return [self._unknown_time(code) if code else ms for ms, code in found]
+        return [*map(_time_of, found)]
 
     def _unknown_time(self, code: int) -> float:
         library = self._library

@@ -79,9 +79,8 @@ class CommandList(NamedTuple):
     spans: list[tuple[int, int]]
     """The handles of the marks before and behind each copy in, each group of executions, and each copy back, of one
     request after the other."""
-    copies_in: int
-    copies_back: int
-    """Of each request."""
+    copies: tuple[int, int]
+    """To the device and to the host, of each request."""
     last: Event
     """Behind the last execution."""
     staging: list[list[Any]]
@@ -91,6 +90,8 @@ class CommandList(NamedTuple):
     to the host."""
     is_small: bool
     """The results are copies of the arrays of ``landing``."""
+    behind: dict[int, list[Call]]
+    """The calls with a wait for another slot's event, by its handle; filled as they are needed."""
 
 
 def record_commands(
@@ -142,7 +143,7 @@ def record_commands(
     calls = [*head, *body, *back]
     copies = len(work.inputs), len(work.outputs)
     cuts = len(head), len(head) + len(body)
-    return CommandList(calls, *cuts, [len(calls)], spans, *copies, row[-1], [staging], [landing], is_small)
+    return CommandList(calls, *cuts, [len(calls)], spans, copies, row[-1], [staging], [landing], is_small, {})
 
 
 def join_commands(lists: Sequence[CommandList]) -> CommandList:
@@ -157,6 +158,7 @@ def join_commands(lists: Sequence[CommandList]) -> CommandList:
         last=last.last,
         staging=[commands.staging[0] for commands in lists],
         landing=[commands.landing[0] for commands in lists],
+        behind={},
     )
 
 

@@ -53,7 +53,9 @@ class Slot:
         What its input dataset says: the gear that was set last, the shapes that were described last; ``None`` if
         neither is known.
     commands
-        Command lists of its requests; void once the slot has failed.
+        Command lists of its requests, for the present addresses of its buffers; void once the slot has failed.
+    middle_commands
+        The same of steps without copies either way, which hold for any addresses.
     batch
         Buffers for batches; makes them when they are asked for.
     link
@@ -90,6 +92,7 @@ class Slot:
         self._is_open = info.kind == "shape"
         self._datasets: list[Dataset] = []
         self.commands: dict[Any, Any] = {}
+        self.middle_commands: dict[Any, Any] = {}
         self.stream: Stream = Stream(device.library, hang_timeout)
         try:
             self._build()
@@ -110,12 +113,13 @@ class Slot:
             if not self._is_open and k < len(info.inputs):  # optional ones have memory once they are fed
                 block = self.inputs[k] = device.alloc(tensor.size)
                 bound[tensor.index] = block.address, block.nbytes
-        self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)])
+        self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)], self.commands)
         self._datasets.append(self.in_data)
         for k, tensor in enumerate(info.outputs):
             if not self._is_open:
                 self.outputs[k] = device.alloc(tensor.size)
-        self.out_data = Dataset(library, [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs])
+        bound_outputs = [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs]
+        self.out_data = Dataset(library, bound_outputs, self.commands)
         self._datasets.append(self.out_data)
         inputs, outputs = ([self._event() for _ in tensors] for tensors in (info.inputs, info.outputs))
         executions = [self._event() for _ in self.executions_per_mark]
@@ -133,7 +137,7 @@ class Slot:
     def mend(self) -> None:
         """Make the slot usable after a failed request; nothing of it is queued any more."""
         self.gear = self.shapes = None  # what is set on the device is unknown
-        self.commands.clear()  # the next ones may be on other streams
+        self._forget_commands()  # the next ones may be on other streams
         self.is_link_set = False
         for event in self._links:
             self.stream.reset(event)  # it may have been recorded without a wait behind it
@@ -280,7 +284,11 @@ class Slot:
     def _forget(self) -> None:
         """Drop what points to memory of the slot."""
         self._views.clear()
+        self._forget_commands()
+
+    def _forget_commands(self) -> None:
         self.commands.clear()
+        self.middle_commands.clear()
 
     def _room(self, k: int) -> int:
         """Bytes of the memory that feeds of input ``k`` are copied to."""

@@ -58,18 +58,15 @@ class Admission:
         with self._lock:
             if self._refusal is not None:
                 return  # counted when the session broke
-            cancelled = failed = 0
+            done = len(requests)
             for request in requests:
-                if request.was_cancelled:
-                    cancelled += 1
-                elif request.error is not None:
-                    if request.future.cancelled():
-                        cancelled += 1
+                if request.was_cancelled or request.error is not None:
+                    done -= 1
+                    if request.was_cancelled or request.future.cancelled():
+                        self.cancelled += 1
                     else:
-                        failed += 1
-            self.cancelled += cancelled
-            self.failed += failed
-            self.done += len(requests) - cancelled - failed
+                        self.failed += 1
+            self.done += done
             self._active.difference_update(requests)
             if self.is_closed and not self._active:
                 self._on_drained()

@@ -18,7 +18,6 @@ __all__ = ["WHOLE", "CommandCache", "Ends"]
 
 _MOST_KEPT: Final = 64
 """Command lists that a slot keeps."""
-_NOTHING: Final = (None, None)
 
 Ends = tuple[bool, bool]
 WHOLE: Final = (True, True)
@@ -49,18 +48,19 @@ class CommandCache:
             slot.unbind(plan.unfed)
         outputs = request.outputs if plan.dynamic_shapes is not None else None
         kind = plan.serial, request.to_host, ends, self._executions.stream is None, outputs
-        found: CommandList | None = _kept(slot, kind)
+        is_first, is_last = ends
+        # Without copies either way it is the middle step of an iteration, whose buffers may change places.
+        kept = slot.commands if is_first or is_last else slot.middle_commands
+        found: CommandList | None = kept.get(kind)
         if found is not None:
             return found if found.is_small or not found.landing[0] else _renewed(found, request, slot)
-        is_first, is_last = ends
         inputs, staging = self._inputs(request, slot, feeds or ()) if is_first else ([], [])
         back, landing = self._outputs(request, slot) if is_last else ([], [])
         work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
         commands = record_commands(work, slot.marks, self._executions.streams(slot), None, staging, landing)
         if not (is_first and plan.has_tensors):
-            kept = commands._replace(landing=[[None if isinstance(area, Landing) else area for area in landing]])
-            # Without copies either way it is the middle step of an iteration, whose buffers may change places.
-            _keep(slot, kind, kept, is_bound=is_first or is_last)
+            own = [None if isinstance(area, Landing) else area for area in landing]
+            _keep(kept, kind, commands._replace(landing=[own]))
         return commands
 
     def batch(self, plan: Plan, slot: Slot, count: int) -> CommandList:
@@ -68,16 +68,15 @@ class CommandCache:
         if plan.unfed:
             slot.unbind(plan.unfed)
         kind = plan.serial, slot.batch.serial, self._executions.stream is None
-        found: CommandList | None = _kept(slot, (kind, count))
+        found: CommandList | None = slot.commands.get((kind, count))
         if found is not None:
             return found
-        places: list[CommandList] = _kept(slot, kind) or []
-        if not places:
-            _keep(slot, kind, places)
+        places: list[CommandList] = slot.commands.get(kind, [])
         while len(places) < count:
             places.append(self._place(plan, slot, len(places)))
         commands = join_commands(places[:count])
-        _keep(slot, (kind, count), commands)
+        _keep(slot.commands, kind, places)
+        _keep(slot.commands, (kind, count), commands)
         return commands
 
     def _place(self, plan: Plan, slot: Slot, k: int) -> CommandList:
@@ -149,18 +148,11 @@ def _renewed(kept: CommandList, request: Request, slot: Slot) -> CommandList:
             request.blocks.append(area)
             function, arguments, name = kept.calls[place]
             kept.calls[place] = function, (area.address, *arguments[1:]), name
+    kept.behind.clear()
     return kept._replace(landing=[landing])
 
 
-def _keep(slot: Slot, kind: Any, commands: CommandList | list[CommandList], *, is_bound: bool = True) -> None:
-    """Keep the commands of a kind of request; those with copies only while the buffers stay where they are."""
-    if len(slot.commands) >= _MOST_KEPT:
-        slot.commands.clear()
-    slot.commands[kind] = (slot.in_data.version, slot.out_data.version) if is_bound else None, commands
-
-
-def _kept(slot: Slot, kind: Any) -> Any:
-    """Find the commands of a kind of request; ``None`` if buffers have moved since."""
-    versions, commands = slot.commands.get(kind, _NOTHING)
-    is_right = versions is None or versions == (slot.in_data.version, slot.out_data.version)
-    return commands if is_right else None
+def _keep(kept: dict[Any, Any], kind: Any, commands: CommandList | list[CommandList]) -> None:
+    if len(kept) >= _MOST_KEPT:
+        kept.clear()
+    kept[kind] = commands

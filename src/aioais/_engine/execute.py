@@ -135,30 +135,37 @@ class Executions:
         DeviceHangError
             A call failed, and what was queued before it is not complete within ``hang_timeout``.
         """
-        calls, head, back = commands.calls, commands.head, commands.back
         link = self._link_before(slot)
-        waits = [] if link is None else self._waits(link, slot)
-        own = [] if slot.link is None or self.stream is not None else self._records(slot, slot.link)
-        if waits or own:  # the records are before the copies back, for which no execution need wait
-            calls = [*calls[:head], *waits, *calls[head:back], *own, *calls[back:]]
+        calls, waits = commands.calls, 0
+        if slot.link is not None and self.stream is None:
+            calls, waits = self._with_own_events(commands, slot, slot.link, link)
+        elif link is not None:
+            waits = 1
+            event = link[1]
+            known = commands.behind.get(event.handle)
+            if known is None:
+                known = commands.behind[event.handle] = [*calls]
+                known.insert(commands.head, slot.stream.wait_call(event))
+            calls = known
         self._submitted = number = self._submitted + 1
         rest = iter(calls)
         try:
             self.queue(rest)
         except BaseException as exc:  # noqa: BLE001 - raised as the cause
             made = len(calls) - length_hint(rest) - 1
-            is_in_line = link is None or made >= head + len(waits)
-            position = made - len(waits) if is_in_line else min(made, head)
-            if position > back:
-                position = max(back, position - len(own))
+            is_in_line = link is None or made >= commands.head + waits
+            position = made - waits if is_in_line else min(made, commands.head)
+            if position > commands.back:  # behind what _with_own_events put there
+                position = max(commands.back, position - (len(calls) - len(commands.calls) - waits))
             failure = self._break_chain(slot) if is_in_line else None  # else the next must wait for the one before
             if link is not None and self.model.info.kind != "shape":  # of those, too small an output is refused as well
                 self._consider(exc)
             raise RefusedError(exc, position, failure) from None
         if self.stream is None:
-            if link is not None:
-                link[0].is_link_set = False
-            slot.is_link_set = bool(own)
+            if slot.link is not None:
+                slot.is_link_set = True
+                if link is not None:
+                    link[0].is_link_set = False
             self._link = slot, commands.last, number
         return number
 
@@ -182,11 +189,17 @@ class Executions:
         # An older release: this wait's own event, which must be reset before it is recorded again.
         return [slot.stream.wait_call(own), slot.stream.reset_call(own)]
 
-    def _records(self, slot: Slot, own: Event) -> list[Call]:
-        """Return the calls that, on an older release, record the event that the next execution waits for."""
-        record = slot.stream.record_call(own)
-        # It is set where no other slot has waited for it.
-        return [slot.stream.reset_call(own), record] if slot.is_link_set else [record]
+    def _with_own_events(
+        self, commands: CommandList, slot: Slot, own: Event, link: _Link | None
+    ) -> tuple[list[Call], int]:
+        """Return the calls on an older release, whose events serve one wait each, and how many of them wait."""
+        waits = [] if link is None else self._waits(link, slot)
+        # What the next execution waits for is before the copies back, for which it need not wait.
+        records = [slot.stream.record_call(own)]
+        if slot.is_link_set:  # no other slot has waited for it
+            records.insert(0, slot.stream.reset_call(own))
+        calls, head, back = commands.calls, commands.head, commands.back
+        return [*calls[:head], *waits, *calls[head:back], *records, *calls[back:]], len(waits)
 
     def _break_chain(self, slot: Slot) -> AclError | None:
         """Wait for what a slot has queued, behind all executions before, so that the next one need not.

@@ -214,7 +214,7 @@ class Pipeline:
             It has a batch to wait for, or to deliver.
         """
         router = self._router
-        while router.has_work() and self.failure.cause is None:
+        while router.has_work():
             if not router.submitting.acquire(blocking=not is_finish_thread):
                 return  # the thread that has it looks again after it has released it
             try:
@@ -227,6 +227,8 @@ class Pipeline:
                         self._put_back(behind)
                     router.was_submitted(batch)
                     del batch  # an error's traceback holds this frame, and the batch the error
+                elif self.failure.cause is not None:
+                    return
             finally:
                 router.submitting.release()
 

@@ -157,7 +157,7 @@ class Stages:
         commands = self._cache.step(request, slot, feeds, ends)
         if feeds is not None:
             copy_feeds(commands.staging[0], feeds)
-            request.copies_in = commands.copies_in
+            request.copies_in = commands.copies[0]
         return commands
 
     def _refused(self, batch: Batch, refused: RefusedError) -> list[Request]:
@@ -203,10 +203,9 @@ class Stages:
         """Queue the copies of outputs that are known now, behind a run that is complete."""
         slot, executions = batch.slot, len(batch.slot.executions_per_mark)
         back = self._cache.step(request, slot, None, (False, True))
-        spans = commands.spans[: commands.copies_in + executions] + back.spans[executions:]
-        batch.commands = commands._replace(
-            spans=spans, landing=back.landing, copies_back=back.copies_back, is_small=back.is_small
-        )
+        copies = commands.copies[0], back.copies[1]
+        spans = commands.spans[: copies[0] + executions] + back.spans[executions:]
+        batch.commands = commands._replace(spans=spans, landing=back.landing, copies=copies, is_small=back.is_small)
         self._executions.queue(back.calls[back.back :])
 
     # ------------------------------------------------------------------------------------ wait
@@ -276,7 +275,7 @@ class Stages:
             if request.keeps_row:
                 width = len(times) // len(requests)
                 first = width * k
-                request.row, request.copies_in = times[first : first + width], commands.copies_in
+                request.row, request.copies_in = times[first : first + width], commands.copies[0]
             waited.append((request.started_at - request.queued_at) * 1e3)
             if request.future.cancelled():
                 request.was_cancelled = True
@@ -284,7 +283,7 @@ class Stages:
                 request.result = [area.copy() for area in landing]
             else:
                 self._make_result(request, landing, slot)
-        self._times.add(times, waited, commands.copies_in, commands.copies_back, requests[0].earlier)
+        self._times.add(times, waited, commands.copies, requests[0].earlier)
 
     def _goes_on(self, batch: Batch, request: Request) -> bool:
         """Whether another step follows, or the same again with its outputs asked for."""
@@ -296,11 +295,11 @@ class Stages:
                 if request.error is not None or request.was_cancelled:
                     return False
                 assert batch.commands is not None
-                copies_in = batch.commands.copies_in
+                copies = batch.commands.copies
                 row = batch.slot.stream.read_times(batch.commands.spans)
-                self._times.add(row, [], copies_in, 0, (0.0, 0.0))
+                self._times.add(row, [], copies, None)
                 batch.queued, batch.commands = [], None
-                request.next_step(sum(row[:copies_in]), sum(row[copies_in:]))
+                request.next_step(sum(row[: copies[0]]), sum(row[copies[0] :]))
                 return True
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
             self.fail(request, exc)
@@ -336,7 +335,7 @@ class Stages:
         if draft is not None:
             draft.finished_at = perf_counter()
             if request.error is None and commands is not None:
-                copies = request.copies_in, commands.copies_back
+                copies = request.copies_in, commands.copies[1]
                 self._recorder.measure(draft, request.number, slot.marks, slot.stream, copies)
         if self._debug:
             _log.debug("request %d: %s", request.number, "failed" if request.error else "complete")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, cycle, groupby
 from math import inf
+from operator import itemgetter
 from typing import Final
 
 from ..summary import InferSummary, MemorySummary, Timeline, known_times, sources
@@ -23,10 +24,8 @@ STAGES = ("queue", "h2d", "execute", "d2h")
 Row = list[float]
 """Milliseconds of each copy to the device, each group of executions, and each copy to the host of one request."""
 
-_NOTED: Final = 64
+_NOTED: Final = 16
 """So many submissions are booked at once, as booking one costs more than its result."""
-_JUDGED: Final = 8
-"""After so many submissions the speed of the device is judged anew."""
 
 _LIGHT_MS: Final = 0.12
 _STILL_LIGHT_MS: Final = 0.16
@@ -34,13 +33,11 @@ _STILL_LIGHT_MS: Final = 0.16
 _BRIEF_MS: Final = 0.3
 _SLOW_MS: Final = 0.6
 _REMEMBERED: Final = 9
-"""Newest submissions whose median counts. A single one seems slow if its thread is preempted while it submits."""
+"""Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
 
-_Kind = tuple[int, int, int, tuple[float, float]]
-"""Entries of a row, copies to the device and to the host among them, and milliseconds of earlier steps."""
-
-_Note = tuple[list[float], list[float], int, int, tuple[float, float]]
+_Note = tuple[tuple[int, int], tuple[float, float] | None, list[float], list[float]]
 """What is not booked yet of requests that were submitted together, or of a step of one; see :meth:`Times.add`."""
+_kind_of = itemgetter(0, 1)
 
 
 class Times:
@@ -65,7 +62,6 @@ class Times:
         self._executions = Timeline()
         self._per_mark = per_mark
         self._notes: deque[_Note] = deque()
-        self._noted = 0
         self._lock = threading.RLock()  # guards the totals; re-entrant, as a signal handler may read them
         self._queue, self._h2d, self._execute, self._d2h = self._totals = tuple(_Total() for _ in STAGES)
         sources.add(self)
@@ -74,32 +70,27 @@ class Times:
         self,
         times: list[float],
         queued: list[float],
-        inputs: int,
-        outputs: int,
-        earlier: tuple[float, float],
+        copies: tuple[int, int],
+        earlier: tuple[float, float] | None,
     ) -> None:
-        """Note the times of requests that are complete.
+        """Note the times of requests that are complete, or of a step of one that others follow.
 
         Parameters
         ----------
         times
-            The row of each request, one behind the other; all have the same length.
+            The row of each request, one behind the other.
         queued
-            How long each request waited before, in milliseconds; empty for a step that others follow, which counts
-            in the stages with the last one.
-        inputs, outputs
-            Copies to the device and to the host in each.
+            How long each request waited before, in milliseconds; empty for a step.
+        copies
+            Copies to the device and to the host in each row.
         earlier
             Of an iteration, whose row is that of its last step: milliseconds of the copies to the device and of the
-            executions of the steps before.
+            executions of the steps before. ``None`` for one of these steps: it counts in the stages with the last one.
         """
-        self._notes.append((times, queued, inputs, outputs, earlier))
-        self.speed.newest.append((times, len(queued) or 1))
-        self._noted = noted = self._noted + 1
-        if not noted % _JUDGED:
-            self.speed.learn()
-            if not noted % _NOTED:
-                self.book()
+        notes = self._notes
+        notes.append((copies, earlier, times, queued))
+        if len(notes) >= _NOTED:
+            self.book()
 
     def book(self) -> None:
         """Book what was noted; in any thread. What cannot be booked is lost, and logged."""
@@ -109,9 +100,9 @@ class Times:
                 while self._notes:
                     notes.append(self._notes.popleft())
             try:
-                for (kind, _), group in groupby(notes, _kind_of):
-                    rows, waits, *_ = zip(*group, strict=True)
-                    self._book(kind, [*chain.from_iterable(rows)], [*chain.from_iterable(waits)])
+                for (copies, earlier), group in groupby(notes, _kind_of):
+                    _, _, rows, waits = zip(*group, strict=True)
+                    self._book(copies, earlier, [*chain.from_iterable(rows)], [*chain.from_iterable(waits)])
             except Exception:  # noqa: BLE001 - no request fails because of that
                 _log.exception("times of requests could not be booked")
 
@@ -136,18 +127,27 @@ class Times:
         self.book()
         sources.discard(self)
 
-    def _book(self, kind: _Kind, times: list[float], queued: list[float]) -> None:
-        width, inputs, outputs, (earlier_h2d, earlier_execute) = kind
-        times, back = known_times(times), width - outputs
-        h2d, h2d_sums = _columns(times, width, 0, inputs)
-        execute, execute_sums = _columns(times, width, inputs, back)
+    def _book(
+        self,
+        copies: tuple[int, int],
+        earlier: tuple[float, float] | None,
+        times: list[float],
+        queued: list[float],
+    ) -> None:
+        back = copies[0] + len(self._per_mark)
+        width = back + copies[1]
+        newest = times[-_REMEMBERED * width :]
+        self.speed.learn([sum(newest[k : k + width]) for k in range(0, len(newest), width)])
+        times = known_times(times)
+        h2d, h2d_sums = _columns(times, width, 0, copies[0])
+        execute, execute_sums = _columns(times, width, copies[0], back)
         d2h, d2h_sums = _columns(times, width, back, width)
         self._book_each(h2d, execute, d2h)
-        if queued:
+        if earlier is not None:
             self._queue.add(queued)
-            self._h2d.add([ms + earlier_h2d for ms in h2d_sums])
-            self._execute.add([ms + earlier_execute for ms in execute_sums])
-            if outputs:
+            self._h2d.add([ms + earlier[0] for ms in h2d_sums])
+            self._execute.add([ms + earlier[1] for ms in execute_sums])
+            if copies[1]:
                 self._d2h.add(d2h_sums)
 
     def _book_each(self, h2d: list[float], execute: list[float], d2h: list[float]) -> None:
@@ -159,11 +159,6 @@ class Times:
         self._executions.add(execute)
         if d2h:
             MemorySummary.add_d2h(d2h)
-
-
-def _kind_of(note: _Note) -> tuple[_Kind, bool]:
-    times, queued, inputs, outputs, earlier = note
-    return (len(times) // (len(queued) or 1), inputs, outputs, earlier), bool(queued)
 
 
 def _columns(times: list[float], width: int, first: int, end: int) -> tuple[list[float], list[float]]:
@@ -196,9 +191,6 @@ class Speed:
 
     Attributes
     ----------
-    newest
-        Of the newest submissions: milliseconds of all copies and executions, NaN where they are unknown, and how many
-        requests they are of.
     is_light
         The device needs less time for a request than a thread needs to wake: batches pay.
     is_brief
@@ -209,15 +201,15 @@ class Speed:
     """
 
     def __init__(self) -> None:
-        self.newest: deque[tuple[list[float], int]] = deque([([inf], 1)] * _REMEMBERED, _REMEMBERED)
+        self._newest: deque[float] = deque([inf] * _REMEMBERED, _REMEMBERED)
         self.is_light: bool = False
         self.is_brief: bool = False
         self.is_slow: bool = True
 
-    def learn(self) -> None:
-        """Judge by the newest submissions; one whose time is unknown counts as slow."""
-        each = [sum(times) / count for times, count in self.newest]
-        typical = sorted([ms if ms == ms else inf for ms in each])[_REMEMBERED // 2]
+    def learn(self, times: list[float]) -> None:
+        """Judge anew, with the milliseconds of requests that were complete after all others; NaN counts as slow."""
+        self._newest.extend(times)
+        typical = sorted([ms if ms == ms else inf for ms in self._newest])[_REMEMBERED // 2]
         self.is_light = typical <= (_STILL_LIGHT_MS if self.is_light else _LIGHT_MS)
         self.is_brief = typical <= _BRIEF_MS
         self.is_slow = typical > _SLOW_MS

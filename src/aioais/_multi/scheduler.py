@@ -49,7 +49,8 @@ async def stream_items(
                 while True:
                     scheduler.has_news = False
                     await scheduler.rerun()
-                    await feeder.fill()
+                    while (pending := feeder.fill()) is not None:
+                        await pending
                     if scheduler.is_ready:
                         yield scheduler.take()
                         scheduler.taken()

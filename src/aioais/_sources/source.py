@@ -43,8 +43,8 @@ class Feeder:
         self._sink = sink
         self._source = source
 
-    async def fill(self) -> None:
-        """Read items while there is room."""
+    def fill(self) -> Awaitable[None] | None:
+        """Read items while there is room; to be awaited and called again where one takes long."""
         sink = self._sink
         try:
             while self.has_more and sink.has_room():
@@ -55,10 +55,20 @@ class Feeder:
                 else:
                     pending = sink.submit(feeds)
                     if pending is not None:
-                        await pending
+                        return self._finish(pending)
         except Exception as exc:  # noqa: BLE001 - raised at its place
-            self.has_more = False
-            sink.fail(exc)
+            self._fail(exc)
+        return None
+
+    async def _finish(self, pending: Awaitable[None]) -> None:
+        try:
+            await pending
+        except Exception as exc:  # noqa: BLE001 - raised at its place
+            self._fail(exc)
+
+    def _fail(self, error: Exception) -> None:
+        self.has_more = False
+        self._sink.fail(error)
 
     async def __aenter__(self) -> None:
         pass
@@ -91,7 +101,7 @@ class AsyncFeeder:
     async def __aenter__(self) -> None:
         pass
 
-    async def fill(self) -> None:
+    def fill(self) -> None:
         """Have items read while there is room; the sink is woken for each."""
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())

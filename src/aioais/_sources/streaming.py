@@ -39,34 +39,30 @@ async def session_results(
     async with feeder:
         try:
             while True:
-                await feeder.fill()
+                while (pending := feeder.fill()) is not None:
+                    await pending
                 while not items and feeder.has_more:
                     await window.wait()
                 if not items:
                     return
-                yield await _take(items, index)
+                oldest = items[0]
+                try:
+                    if isinstance(oldest, BaseException):
+                        raise oldest
+                    assert oldest is not None
+                    outputs = [await oldest.future]
+                except Exception as exc:
+                    if exc is not oldest:
+                        _note_place(exc, index)
+                    raise
+                finally:
+                    del oldest  # an error would hold this frame, and the frame the error
+                items[0] = None
+                yield outputs.pop()  # not held here while the consumer has it
                 items.popleft()
                 index += 1
         finally:
             window.give_up()  # before any await: that may be cancelled too
-
-
-async def _take(items: deque[Request | BaseException | None], index: int) -> Any:
-    """Wait for the oldest result, and keep no reference to it."""
-    oldest = items[0]
-    try:
-        if isinstance(oldest, BaseException):
-            raise oldest
-        assert oldest is not None
-        try:
-            outputs = await oldest.future
-        except Exception as exc:
-            _note_place(exc, index)
-            raise
-    finally:
-        del oldest  # an error would hold this frame, and the frame the error
-    items[0] = None
-    return outputs
 
 
 def _note_place(error: Exception, index: int) -> None:
