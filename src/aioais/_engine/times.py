@@ -145,8 +145,8 @@ class Times:
         self._book_each(h2d, execute, d2h)
         if earlier is not None:
             self._queue.add(queued)
-            self._h2d.add([ms + earlier[0] for ms in h2d_sums])
-            self._execute.add([ms + earlier[1] for ms in execute_sums])
+            self._h2d.add(h2d_sums, earlier[0])
+            self._execute.add(execute_sums, earlier[1])
             if copies[1]:
                 self._d2h.add(d2h_sums)
 
@@ -180,10 +180,11 @@ class _Total:
         self.ms = 0.0
         self.most = 0.0
 
-    def add(self, times: list[float]) -> None:
+    def add(self, times: list[float], earlier: float = 0.0) -> None:
+        """Add the times of requests, which come on top of an earlier time of each."""
         self.count += len(times)
-        self.ms += sum(times)
-        self.most = max(self.most, *times)
+        self.ms += sum(times) + earlier * len(times)
+        self.most = max(self.most, max(times) + earlier)
 
 
 class Speed:
