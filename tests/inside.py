@@ -326,6 +326,26 @@ STAGES = ("queue", "wait", "finish")
 """What the threads of a session do with each request."""
 
 
+def break_once_left(session: InferSession, error: BaseException) -> None:
+    """Have a session break when its next request has been counted as ended and is not on its way to the loop yet.
+
+    The batch behind it is complete by then, and the loop has settled all that the break gave to it.
+    """
+    pipeline = _pipeline(session)
+    leave = pipeline.admission.leave
+    settled = threading.Event()
+
+    def leave_and_break(requests: Sequence[Any]) -> None:
+        pipeline.admission.leave = leave  # type: ignore[method-assign]
+        leave(requests)
+        pipeline._router.submitted[0].slot.stream.synchronize()
+        pipeline.failure.strike(error)
+        pipeline._delivery.loop.call_soon_threadsafe(settled.set)
+        settled.wait()
+
+    pipeline.admission.leave = leave_and_break  # type: ignore[method-assign]
+
+
 def break_stage(patch: pytest.MonkeyPatch, session: InferSession, stage: str, error: Exception) -> None:
     """Give an engine thread a bug: from now on its work raises an error."""
 

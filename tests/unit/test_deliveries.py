@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tests import inside
 
-from aioais import AclError, InferSession, emulator
+from aioais import AclError, BrokenSessionError, InferSession, emulator
 
 if TYPE_CHECKING:
     import pytest
@@ -91,3 +91,16 @@ async def test_a_result_that_is_kept_comes_with_a_failure(models: Models, monkey
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(outcome, AclError) for outcome in outcomes] == [False, True, *[False] * 4]
         assert counts[0] == 2
+
+
+async def test_no_result_is_kept_once_the_session_is_broken(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other wake-up of the loop would follow."""
+    inside.treat_as_fast(monkeypatch)
+    inside.chain_executions(monkeypatch)
+    async with under_way(models, 6) as (session, tasks, gate):
+        inside.break_once_left(session, AclError("acl.rt.synchronize_stream", 507899, "", "", "lost"))
+        gate.open()
+        await asyncio.wait(tasks)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes[:2]] == [list, AclError]
+        assert all(isinstance(outcome, BrokenSessionError) for outcome in outcomes[3:])
