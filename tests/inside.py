@@ -29,9 +29,9 @@ from aioais._bridge.worker import Worker
 from aioais._buffers.batch_buffers import MOST_BATCHED
 from aioais._device import device as device_module
 from aioais._device.transfers import Transfers
-from aioais._engine import closing, core, execute, stages, times
+from aioais._engine import core, execute, lifetime, stages, times
 from aioais._engine.core import SessionCore
-from aioais._engine.opening import open_pipeline
+from aioais._engine.lifetime import open_pipeline
 from aioais._machine import machine_memory
 from aioais._misuse import _AIS_BENCH as AIS_BENCH_NAMES
 from aioais.cli.devices import _remarks as remarks_on_devices
@@ -142,18 +142,18 @@ def _pipeline(session: InferSession | SessionCore) -> Pipeline:
 
 # --- the process ----------------------------------------------------------------------------------
 
-finalize_all = closing.finalize_all
+finalize_all = lifetime.finalize_all
 """End every session, every device and ACL, without an event loop."""
 
 
 def set_exit_patience(seconds: float) -> None:
     """Bound how long the end of the process waits for a device."""
-    closing._PATIENCE_S = seconds  # type: ignore[misc]
+    lifetime._PATIENCE_S = seconds  # type: ignore[misc]
 
 
 def run_exit_hook() -> None:
     """Do what the library does when the interpreter exits."""
-    closing._at_exit()
+    lifetime._at_exit()
 
 
 def cpu_library() -> Library:

@@ -12,11 +12,10 @@ import numpy as np
 
 from ._acl.library import Platform
 from ._bridge.offload import run_in_thread
-from ._engine.closing import finalize_all
 from ._engine.core import SessionCore
+from ._engine.lifetime import finalize_all
 from ._engine.options import Given, check_options, check_prefetch
 from ._engine.request import Request
-from ._engine.upload import upload
 from ._misuse import AwaitedOnly, Results, check_loop_kind, instead
 from ._sources.streaming import session_results
 from .measures import Measures
@@ -383,7 +382,7 @@ class InferSession(Measures, AwaitedOnly):
         -----
         Cancelled: the copy ends unseen and its memory is freed.
         """
-        return await upload(self._core.opened(), array)
+        return await self._core.upload(array)
 
     async def aclose(self) -> None:
         """Free all that the session holds on the device; idempotent.

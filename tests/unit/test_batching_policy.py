@@ -16,7 +16,7 @@ from aioais._batching.caller import own_copy
 from aioais._batching.gear_times import GearTimes, Overhead
 from aioais._batching.layout import Kind
 from aioais._batching.runner import ArrivalRate, Runner
-from aioais._feeds.gathered import Gathered
+from aioais._feeds.arrays import Gathered
 from aioais.errors import AclError
 from aioais.session import core_of
 

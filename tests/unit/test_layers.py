@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_device": {"errors", "summary", "_acl", "_bridge"},
     "tensor": {"errors", "_acl", "_bridge", "_device"},
     "_feeds": {"errors", "types", "tensor", "_acl", "_device"},
-    "_buffers": {"errors", "_acl", "_device", "_feeds"},
+    "_buffers": {"errors", "tensor", "_acl", "_device", "_feeds"},
     "_engine": {
         "blame",
         "errors",

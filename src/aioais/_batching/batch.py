@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from .._engine.request import Request
-from .._feeds.gathered import Gathered
+from .._feeds.arrays import Gathered
 from ..errors import ModelError
 from .caller import Caller, rows_of
 from .layout import Kind, Layout

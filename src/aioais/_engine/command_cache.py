@@ -8,7 +8,7 @@ from typing import Any, Final
 from .._acl.memory import DeviceBlock, view
 from .._acl.stream import COPY
 from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
-from .._buffers.landing import Landing
+from .._buffers.results import Landing
 from .._buffers.slot import Slot
 from .._feeds.plan import SMALL, Plan
 from .execute import Executions

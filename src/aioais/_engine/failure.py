@@ -13,7 +13,7 @@ from typing import Any, Final
 from .._acl.model import LoadedModel
 from .._acl.release import run_all
 from .._bridge.delivery import Delivery
-from .._buffers.landing import Landing
+from .._buffers.results import Landing
 from .._buffers.slot_pool import SlotPool
 from .._device.device import Device
 from ..blame import Seen, Streak, Verdict

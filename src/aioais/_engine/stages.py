@@ -13,6 +13,7 @@ import numpy as np
 
 from .._acl.constants import MemcpyKind
 from .._buffers.commands import CommandList
+from .._buffers.results import make_arrays, make_tensors
 from .._buffers.slot import Slot
 from .._device.device import Device
 from .._feeds.plan import OutputPlan, Plan
@@ -25,7 +26,6 @@ from .failure import Failure
 from .iteration import IterationRequest
 from .options import Options
 from .request import Batch, Request
-from .results import make_arrays, make_tensors
 from .times import Times
 
 __all__ = ["Stages", "copy_feeds"]

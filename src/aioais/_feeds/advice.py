@@ -15,11 +15,9 @@ import numpy as np
 
 from .._acl.model import TensorInfo
 from ..tensor import Tensor
-from .gathered import Gathered
+from .arrays import Gathered, dtype_text, is_ml
 
-__all__ = ["advise", "dtype_text"]
-
-_ML_DTYPES = "ml_dtypes"
+__all__ = ["advise"]
 
 
 def advise(
@@ -58,15 +56,6 @@ def advise(
     return None
 
 
-def dtype_text(dtype: np.dtype[Any]) -> str:
-    """Write a type as an argument in a Python program."""
-    return f"{_ML_DTYPES}.{dtype.name}" if _is_ml(dtype) else repr(dtype.name)
-
-
-def _is_ml(dtype: np.dtype[Any]) -> bool:
-    return dtype.type.__module__.partition(".")[0] == _ML_DTYPES
-
-
 def _conversions(feed: np.ndarray | Tensor, dtype: np.dtype[Any]) -> Iterator[tuple[str, tuple[int, ...], str]]:
     """Yield ways to the type, the likely ones first: template of an expression, the shape afterwards, and a verb."""
     got, shape, text = feed.dtype, tuple(feed.shape), dtype_text(dtype)
@@ -81,10 +70,10 @@ def _conversions(feed: np.ndarray | Tensor, dtype: np.dtype[Any]) -> Iterator[tu
         yield from_bytes, (count,), "take its bytes"
     if is_raw and type(getattr(feed, "base", None)) is memoryview:
         return  # bytes, or a file: the feed is no array, and has none of its methods
-    is_untyped = got.kind == "V" and got.names is None and not _is_ml(got)
-    if got.itemsize == dtype.itemsize and (is_untyped or (_is_ml(dtype) and got.kind in "iu")):
+    is_untyped = got.kind == "V" and got.names is None and not is_ml(got)
+    if got.itemsize == dtype.itemsize and (is_untyped or (is_ml(dtype) and got.kind in "iu")):
         yield f"{{}}.view({text})", shape, "take its bits"
-    elif got.kind in "biuf" or _is_ml(got) or (got.kind == "c" and dtype.kind == "c"):
+    elif got.kind in "biuf" or is_ml(got) or (got.kind == "c" and dtype.kind == "c"):
         yield f"{{}}.astype({text})", shape, "convert it"
     if can_be_bytes and not is_raw and got.itemsize == 1 and got.kind in "iuV":
         yield from_bytes, (count,), "if these are its bytes"

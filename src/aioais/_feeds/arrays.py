@@ -1,7 +1,8 @@
-"""Feeds of any kind, seen as NumPy arrays without a copy."""
+"""Feeds of any kind, seen as NumPy arrays without a copy, or put together where they are copied from."""
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -9,12 +10,11 @@ import numpy as np
 
 from ..errors import FeedError
 from ..tensor import Tensor
-from .advice import dtype_text
-from .gathered import Gathered
 
-__all__ = ["as_feed", "converts_slowly", "describe"]
+__all__ = ["Gathered", "as_feed", "converts_slowly", "describe", "dtype_text", "is_ml"]
 
 _DLPACK_CPU = 1
+_ML_DTYPES = "ml_dtypes"
 
 
 def as_feed(value: Any, where: str, dtype: np.dtype[Any] | None = None) -> np.ndarray | Tensor:
@@ -132,3 +132,55 @@ def _conversion(value: Any, dtype: np.dtype[Any] | None) -> str:
     except (TypeError, ValueError, OverflowError):
         return ""
     return f"; convert it: np.asarray(value{'' if dtype is None else ', ' + dtype_text(dtype)})"
+
+
+def dtype_text(dtype: np.dtype[Any]) -> str:
+    """Write a type as an argument in a Python program."""
+    return f"{_ML_DTYPES}.{dtype.name}" if is_ml(dtype) else repr(dtype.name)
+
+
+def is_ml(dtype: np.dtype[Any]) -> bool:
+    """Whether a type is one of ``ml_dtypes``, such as bfloat16."""
+    return dtype.type.__module__.partition(".")[0] == _ML_DTYPES
+
+
+class Gathered:
+    """A feed that is put together where it is staged: the parts one behind the other, then padding.
+
+    The planner takes it in the place of an array of that shape and type. The thread that stages a request calls
+    :meth:`copy_to`; until then the event loop may drop parts.
+
+    Parameters
+    ----------
+    parts
+        Arrays that differ in nothing but their number of rows.
+    shape, dtype
+        Of the whole; it has at least as many rows as the parts together.
+    axis
+        The dim of the rows.
+    """
+
+    __slots__ = ("_axis", "_parts", "dtype", "nbytes", "shape")
+
+    def __init__(self, parts: list[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any], axis: int = 0) -> None:
+        self._parts = parts
+        self._axis = axis
+        self.shape = shape
+        self.dtype = dtype
+        self.nbytes = math.prod(shape) * dtype.itemsize
+
+    def drop(self, k: int) -> None:
+        """Have zeros take the place of part ``k``, unless it is copied already; its array is let go."""
+        part = self._parts[k]
+        self._parts[k] = np.broadcast_to(np.zeros((), part.dtype), part.shape)
+
+    def copy_to(self, area: np.ndarray) -> None:
+        """Write all rows; those beyond the parts repeat the last one, so that padding is never unlike real data."""
+        parts, axis = [*self._parts], self._axis
+        rows = sum([part.shape[axis] for part in parts])
+        if rows == self.shape[axis]:
+            np.concatenate(parts, axis, out=area)
+            return
+        area = np.moveaxis(area, axis, 0)
+        np.concatenate(parts, axis, out=np.moveaxis(area[:rows], 0, axis))
+        area[rows:] = area[rows - 1]

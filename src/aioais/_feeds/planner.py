@@ -16,8 +16,7 @@ from ..tensor import Tensor, device_of
 from ..types import DEFAULT_OUTPUT_BYTES, Check
 from .advice import advise
 from .arguments import check_mode, check_sizes, check_types, legal_gears
-from .arrays import as_feed, converts_slowly, describe
-from .gathered import Gathered
+from .arrays import Gathered, as_feed, converts_slowly, describe
 from .plan import InputPlan, Plan, output_plans
 
 __all__ = ["Planner"]

@@ -1,30 +1,89 @@
-"""The end of everything: all sessions of the process, the devices, ACL."""
+"""From the opening of a session's pipeline to the end of everything: all sessions of the process, the devices, ACL."""
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import logging
+import os
+import stat
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from typing import Final
 
+from .._acl.library import find_library
+from .._acl.model import LoadedModel
 from .._acl.process import live_processes
+from .._bridge.delivery import Delivery
 from .._bridge.offload import wait_given_up
-from .._device.device import Device, live_devices
+from .._device.device import Device, acquire_device, live_devices
+from .._feeds.planner import Planner
+from ..errors import AclMemoryError, ArgumentError, ModelError
 from ..tensor import live_tensors
 from .failure import free_what_was_left
+from .options import Options
 from .pipeline import Pipeline, live_pipelines
 
-__all__ = ["finalize_all"]
+__all__ = ["finalize_all", "open_pipeline"]
 
 _log = logging.getLogger("aioais")
 
 _PATIENCE_S: Final = 10.0
 """How long to wait for clean-up that should take no time, and at exit for requests: a hung device must not block the
 process."""
+
+
+def open_pipeline(options: Options, loop: asyncio.AbstractEventLoop) -> Pipeline:
+    """Open a session's pipeline; blocks, in any thread.
+
+    Raises
+    ------
+    ModelError, DeviceError, ArgumentError, AclNotFoundError, AclError, ForkError
+        See ``InferSession``.
+    """
+    _check_file(options)
+    library = find_library(options.platform)
+    if options.hang_timeout is not None and not library.has_stream_timeout:
+        raise ArgumentError(
+            f"hang_timeout={options.hang_timeout:g}: this release of ACL cannot bound a wait (it has no "
+            "acl.rt.synchronize_stream_with_timeout); leave hang_timeout out, or use a newer CANN"
+        )
+    device = acquire_device(library, options.device_id, options.acl_json_path)
+    with contextlib.ExitStack() as undo:
+        undo.callback(device.release_session)
+        device.enter()
+        path = os.path.abspath(options.model_path)
+        try:
+            model = LoadedModel(library, path)
+        except AclMemoryError:
+            model = device.idle_memory.overcome(f"the memory of {path!r}", lambda: LoadedModel(library, path))
+        undo.callback(model.close)
+        planner = Planner(model.info, options.check, device)
+        pipeline = Pipeline(device, model, planner, Delivery(loop), options)
+        undo.pop_all()
+    return pipeline
+
+
+def _check_file(options: Options) -> None:
+    path = options.model_path
+    try:
+        status = os.stat(path)
+    except OSError as exc:
+        raise ModelError(f"{path!r} cannot be read: {exc.strerror}; give the path of a model file") from exc
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelError(f"{path!r} is a folder; give the path of a model file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path!r} is a device, a pipe or a socket; give the path of a model file")
+    if not status.st_size:
+        raise ModelError(f"{path!r} is empty (0 bytes); convert or copy the model again")
+    if options.platform == "cpu" and path.lower().endswith(".om"):
+        raise ModelError(
+            f"{path!r} is compiled for an Ascend NPU and cannot run on the CPU device; give the .onnx file it was made "
+            "from, or platform='ascend'"
+        )
 
 
 def finalize_all() -> None:

@@ -1,4 +1,4 @@
-"""Results: from what has arrived on the host to the arrays that the caller gets."""
+"""Results: the memory that outputs arrive in on the host, and the arrays that the caller gets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,45 @@ from typing import Any
 
 import numpy as np
 
+from .._acl.block_pool import BlockPool
 from .._acl.memory import lease_block, view
-from .._buffers.landing import Landing
-from .._buffers.slot import Slot
 from .._device.device import Device
 from .._feeds.plan import OutputPlan
 from ..tensor import Tensor
+from .slot import Slot
 
-__all__ = ["make_arrays", "make_tensors"]
+__all__ = ["Landing", "make_arrays", "make_tensors"]
+
+
+class Landing:
+    """Pinned memory in which one large output arrives, and which an array may lease.
+
+    Dropped before ``keep`` was called, it returns its block to the pool.
+    """
+
+    __slots__ = ("_pool", "address", "is_lent", "nbytes")
+
+    def __init__(self, slot: Slot, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._pool: BlockPool | None = None
+        pool = slot.device.pinned
+        self.is_lent: bool = pool.may_lease(nbytes)
+        """Whether an array may lease the block; otherwise its bytes must be copied out."""
+        self.address = pool.acquire(nbytes)
+        self._pool = pool
+
+    def keep(self) -> None:
+        """Leave the block to an array that leases it from now on."""
+        self._pool = None
+
+    def close(self) -> None:
+        """Return the block to the pool unless an array has it; idempotent."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.release(self.address, self.nbytes)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def make_arrays(outputs: Sequence[OutputPlan], landing: Sequence[Any], device: Device, slot: Slot) -> list[np.ndarray]:
