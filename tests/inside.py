@@ -18,7 +18,6 @@ import aioais.summary
 from aioais import InferSession, MultiDeviceSession
 from aioais._acl import block_pool
 from aioais._acl.api import Acl, Mdl, Rt
-from aioais._acl.codes import CODES
 from aioais._acl.library import Library, find_library
 from aioais._acl.process import process_of
 from aioais._acl.slow import SlowCalls
@@ -27,6 +26,7 @@ from aioais._atc.options import InputShape, Options, parse_options
 from aioais._bridge.offload import wait_future
 from aioais._bridge.worker import Worker
 from aioais._buffers.batch_buffers import MOST_BATCHED
+from aioais._cann.codes import CODES
 from aioais._device import device as device_module
 from aioais._device.transfers import Transfers
 from aioais._engine import core, execute, lifetime, stages, times

@@ -1,4 +1,4 @@
-"""Write ``src/aioais/_acl/codes.py`` and ``docs/error_codes.md`` from the table ``tools/codes.txt``.
+"""Write ``src/aioais/_cann/codes.py`` and ``docs/error_codes.md`` from the table ``tools/codes.txt``.
 
 Run ``python tools/generate_codes.py`` after a change of the table. ``--check`` writes nothing and exits with 1 if a
 generated file is out of date.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "codes.txt"
-TARGET = HERE.parent / "src" / "aioais" / "_acl" / "codes.py"
+TARGET = HERE.parent / "src" / "aioais" / "_cann" / "codes.py"
 PAGE = HERE.parent / "docs" / "error_codes.md"
 
 HEADER = '''\

@@ -21,12 +21,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "blame": {"errors"},  # all others ask it
     "_machine": set(),
     "_version": set(),
-    "_acl": {"blame", "errors", "types"},
+    "_cann": set(),
+    "_acl": {"blame", "errors", "types", "_cann"},
     "_bridge": {"errors"},
-    "_device": {"errors", "summary", "_acl", "_bridge"},
+    "_device": {"errors", "summary", "_cann", "_acl", "_bridge"},
     "tensor": {"errors", "_acl", "_bridge", "_device"},
     "_feeds": {"errors", "types", "tensor", "_acl", "_device"},
-    "_buffers": {"errors", "tensor", "_acl", "_device", "_feeds"},
+    "_buffers": {"errors", "tensor", "_cann", "_acl", "_device", "_feeds"},
     "_engine": {
         "blame",
         "errors",
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "summary",
         "timing",
         "tensor",
+        "_cann",
         "_acl",
         "_bridge",
         "_device",
@@ -84,8 +86,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_atc": {"errors", "emulator.metadata"},
     # The checks of an `acl` know what the engine calls (its Protocols), and nothing of the engine; the rest of the kit
     # steers the emulator. Only the command line looks for an installed `acl`.
-    "testing": {"_acl.api", "_acl.codes", "_acl.constants", "_acl.library", "types", "emulator"},
-    "emulator": {"_machine", "_acl.constants", "_acl.codes"},  # a fake must not be built from the code it checks
+    "testing": {"_acl.api", "_cann", "_acl.library", "types", "emulator"},
+    "emulator": {"_machine", "_cann"},  # a fake must not be built from the code it checks
 }
 
 NEVER: dict[str, set[str]] = {
@@ -116,7 +118,7 @@ ONLY_IN: dict[str, set[str]] = {
 ONLY_LAZILY = {"onnx", "onnxruntime", "torch"}
 """Optional or slow to import: inside a function or under TYPE_CHECKING only."""
 
-CONFORMANCE_MAY_IMPORT = {"_acl.api", "_acl.codes", "_acl.constants", "types"}
+CONFORMANCE_MAY_IMPORT = {"_acl.api", "_cann.codes", "_cann.constants", "types"}
 """What ``testing.conformance`` may import of ours: it must not know the emulator, which it checks like any other."""
 
 MAX_LINES = 400
@@ -360,12 +362,12 @@ def test_imports_are_read() -> None:
         ("acl.rt", False, False),
         ("numpy", False, False),
     }
-    assert read("from .constants import X", "_acl.model") == {("_acl.constants", True, False)}
-    assert read("from . import constants", "_acl.model") == {("_acl.constants", True, False)}
+    assert read("from .constants import X", "_cann.codes") == {("_cann.constants", True, False)}
+    assert read("from . import constants", "_cann.codes") == {("_cann.constants", True, False)}
     assert read("from .. import errors", "_acl.model") == {("errors", True, False)}
-    assert read("from .._acl.constants import X", "_bridge", True) == {("_acl.constants", True, False)}
+    assert read("from .._cann.constants import X", "_bridge", True) == {("_cann.constants", True, False)}
     assert read("from .types import X", "", True) == {("types", True, False)}
-    assert read("import aioais._acl.constants", "cli") == {("_acl.constants", True, False)}
+    assert read("import aioais._cann.constants", "cli") == {("_cann.constants", True, False)}
     assert read("from aioais import types, nothing", "cli") == {("types", True, False), ("", True, False)}
 
 

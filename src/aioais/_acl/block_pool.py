@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from .._cann.constants import MallocPolicy
 from ..errors import AclMemoryError
-from .constants import MallocPolicy
 from .library import Library
 from .memory import DeviceBlock, Spare
 

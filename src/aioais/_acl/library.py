@@ -88,7 +88,7 @@ class Library:
 
         ACL keeps its last message per thread and drops it when it is read.
         """
-        from .codes import CODES  # a long table, which is needed only when a call fails
+        from .._cann.codes import CODES  # a long table, which is needed only when a call fails
 
         message = self.acl.get_recent_err_msg() or ""
         info = CODES.get(code)

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .._cann.constants import MallocPolicy, MemAttr
 from ..errors import AclMemoryError
-from .constants import MallocPolicy, MemAttr
 from .library import Library
 
 __all__ = ["DeviceBlock", "DeviceMemory", "Spare", "free_and_total", "lease_block", "view"]

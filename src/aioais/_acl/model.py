@@ -8,10 +8,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from .._cann.constants import AIPP_INPUT_NAME, DYNAMIC_INPUT_NAME
 from ..blame import Seen, blame
 from ..errors import AclError, AclMemoryError, ModelError
 from ..types import DataType, Format, Mode, TensorDesc
-from .constants import AIPP_INPUT_NAME, DYNAMIC_INPUT_NAME
 from .gears import Gears, read_gears
 from .library import Library
 

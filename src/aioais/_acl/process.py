@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from .._cann.constants import RunMode
 from ..errors import ArgumentError, DeviceError, ForkError, WrongLoopError
-from .constants import RunMode
 from .library import Library
 
 __all__ = ["AclProcess", "live_processes", "process_of"]

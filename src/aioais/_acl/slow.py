@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Any, cast
 
-from .constants import MAX_DIMS
+from .._cann.constants import MAX_DIMS
 
 if TYPE_CHECKING:
     from .api import Acl

@@ -9,8 +9,8 @@ from itertools import starmap
 from operator import itemgetter
 from typing import Final, NoReturn
 
+from .._cann.constants import EventFlag
 from ..errors import AclError, DeviceHangError
-from .constants import EventFlag
 from .library import Library
 
 __all__ = ["COPY", "Call", "Event", "Stream"]

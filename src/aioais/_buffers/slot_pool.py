@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from .._acl.codes import AclCode
 from .._acl.model import ModelInfo
 from .._acl.release import run_all
 from .._acl.stream import Stream
+from .._cann.codes import AclCode
 from .._device.device import Device
 from ..errors import AclError, AclMemoryError
 from .slot import KEPT_BYTES, Slot

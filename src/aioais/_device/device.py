@@ -10,12 +10,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
 
 from .._acl.block_pool import BlockPool
-from .._acl.constants import RunMode
 from .._acl.library import Library
 from .._acl.memory import DeviceBlock, DeviceMemory
 from .._acl.process import AclProcess, process_of
 from .._acl.release import run_all
 from .._bridge.worker import Worker
+from .._cann.constants import RunMode
 from .idle_memory import IdleMemory
 from .transfers import Transfers
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from .._acl.block_pool import BlockPool
-from .._acl.constants import MemcpyKind
 from .._acl.library import Library
 from .._acl.memory import DeviceBlock, view
 from .._acl.release import run_all
 from .._acl.stream import Stream
+from .._cann.constants import MemcpyKind
 from ..errors import AclError, DeviceHangError
 from ..summary import MemorySummary
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from .._acl.constants import MemcpyKind
 from .._buffers.commands import CommandList
 from .._buffers.results import make_arrays, make_tensors
 from .._buffers.slot import Slot
+from .._cann.constants import MemcpyKind
 from .._device.device import Device
 from .._feeds.plan import OutputPlan, Plan
 from ..errors import AclError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._args import NONE, SINGLE, VALUE, entry
 from ._registry import handles, table
 from ._state import report

@@ -5,7 +5,7 @@ Facts: pyACL reference, Huawei's bundle pages; a model of a bundle is not unload
 
 from __future__ import annotations
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._args import VALUE, entry
 from ._registry import table
 from ._state import report

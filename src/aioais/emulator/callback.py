@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._args import entry
 from ._registry import table
 from ._state import report

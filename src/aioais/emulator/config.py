@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from .errors import CodedError
 
 __all__ = ["ConfigError", "read"]

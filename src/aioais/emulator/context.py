@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._args import VALUE, entry
 from ._registry import handles, register, table
 from ._state import report, state

@@ -6,7 +6,7 @@ the tensor descriptions given to it and, for gear models, the gear last set on i
 
 from __future__ import annotations
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._args import SINGLE, VALUE, entry
 from ._registry import handles, table
 from ._state import report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._state import report, state
 from .context import local
 from .device import Device, devices

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._registry import register
 from ._state import report, state
 from .timeline import Engine

@@ -6,8 +6,8 @@ process and device, 507007 for a reset without a set, the default context of a d
 
 from __future__ import annotations
 
-from .._acl.codes import AclCode
-from .._acl.constants import RunMode
+from .._cann.codes import AclCode
+from .._cann.constants import RunMode
 from . import context as contexts
 from . import event, faults, memory, model, stream
 from ._args import VALUE, entry

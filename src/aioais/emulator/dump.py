@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from .config import ConfigError
 from .ort import Bound, LoadError, start_session
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from .._acl.codes import AclCode
-from .._acl.constants import EventFlag
+from .._cann.codes import AclCode
+from .._cann.constants import EventFlag
 from ._args import VALUE, entry
 from ._registry import handles, table
 from ._state import report, state

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 from time import perf_counter, thread_time
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from . import faults
 from ._args import SINGLE, entry
 from ._observers import observers

@@ -8,7 +8,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._state import report, state
 from .timeline import FOREVER
 

@@ -11,8 +11,8 @@ import ctypes
 import struct
 from typing import Any
 
-from .._acl.codes import AclCode
-from .._acl.constants import DYNAMIC_INPUT_NAME
+from .._cann.codes import AclCode
+from .._cann.constants import DYNAMIC_INPUT_NAME
 from ._args import entry
 from ._state import report
 from .context import current

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._registry import register
 from ._state import report, state
 from .device import Device

@@ -5,7 +5,7 @@ Facts: pyACL reference, Huawei's memory pages: 100000 for sizes of 0, 207001 whe
 
 from __future__ import annotations
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from .._machine import machine_memory
 from . import faults
 from ._args import VALUE, entry

@@ -13,8 +13,8 @@ from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from .._acl.codes import AclCode
-from .._acl.constants import RunMode
+from .._cann.codes import AclCode
+from .._cann.constants import RunMode
 from . import faults
 from ._args import VALUE, entry
 from ._observers import observers

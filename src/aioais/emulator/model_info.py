@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._acl.codes import AclCode
-from .._acl.constants import DYNAMIC_INPUT_NAME, MAX_DIMS
+from .._cann.codes import AclCode
+from .._cann.constants import DYNAMIC_INPUT_NAME, MAX_DIMS
 from .metadata import METADATA_KEY, InputMetadata, ModelMetadata, OutputMetadata, parse
 from .ort import UNKNOWN_RANK, LoadError, OrtModel, OrtTensor
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from .errors import CodedError, DeviceError
 from .onnx_ranks import without_rank
 from .ort_library import preload

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from .context import Context
 from .dataset import Dataset, datasets
 from .errors import DeviceError, EmulatorError

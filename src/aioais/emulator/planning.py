@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._state import report
 from .context import Context
 from .dataset import Dataset

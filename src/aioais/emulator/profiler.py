@@ -20,7 +20,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Any
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from .config import ConfigError
 from .device import Device
 

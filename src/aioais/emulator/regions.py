@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._state import report
 from .context import Context
 from .dataset import DataBuffer, Dataset

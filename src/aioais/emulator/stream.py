@@ -12,7 +12,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Any, Protocol, final
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._registry import handles, table
 from ._state import report, state
 from .context import Context, contexts

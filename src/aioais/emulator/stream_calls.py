@@ -5,7 +5,7 @@ Facts: pyACL reference, Huawei's stream pages: 207008 for too many, 107003 for a
 
 from __future__ import annotations
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._args import VALUE, entry
 from ._state import report, state
 from .context import current

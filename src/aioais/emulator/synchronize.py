@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from ._args import entry
 from ._state import report, state
 from .context import current

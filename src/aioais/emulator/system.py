@@ -10,7 +10,7 @@ import logging
 import os
 from typing import Any
 
-from .._acl.codes import AclCode
+from .._cann.codes import AclCode
 from . import faults
 from ._args import NONE, VALUE, entry
 from ._observers import observers

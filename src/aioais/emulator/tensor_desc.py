@@ -9,8 +9,8 @@ import math
 import struct
 from typing import Any
 
-from .._acl.codes import AclCode
-from .._acl.constants import MAX_DIMS
+from .._cann.codes import AclCode
+from .._cann.constants import MAX_DIMS
 from ._args import NONE, SINGLE, VALUE, entry
 from ._registry import handles, table
 from ._state import report

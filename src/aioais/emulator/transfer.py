@@ -11,8 +11,8 @@ import ctypes
 from time import perf_counter, thread_time
 from typing import NamedTuple
 
-from .._acl.codes import AclCode
-from .._acl.constants import MemcpyKind, RunMode
+from .._cann.codes import AclCode
+from .._cann.constants import MemcpyKind, RunMode
 from . import faults
 from ._args import RET, entry
 from ._observers import observers

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..._acl.codes import AclCode
-from ..._acl.constants import EventFlag, MallocPolicy, MemcpyKind
+from ..._cann.codes import AclCode
+from ..._cann.constants import EventFlag, MallocPolicy, MemcpyKind
 
 __all__ = ["EVENT", "NULL", "Bench", "Check", "Mismatch", "Skip", "checks_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..._acl.codes import AclCode
+from ..._cann.codes import AclCode
 from .bench import Bench, Check, Register, checks_of
 from .net import Net, Slot
 

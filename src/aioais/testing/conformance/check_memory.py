@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
-from ..._acl.codes import AclCode
-from ..._acl.constants import MallocPolicy, MemcpyKind
+from ..._cann.codes import AclCode
+from ..._cann.constants import MallocPolicy, MemcpyKind
 from .bench import Bench, Check, Register, checks_of
 
 __all__ = ["CHECKS"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..._acl.codes import AclCode
+from ..._cann.codes import AclCode
 from .bench import Bench, Check, Register, checks_of
 from .net import Net, Slot
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from ..._acl.constants import MallocPolicy
+from ..._cann.constants import MallocPolicy
 from .bench import NULL, Bench, Check, Register, checks_of
 
 __all__ = ["CHECKS"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..._acl import api
-from ..._acl.codes import AclCode
-from ..._acl.constants import MallocPolicy, MemAttr, RunMode
+from ..._cann.codes import AclCode
+from ..._cann.constants import MallocPolicy, MemAttr, RunMode
 from .bench import NULL, Bench, Check, Register, Skip, checks_of
 
 __all__ = ["CHECKS", "missing_names"]

@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from ..._acl.codes import AclCode
-from ..._acl.constants import MemcpyKind
+from ..._cann.codes import AclCode
+from ..._cann.constants import MemcpyKind
 from .bench import Bench, Check, Register, Skip, checks_of
 from .net import Net, Slot
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..._acl.constants import EventFlag, MemcpyKind
+from ..._cann.constants import EventFlag, MemcpyKind
 from .bench import EVENT, NULL, Bench, Check, Register, Skip, checks_of
 
 __all__ = ["CHECKS"]

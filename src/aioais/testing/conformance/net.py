@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..._acl.constants import AIPP_INPUT_NAME, DYNAMIC_INPUT_NAME, MemcpyKind
+from ..._cann.constants import AIPP_INPUT_NAME, DYNAMIC_INPUT_NAME, MemcpyKind
 from ...types import DataType
 from .bench import Bench, Skip
 

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-from ..._acl.codes import AclCode
+from ..._cann.codes import AclCode
 from . import check_gears, check_memory, check_model, check_objects, check_process, check_shapes, check_streams
 from .bench import Bench, Check, Mismatch, Skip
 from .report import CheckResult, Report, Status
