@@ -177,9 +177,7 @@ class Executions:
     def _link_before(self, slot: Slot) -> _Link | None:
         """Return the execution before, if the slot's stream has to wait for it."""
         link = self._link
-        if link is None or link[0] is slot or link[2] <= self._confirmed or self.stream is not None:
-            return None
-        return link
+        return None if link is None or link[0] is slot or link[2] <= self._confirmed else link
 
     def _waits(self, link: _Link, slot: Slot) -> list[Call]:
         """Return the calls that make the slot's stream wait for an execution."""
@@ -296,6 +294,7 @@ class Executions:
             return
         try:
             self.stream = Stream(self.library, self._hang_timeout)
+            self._link = None
         except AclError as exc:
             _log.warning("%s: no stream for all executions: %s", self.model.path, str(exc))
             return

@@ -79,13 +79,15 @@ class Stages:
         if self._debug:
             for request in requests:
                 _log.debug("request %d: submitted to device %d", request.number, self._device.id)
+        is_shared = len(requests) > 1
         try:
-            commands = self._stage_all(batch) if len(requests) > 1 else self._stage(batch, requests[0])
+            commands = self._stage_all(batch) if is_shared else self._stage(batch, requests[0])
             if commands is not None:
                 batch.commands = commands
                 batch.number = self._executions.submit(batch.slot, commands)
-                for request in batch.queued:
-                    request.feeds = None
+                if is_shared:
+                    for request in requests:
+                        request.feeds = None
         except RefusedError as refused:
             return self._refused(batch, refused)
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
@@ -257,7 +259,7 @@ class Stages:
         for request in requests:
             if request.error is not None:
                 has_failed = True
-            if request.draft is not None or self._debug:
+            if request.number:  # recorded, or logged
                 self._tell(request, slot, batch.commands if request in batch.queued else None)
             if request.blocks:
                 request.blocks.clear()
