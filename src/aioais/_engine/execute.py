@@ -232,10 +232,12 @@ class Executions:
         Raises
         ------
         AclError, DeviceHangError
-            A copy failed, or is not complete within ``hang_timeout``.
+            A copy failed, or is not complete within ``hang_timeout``; or the wait failed.
         """
         if self.stream is not None:
-            self._synchronize_shared()
+            error = self._synchronize_shared()
+            if error is not None and self._submitted == self._confirmed:
+                raise error  # no request under way gets it
         link = self._link_before(slot)
         if link is not None:
             self.queue(self._waits(link, slot))
@@ -275,13 +277,15 @@ class Executions:
             return None
         return copy.copy(failure.error) if isinstance(failure.error, AclError) else failure.error
 
-    def _synchronize_shared(self) -> None:
+    def _synchronize_shared(self) -> BaseException | None:
         assert self.stream is not None
         try:
             self.stream.synchronize()
         except BaseException as exc:  # noqa: BLE001 - the requests concerned raise it
             # Kept until the next one: without the frames, which hold requests.
             self._report = _Report(self._submitted, exc.with_traceback(None))
+            return exc
+        return None
 
     def _consider(self, error: BaseException) -> None:
         """Stop chaining if ACL may have refused an execution because it was on another stream."""
