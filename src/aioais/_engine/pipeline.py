@@ -102,11 +102,11 @@ class Pipeline:
     # --------------------------------------------------------------------------------- the loop
     def submit(self, request: Request) -> None:
         """Take a request; never blocks."""
-        if self._is_debugged or self.recordings:
+        if self.recordings or self._is_debugged:
             request.count()
-        if self.recordings:
-            shapes = tuple(item.shape for item in request.plan.inputs)
-            request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True
+            if self.recordings:
+                shapes = tuple(item.shape for item in request.plan.inputs)
+                request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True
         self.admission.enter(request)
         self._router.enter(request)
 

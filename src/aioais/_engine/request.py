@@ -108,12 +108,13 @@ class Request:
 
     def settle(self) -> None:
         """Set the future; on the loop's thread."""
-        future, result, error = self.future, self.result, self.error
+        future, error = self.future, self.error
         if error is None and self.draft is None:  # by far the most frequent
-            self.result = None
             if not future.done():
-                future.set_result(result)
+                future.set_result(self.result)
+            self.result = None
             return
+        result = self.result
         self.result = self.error = None
         if self.draft is not None:
             was_cancelled = future.cancelled() or self.was_cancelled

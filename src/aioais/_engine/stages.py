@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final
 
-import numpy as np
+from numpy import ndarray
 
 from .._buffers.commands import CommandList
 from .._buffers.results import make_arrays, make_tensors
@@ -358,7 +358,7 @@ def copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
     """Copy host feeds to where the device reads them; device tensors have no area there."""
     for k, area in enumerate(staging):
         feed = feeds[k]
-        if type(feed) is np.ndarray:
+        if type(feed) is ndarray:
             area[...] = feed
         elif area is not None:  # rows of several callers
             feed.copy_to(area)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, ValuesView
 from typing import Any, Final
 
 import numpy as np
+from numpy import ndarray
 
 from .._acl.model import ModelInfo, TensorInfo
 from .._device.device import Device
@@ -53,17 +54,14 @@ class Planner:
         """Find the plan of feeds that are like the last ones in everything; ``None`` if they are not."""
         last_mode, last_sizes, kinds, plan = self._last
         if (
-            type(feeds) is not list
-            or mode is not last_mode
-            or custom_sizes is not last_sizes
-            or len(feeds) != len(kinds)
+            type(feeds) is list
+            and mode is last_mode
+            and custom_sizes is last_sizes
+            and [(feed.dtype, feed.shape) for feed in feeds if type(feed) is ndarray] == kinds
+            and len(feeds) == len(kinds)
         ):
-            return None
-        for k, (dtype, shape) in enumerate(kinds):
-            feed = feeds[k]
-            if type(feed) is not np.ndarray or feed.dtype is not dtype or feed.shape != shape:
-                return None
-        return plan
+            return plan
+        return None
 
     def needs_thread(self, feeds: Any) -> bool:
         """Whether seeing the feeds as arrays may take long, so that it must not happen on the loop."""
