@@ -115,7 +115,7 @@ class Stream:
         return self._record, (event.handle, self.handle), "acl.rt.record_event"
 
     def wait_call(self, event: Event) -> Call:
-        """Return the call that :meth:`wait` makes."""
+        """Return the call that queues a wait for the newest record of an event."""
         return self._wait, (self.handle, event.handle), "acl.rt.stream_wait_event"
 
     def reset_call(self, event: Event) -> Call:
@@ -125,10 +125,6 @@ class Stream:
     def record(self, event: Event) -> None:
         """Queue the moment at which everything before it is done."""
         self.call(self.record_call(event))
-
-    def wait(self, event: Event) -> None:
-        """Queue a wait for the newest record of an event."""
-        self.call(self.wait_call(event))
 
     def reset(self, event: Event) -> None:
         """Queue the reset of an event; only for events that are not of the ``ex`` kind."""
@@ -162,7 +158,7 @@ class Stream:
         if code:
             self._wait_again(self._library.error(name, code), self._synchronize, self._timeout)
 
-    def synchronize_within(self, seconds: float | None) -> None:
+    def synchronize_within(self, seconds: float) -> None:
         """Do the same as :meth:`synchronize`, with another limit in seconds."""
         function, arguments, name = call = self._wait_call(seconds)
         code = function(*arguments)
@@ -227,7 +223,7 @@ class Stream:
                 # after this error, so wait again until the work is done.
                 code = function(*arguments)
                 again = self._library.error(name, code) if code else None
-                if again is not None and isinstance(again, DeviceHangError):
+                if isinstance(again, DeviceHangError):
                     raise _with_hint(again, seconds) from error
                 if again is not None and again.code != error.code:
                     _log.warning("after %s: waiting again failed too: %s", error.name or error.code, str(again))

@@ -15,14 +15,11 @@ from typing import Final
 from ..summary import InferSummary, MemorySummary, Timeline, known_times, sources
 from ..types import StageTime
 
-__all__ = ["Row", "Speed", "Times"]
+__all__ = ["Speed", "Times"]
 
 _log = logging.getLogger("aioais")
 
 STAGES = ("queue", "h2d", "execute", "d2h")
-
-Row = list[float]
-"""Milliseconds of each copy to the device, each group of executions, and each copy to the host of one request."""
 
 _NOTED: Final = 16
 """So many submissions are booked at once, as booking one costs more than its result."""
@@ -78,7 +75,8 @@ class Times:
         Parameters
         ----------
         times
-            The row of each request, one behind the other.
+            The row of each request, one behind the other: milliseconds of each copy to the device, each group of
+            executions, and each copy to the host.
         queued
             How long each request waited before, in milliseconds; empty for a step.
         copies
