@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import starmap
 from operator import itemgetter
 from typing import Final, NoReturn
 
 from .._cann.constants import EventFlag
 from ..errors import AclError, DeviceHangError
+from .call import Call
 from .library import Library
 
-__all__ = ["COPY", "Call", "Event", "Stream"]
+__all__ = ["COPY", "Event", "Stream"]
 
 _log = logging.getLogger("aioais")
-
-Call = tuple[Callable[..., int], tuple[int, ...], str]
-"""A function of ACL that returns a code, its arguments, and its name."""
 
 COPY: Final = "acl.rt.memcpy_async"
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
@@ -108,19 +106,19 @@ class Stream:
 
     def copy_call(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> Call:
         """Return the call that :meth:`copy` makes."""
-        return self._copy, (dst, dst_max, src, count, kind, self.handle), COPY
+        return Call(COPY, self._copy, dst, dst_max, src, count, kind, self.handle)
 
     def record_call(self, event: Event) -> Call:
         """Return the call that :meth:`record` makes."""
-        return self._record, (event.handle, self.handle), "acl.rt.record_event"
+        return Call("acl.rt.record_event", self._record, event.handle, self.handle)
 
     def wait_call(self, event: Event) -> Call:
         """Return the call that queues a wait for the newest record of an event."""
-        return self._wait, (self.handle, event.handle), "acl.rt.stream_wait_event"
+        return Call("acl.rt.stream_wait_event", self._wait, self.handle, event.handle)
 
     def reset_call(self, event: Event) -> Call:
         """Return the call that queues the moment from which ``event`` is as if it had not been recorded."""
-        return self._reset, (event.handle, self.handle), "acl.rt.reset_event"
+        return Call("acl.rt.reset_event", self._reset, event.handle, self.handle)
 
     def record(self, event: Event) -> None:
         """Queue the moment at which everything before it is done."""
@@ -138,10 +136,9 @@ class Stream:
         AclError
             It failed.
         """
-        function, arguments, name = call
-        code = function(*arguments)
+        code = call()
         if code:
-            raise self._library.error(name, code)
+            raise self._library.error(call.name, code)
 
     def synchronize(self) -> None:
         """Block, without the GIL, until all queued work is done.
@@ -153,17 +150,11 @@ class Stream:
         AclError
             Work of this stream failed, or ACL refused to wait. No work is running any more.
         """
-        function, arguments, name = self._synchronize
-        code = function(*arguments)
-        if code:
-            self._wait_again(self._library.error(name, code), self._synchronize, self._timeout)
+        self._wait_by(self._synchronize, self._timeout)
 
     def synchronize_within(self, seconds: float) -> None:
         """Do the same as :meth:`synchronize`, with another limit in seconds."""
-        function, arguments, name = call = self._wait_call(seconds)
-        code = function(*arguments)
-        if code:
-            self._wait_again(self._library.error(name, code), call, seconds)
+        self._wait_by(self._wait_call(seconds), seconds)
 
     def read_times(self, spans: Iterable[tuple[int, int]]) -> list[float]:
         """Return the milliseconds between events that are complete; NaN where ACL has no time for one of them.
@@ -209,20 +200,24 @@ class Stream:
     def _wait_call(self, seconds: float | None) -> Call:
         slow = self._library.slow
         if seconds is None:
-            return slow.synchronize_stream, (self.handle,), "acl.rt.synchronize_stream"
-        name = "acl.rt.synchronize_stream_with_timeout"
-        return slow.synchronize_stream_with_timeout, (self.handle, max(1, math.ceil(seconds * 1e3))), name
+            return Call("acl.rt.synchronize_stream", slow.synchronize_stream, self.handle)
+        name, most = "acl.rt.synchronize_stream_with_timeout", max(1, math.ceil(seconds * 1e3))
+        return Call(name, slow.synchronize_stream_with_timeout, self.handle, most)
+
+    def _wait_by(self, call: Call, seconds: float | None) -> None:
+        code = call()
+        if code:
+            self._wait_again(self._library.error(call.name, code), call, seconds)
 
     def _wait_again(self, error: AclError, call: Call, seconds: float | None) -> NoReturn:
         """Raise the failure of a wait, once no work is running any more."""
-        function, arguments, name = call
         again = None
         try:
             if seconds is None or not isinstance(error, DeviceHangError):
                 # The wait itself may have failed while the work continues. The caller uses or frees the buffers
                 # after this error, so wait again until the work is done.
-                code = function(*arguments)
-                again = self._library.error(name, code) if code else None
+                code = call()
+                again = self._library.error(call.name, code) if code else None
                 if isinstance(again, DeviceHangError):
                     raise _with_hint(again, seconds) from error
                 if again is not None and again.code != error.code:

@@ -17,7 +17,7 @@ class Admission:
     Parameters
     ----------
     on_drained
-        Called once, when the entrance is closed and nothing is under way any more.
+        Called when the entrance is closed and nothing is under way any more; sometimes more than once.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Admission:
         self._active: set[Request] = set()
         self.done = self.failed = self.cancelled = 0
         self._on_drained = on_drained
-        self._lock = threading.Lock()  # guards everything here; never held across a device call
+        self._lock = threading.Lock()  # guards everything here but an addition; never held across a device call
         self.is_closed: bool = False
         self._refusal: Callable[[], BaseException] | None = None
 
@@ -48,10 +48,18 @@ class Admission:
 
     def enter(self, request: Request) -> None:
         """Count a request as under way; raises as :meth:`check`."""
+        self._active.add(request)  # before the check: a thread that closes the entrance sees it from now on
+        if self.is_closed:
+            self._turn_away(request)
+
+    def _turn_away(self, request: Request) -> None:
         with self._lock:
-            if self.is_closed:
-                self.check()
-            self._active.add(request)
+            if request not in self._active:
+                return  # the session broke at this moment, and has failed it with the others
+            self._active.remove(request)
+            if self._refusal is None and not self._active:
+                self._on_drained()
+        self.check()
 
     def leave(self, requests: Sequence[Request]) -> None:
         """Count requests that have ended."""
@@ -104,7 +112,9 @@ class Admission:
         with self._lock:
             self._refusal = refusal  # before the flag: check() may be called without the lock
             self.is_closed = True
-            requests, self._active = list(self._active), set()
+            requests: list[Request] = []
+            while self._active:  # the same set remains: a request may be added at any time
+                requests.append(self._active.pop())
             abandoned = sum(request.is_abandoned for request in requests)
             self.cancelled += abandoned
             self.failed += len(requests) - abandoned

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from .._acl.call import Call
 from .._acl.memory import DeviceBlock, view
 from .._acl.stream import COPY
 from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
@@ -138,7 +139,7 @@ def _renewed(kept: CommandList, request: Request, slot: Slot) -> CommandList:
 
     The calls are changed in place: they are those of one slot, so of one request at a time.
     """
-    copies = [k for k in range(kept.back, len(kept.calls)) if kept.calls[k][2] == COPY]
+    copies = [k for k in range(kept.back, len(kept.calls)) if kept.calls[k].name == COPY]
     assert request.outputs is not None
     landing = [*kept.landing[0]]
     filled = [item for item in request.outputs if item.nbytes]
@@ -146,8 +147,8 @@ def _renewed(kept: CommandList, request: Request, slot: Slot) -> CommandList:
         if landing[item.position] is None:
             area = landing[item.position] = Landing(slot, item.nbytes)
             request.blocks.append(area)
-            function, arguments, name = kept.calls[place]
-            kept.calls[place] = function, (area.address, *arguments[1:]), name
+            call = kept.calls[place]
+            kept.calls[place] = Call(call.name, call.func, area.address, *call.args[1:])
     kept.behind.clear()
     return kept._replace(landing=[landing])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from asyncio import get_running_loop
 from collections.abc import Awaitable
 from typing import Any
 
@@ -59,7 +60,7 @@ class SessionCore:
             raise ClosedError(f"{self!r} is closed: open a new session")
         if self._loop is not None:
             raise ClosedError(f"{self!r} is open already, or being opened: open each session once")
-        loop = self._loop = asyncio.get_running_loop()
+        loop = self._loop = get_running_loop()
         options = self.options
         try:
             self.pipeline = await run_in_thread(
@@ -101,13 +102,12 @@ class SessionCore:
             The session cannot be used here.
         """
         pipeline = self._usable()
-        planner = pipeline.planner
-        plan = planner.known(feeds, mode, custom_sizes)
+        plan = pipeline.planner.known(feeds, mode, custom_sizes)
         if plan is not None and iteration is None:  # most often: with no call more than needed
-            assert self._loop is not None
-            request = Request(plan, [*feeds], self._loop.create_future(), to_host)
+            request = Request(plan, [*feeds], pipeline.loop.create_future(), to_host)
             pipeline.submit(request)
             return request
+        planner = pipeline.planner
         if planner.needs_thread(feeds):
             return self._convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
         arrays = planner.arrays(feeds)
@@ -142,8 +142,8 @@ class SessionCore:
         if (
             pipeline is None
             or pipeline.admission.is_closed
-            or pipeline.process.is_forked
-            or self._loop is not asyncio.get_running_loop()
+            or pipeline.process.is_forked  # before the loop: it does not run in a forked child
+            or self._loop is not get_running_loop()
         ):
             pipeline = self.opened()
             pipeline.admission.check()
@@ -228,10 +228,9 @@ class SessionCore:
         to_host: bool,
         iteration: Iteration | None,
     ) -> Request:
-        assert self._loop is not None
         if len(arrays) > len(plan.inputs):
             arrays = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
-        future = self._loop.create_future()
+        future = pipeline.loop.create_future()
         request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
         pipeline.submit(request)
         return request
@@ -280,7 +279,7 @@ class SessionCore:
     def check_loop(self) -> None:
         """Raise ``WrongLoopError`` on another event loop than the one that opened the session."""
         try:
-            running = asyncio.get_running_loop()
+            running = get_running_loop()
         except RuntimeError:
             return  # a plain method called outside of any loop: nothing to mix up
         if running is not self._loop:

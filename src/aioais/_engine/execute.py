@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from operator import length_hint
 from typing import Final, NamedTuple
 
+from .._acl.call import Call, make_calls
 from .._acl.library import Library
 from .._acl.model import LoadedModel
-from .._acl.stream import Call, Event, Stream
+from .._acl.stream import Event, Stream
 from .._buffers.commands import CommandList, Streams
 from .._buffers.slot import Slot
 from .._feeds.plan import Plan, output_plans
@@ -109,10 +110,10 @@ class Executions:
     def launch_call(self, slot: Slot) -> Call:
         """Return the call that queues one execution with the buffers of a slot."""
         stream = self.stream or slot.stream
-        arguments = self.model.id, slot.in_data.handle, slot.out_data.handle, stream.handle
-        return self._execute, arguments, "acl.mdl.execute_async"
+        buffers = slot.in_data.handle, slot.out_data.handle
+        return Call("acl.mdl.execute_async", self._execute, self.model.id, *buffers, stream.handle)
 
-    def queue(self, calls: Iterable[Call]) -> None:
+    def queue(self, calls: list[Call]) -> None:
         """Make recorded calls.
 
         Raises
@@ -120,10 +121,12 @@ class Executions:
         AclError
             A call failed; none was made after it.
         """
-        for function, arguments, name in calls:
-            code = function(*arguments)
-            if code:
-                raise self.library.error(name, code)
+        self._make(calls, iter(calls))
+
+    def _make(self, calls: list[Call], rest: Iterator[Call]) -> None:
+        code = make_calls(rest)
+        if code:
+            raise self.library.error(calls[_made(calls, rest)].name, code)
 
     def submit(self, slot: Slot, commands: CommandList) -> int:
         """Queue the commands of one request or several; returns the number of the submission.
@@ -150,9 +153,9 @@ class Executions:
         self._submitted = number = self._submitted + 1
         rest = iter(calls)
         try:
-            self.queue(rest)
+            self._make(calls, rest)
         except BaseException as exc:  # noqa: BLE001 - raised as the cause
-            made = len(calls) - length_hint(rest) - 1
+            made = _made(calls, rest)
             is_in_line = link is None or made >= commands.head + waits
             position = made - waits if is_in_line else min(made, commands.head)
             if position > commands.back:  # behind what _with_own_events put there
@@ -308,3 +311,8 @@ class Executions:
             self.model.path,
             str(error),
         )
+
+
+def _made(calls: list[Call], rest: Iterator[Call]) -> int:
+    """Return how many calls were made before the last one, which failed."""
+    return len(calls) - length_hint(rest) - 1

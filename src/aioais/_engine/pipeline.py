@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import Future
 from functools import partial
@@ -65,6 +66,7 @@ class Pipeline:
         self.planner = planner
         self.hang_timeout: float | None = options.hang_timeout
         self.recordings: tuple[Recording, ...] = ()  # changed and read on the loop's thread
+        self.loop: asyncio.AbstractEventLoop = delivery.loop
         self._delivery = delivery
         self._is_debugged = options.debug
         self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_board

@@ -6,6 +6,7 @@ import copy
 import logging
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter, methodcaller
 from time import perf_counter
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ __all__ = ["Stages", "copy_feeds"]
 _log = logging.getLogger("aioais")
 
 _D2D: Final = int(MemcpyKind.DEVICE_TO_DEVICE)
+# What is done for each request of a batch costs least without a frame of Python.
+_copied = methodcaller("copy")
+_keeps_row, _queued_at = attrgetter("keeps_row"), attrgetter("queued_at")
 
 
 class Stages:
@@ -255,14 +259,14 @@ class Stages:
                 self._complete(batch.queued, batch.commands, slot)
             except BaseException as exc:  # noqa: BLE001 - the callers of the requests get it
                 self._fail_all(batch, exc)
+        if first.number:  # recorded, or all are logged
+            for request in requests:
+                self._tell(request, slot, batch.commands if request in batch.queued else None)
+        first.blocks.clear()  # those that share a slot have none
         has_failed = bool(batch.again)
         for request in requests:
             if request.error is not None:
                 has_failed = True
-            if request.number:  # recorded, or logged
-                self._tell(request, slot, batch.commands if request in batch.queued else None)
-            if request.blocks:
-                request.blocks.clear()
             request.state = "ended"
         if has_failed:
             self._mend(slot)
@@ -271,21 +275,20 @@ class Stages:
     def _complete(self, requests: list[Request], commands: CommandList, slot: Slot) -> None:
         """Read the times of requests, and make their results."""
         times = slot.stream.read_times(commands.spans)
-        waited: list[float] = []
-        for k, request in enumerate(requests):
-            landing = commands.landing[k]
-            if request.keeps_row:
-                width = len(times) // len(requests)
-                first = width * k
-                request.row, request.copies_in = times[first : first + width], commands.copies[0]
-            waited.append((request.started_at - request.queued_at) * 1e3)
+        is_small = commands.is_small
+        for request, landing in zip(requests, commands.landing, strict=False):
             if request.future.cancelled():
                 request.was_cancelled = True
-            elif commands.is_small:
-                request.result = [area.copy() for area in landing]
+            elif is_small:
+                request.result = [*map(_copied, landing)]
             else:
                 self._make_result(request, landing, slot)
-        self._times.add(times, waited, commands.copies, requests[0].earlier)
+        if any(map(_keeps_row, requests)):
+            width = len(times) // len(requests)
+            for k, request in enumerate(requests):
+                request.row, request.copies_in = times[width * k : width * (k + 1)], commands.copies[0]
+        first = requests[0]
+        self._times.add(times, first.started_at, [*map(_queued_at, requests)], commands.copies, first.earlier)
 
     def _goes_on(self, batch: Batch, request: Request) -> bool:
         """Whether another step follows, or the same again with its outputs asked for."""
@@ -299,7 +302,7 @@ class Stages:
                 assert batch.commands is not None
                 copies = batch.commands.copies
                 row = batch.slot.stream.read_times(batch.commands.spans)
-                self._times.add(row, [], copies, None)
+                self._times.add(row, 0.0, [], copies, None)
                 batch.queued, batch.commands = [], None
                 request.next_step(sum(row[: copies[0]]), sum(row[copies[0] :]))
                 return True
@@ -356,8 +359,7 @@ class Stages:
 
 def copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
     """Copy host feeds to where the device reads them; device tensors have no area there."""
-    for k, area in enumerate(staging):
-        feed = feeds[k]
+    for area, feed in zip(staging, feeds, strict=True):
         if type(feed) is ndarray:
             area[...] = feed
         elif area is not None:  # rows of several callers

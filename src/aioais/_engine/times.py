@@ -32,7 +32,7 @@ _SLOW_MS: Final = 0.6
 _REMEMBERED: Final = 9
 """Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
 
-_Note = tuple[tuple[int, int], tuple[float, float] | None, list[float], list[float]]
+_Note = tuple[tuple[int, int], tuple[float, float] | None, list[float], float, list[float]]
 """What is not booked yet of requests that were submitted together, or of a step of one; see :meth:`Times.add`."""
 _kind_of = itemgetter(0, 1)
 
@@ -66,7 +66,8 @@ class Times:
     def add(
         self,
         times: list[float],
-        queued: list[float],
+        started_at: float,
+        queued_at: list[float],
         copies: tuple[int, int],
         earlier: tuple[float, float] | None,
     ) -> None:
@@ -77,8 +78,8 @@ class Times:
         times
             The row of each request, one behind the other: milliseconds of each copy to the device, each group of
             executions, and each copy to the host.
-        queued
-            How long each request waited before, in milliseconds; empty for a step.
+        started_at, queued_at
+            When they got their slot, and when each had joined the line, in seconds; none for a step.
         copies
             Copies to the device and to the host in each row.
         earlier
@@ -86,7 +87,7 @@ class Times:
             executions of the steps before. ``None`` for one of these steps: it counts in the stages with the last one.
         """
         notes = self._notes
-        notes.append((copies, earlier, times, queued))
+        notes.append((copies, earlier, times, started_at, queued_at))
         if len(notes) >= _NOTED:
             self.book()
 
@@ -99,8 +100,9 @@ class Times:
                     notes.append(self._notes.popleft())
             try:
                 for (copies, earlier), group in groupby(notes, _kind_of):
-                    _, _, rows, waits = zip(*group, strict=True)
-                    self._book(copies, earlier, [*chain.from_iterable(rows)], [*chain.from_iterable(waits)])
+                    _, _, rows, starts, entries = zip(*group, strict=True)
+                    waits = [(start - at) * 1e3 for start, queued in zip(starts, entries, strict=True) for at in queued]
+                    self._book(copies, earlier, [*chain.from_iterable(rows)], waits)
             except Exception:  # noqa: BLE001 - no request fails because of that
                 _log.exception("times of requests could not be booked")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence, ValuesView
 from typing import Any, Final
 
 import numpy as np
-from numpy import ndarray
 
 from .._acl.model import ModelInfo, TensorInfo
 from .._device.device import Device
@@ -29,8 +29,9 @@ _MOST_NAMED: Final = 4
 """Optional inputs that a message names: some exporters make one of each weight."""
 
 
-_Last = tuple[str | None, int | tuple[int, ...], list[tuple[Any, tuple[int, ...]]], Plan | None]
-"""What was asked for last: mode, custom_sizes, type and shape of each feed, and the plan."""
+_kind_of = operator.attrgetter("__class__", "dtype", "shape")
+_Last = tuple[str | None, int | tuple[int, ...], list[tuple[Any, ...]], Plan | None]
+"""What was asked for last: mode, custom_sizes, class, type and shape of each feed, and the plan."""
 
 
 class Planner:
@@ -53,15 +54,12 @@ class Planner:
     def known(self, feeds: Any, mode: str, custom_sizes: Any) -> Plan | None:
         """Find the plan of feeds that are like the last ones in everything; ``None`` if they are not."""
         last_mode, last_sizes, kinds, plan = self._last
-        if (
-            type(feeds) is list
-            and mode is last_mode
-            and custom_sizes is last_sizes
-            and [(feed.dtype, feed.shape) for feed in feeds if type(feed) is ndarray] == kinds
-            and len(feeds) == len(kinds)
-        ):
-            return plan
-        return None
+        if mode is not last_mode or custom_sizes is not last_sizes or type(feeds) is not list:
+            return None
+        try:
+            return plan if [*map(_kind_of, feeds)] == kinds else None
+        except Exception:  # noqa: BLE001 - not arrays, so their attributes may do anything
+            return None
 
     def needs_thread(self, feeds: Any) -> bool:
         """Whether seeing the feeds as arrays may take long, so that it must not happen on the loop."""
@@ -136,7 +134,7 @@ class Planner:
                 self._plans.clear()
             self._plans[tuple(key)] = plan
         if not plan.has_tensors:
-            kinds = [(feed.dtype, feed.shape) for feed in feeds if feed is not None]
+            kinds = [_kind_of(feed) for feed in feeds if feed is not None]
             if len(kinds) == len(feeds):
                 self._last = mode, custom_sizes, kinds, plan
         return plan
