@@ -256,6 +256,23 @@ def collect_where_locks_are_held(session: InferSession, collect: Callable[[], ob
     _pipeline(session).admission._active = Collecting()
 
 
+def when_counted(session: InferSession, act: Callable[[], object]) -> None:
+    """Have something done in another thread right after the next request was counted as under way."""
+
+    class Counting(set[Any]):
+        is_over = False
+
+        def add(self, request: Any) -> None:
+            super().add(request)
+            if not self.is_over:
+                self.is_over = True
+                thread = threading.Thread(target=act)
+                thread.start()
+                thread.join()
+
+    _pipeline(session).admission._active = Counting()
+
+
 def session_of(session: MultiDeviceSession, device: int) -> SessionCore:
     """Return the warm session of one device."""
     found = session._pool.state(device).session
@@ -324,6 +341,16 @@ def is_leased(result: Any) -> bool:
 
 STAGES = ("queue", "wait", "finish")
 """What the threads of a session do with each request."""
+
+
+def break_now(session: InferSession, error: BaseException) -> None:
+    """Have a session break."""
+    _pipeline(session).failure.strike(error)
+
+
+def close_entrance(session: InferSession) -> None:
+    """Begin to close a session; its core does not know yet."""
+    _pipeline(session).close()
 
 
 def break_once_left(session: InferSession, error: BaseException) -> None:

@@ -605,6 +605,35 @@ async def test_a_session_may_be_collected_where_its_locks_are_held(models: Model
     assert await comes(all_gone), (left(), threads())
 
 
+@pytest.mark.engine
+async def test_a_request_that_enters_while_the_session_closes(models: Models) -> None:
+    """It is turned away, and the session, which saw it under way, ends all the same."""
+    session = await InferSession(0, models.add(SMALL))
+    await session.infer(feeds(SMALL, 1))
+    inside.when_counted(session, lambda: inside.close_entrance(session))
+    with pytest.raises(ClosedError, match="closed"):
+        await session.infer(feeds(SMALL, 1))
+    await session.aclose()
+    assert session.statistics().done == 1
+    assert await comes(all_gone), (left(), threads())
+
+
+@pytest.mark.engine
+async def test_a_request_that_enters_while_the_session_breaks(models: Models) -> None:
+    """It fails with those under way."""
+    session = await InferSession(0, models.add(SMALL))
+    await session.infer(feeds(SMALL, 1))
+    error = AclError("acl.rt.synchronize_stream", 507899, "", "", "lost")
+    inside.when_counted(session, lambda: inside.break_now(session, error))
+    with pytest.raises(BrokenSessionError):
+        await session.infer(feeds(SMALL, 1))
+    with pytest.raises(BrokenSessionError):
+        await session.infer(feeds(SMALL, 1))
+    assert (session.statistics().failed, session.statistics().in_flight) == (1, 0)
+    await session.aclose()
+    assert await comes(all_gone), (left(), threads())
+
+
 async def test_leaked_session_warns_and_is_closed(models: Models) -> None:
     session = await InferSession(0, models.add(SMALL))
     await session.infer(feeds(SMALL, 1))

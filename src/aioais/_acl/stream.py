@@ -1,20 +1,29 @@
-"""Streams and events: the order of work on a device."""
+"""Streams and events: the order of work on a device, and the calls that queue it."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import starmap
 from operator import itemgetter
 from typing import Final, NoReturn
 
 from .._cann.constants import EventFlag
 from ..errors import AclError, DeviceHangError
-from .call import Call
 from .library import Library
 
-__all__ = ["COPY", "Event", "Stream"]
+if sys.version_info >= (3, 11):
+    from operator import call as _make
+else:
+
+    def _make(call: Callable[[], int]) -> int:
+        return call()
+
+
+__all__ = ["COPY", "Call", "Event", "Stream", "make_calls"]
 
 _log = logging.getLogger("aioais")
 
@@ -24,6 +33,28 @@ _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 _time_of, _code_of = itemgetter(0), itemgetter(1)
 _NO_TIME = frozenset({107006, 107007, 207000})
 """Codes of ACL for a time that it does not know. The work that was timed has not failed."""
+
+
+class Call(partial[int]):
+    """A function of ACL that returns a code, with its arguments.
+
+    Attributes
+    ----------
+    name
+        The function's, for errors.
+    """
+
+    name: str
+
+    def __new__(cls, name: str, function: Callable[..., int], *arguments: int) -> Call:  # noqa: PYI034
+        call = super().__new__(cls, function, *arguments)
+        call.name = name
+        return call
+
+
+def make_calls(calls: Iterator[Call]) -> int:
+    """Make calls up to the first that fails, in one go; returns its code, or 0. What is left was not made."""
+    return next(filter(None, map(_make, calls)), 0)
 
 
 class Event:

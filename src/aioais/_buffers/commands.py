@@ -8,8 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from .._acl.call import Call
-from .._acl.stream import Event, Stream
+from .._acl.stream import Call, Event, Stream
 from .._cann.constants import MemcpyKind
 
 __all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "join_commands", "record_commands"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .._acl.call import Call
 from .._acl.memory import DeviceBlock, view
-from .._acl.stream import COPY
+from .._acl.stream import COPY, Call
 from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
 from .._buffers.results import Landing
 from .._buffers.slot import Slot

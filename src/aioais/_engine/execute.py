@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from operator import length_hint
 from typing import Final, NamedTuple
 
-from .._acl.call import Call, make_calls
 from .._acl.library import Library
 from .._acl.model import LoadedModel
-from .._acl.stream import Event, Stream
+from .._acl.stream import Call, Event, Stream, make_calls
 from .._buffers.commands import CommandList, Streams
 from .._buffers.slot import Slot
 from .._feeds.plan import Plan, output_plans

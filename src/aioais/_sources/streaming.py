@@ -35,7 +35,7 @@ async def session_results(
     window = _Window(core, mode, custom_sizes, prefetch)
     feeder = open_source(source, window, "feeds_list")
     del source
-    items, index = window.items, 0
+    items = window.items
     async with feeder:
         try:
             while True:
@@ -53,14 +53,14 @@ async def session_results(
                     outputs = [await oldest.future]
                 except Exception as exc:
                     if exc is not oldest:
-                        _note_place(exc, index)
+                        _note_place(exc, window.taken)
                     raise
                 finally:
                     del oldest  # an error would hold this frame, and the frame the error
                 items[0] = None
                 yield outputs.pop()  # not held here while the consumer has it
                 items.popleft()
-                index += 1
+                window.taken += 1
         finally:
             window.give_up()  # before any await: that may be cancelled too
 
@@ -79,33 +79,32 @@ class _Window:
         self._slots = core.opened().slots
         self._mode = mode
         self._custom_sizes = custom_sizes
-        self._prefetch = prefetch
-        self._submitted = 0
+        self._per_slot, self._more = (2, 0) if prefetch is None else (1, prefetch)
+        self.taken: int = 0
+        """Items that have left the window."""
         self._has_news = asyncio.Event()
 
     def has_room(self) -> bool:
         """Whether to take one more item."""
-        depth, prefetch = self._slots.depth, self._prefetch
-        return len(self.items) < depth + (depth if prefetch is None else prefetch)
+        return len(self.items) < self._slots.depth * self._per_slot + self._more
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
         """Start a request."""
-        index, self._submitted = self._submitted, self._submitted + 1
         try:
             request = self._core.request(feeds, self._mode, self._custom_sizes)
         except Exception as exc:
-            _note_place(exc, index)
+            _note_place(exc, self.taken + len(self.items))
             raise
         if isinstance(request, Request):
             self.items.append(request)
             return None
-        return self._append(request, index)
+        return self._append(request)
 
-    async def _append(self, pending: Awaitable[Request], index: int) -> None:
+    async def _append(self, pending: Awaitable[Request]) -> None:
         try:
             self.items.append(await pending)
         except Exception as exc:
-            _note_place(exc, index)
+            _note_place(exc, self.taken + len(self.items))
             raise
 
     def fail(self, error: BaseException) -> None:
