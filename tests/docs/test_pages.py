@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -113,6 +114,26 @@ def test_every_command_and_option_is_described() -> None:
             if options and f"`{options[0]}`" not in section:
                 missing.append(f"{name} {options[0]}")
     assert not missing
+
+
+def names_of_classes() -> dict[str, set[str]]:
+    """Return for each class of the source the names that its code mentions."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, set()).update(re.findall(r"\w+", ast.unparse(node)))
+    return found
+
+
+def test_what_the_design_names_is_in_the_source() -> None:
+    page = (ROOT / "docs" / "design.md").read_text("utf-8")
+    files = {path.name for folder in ("src", "tests", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py")}
+    assert set(re.findall(r"\b\w+\.py\b", page)) <= files
+    classes = names_of_classes()
+    named = [(name, member) for name, member in re.findall(r"`([A-Z]\w+)\.(\w+)", page) if name in classes]
+    assert len(named) > 10
+    assert not [f"{name}.{member}" for name, member in named if member not in classes[name]]
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:

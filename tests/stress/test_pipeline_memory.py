@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ async def test_memory_is_flat(tmp_path: Path, kind: str) -> None:
         async for (output,) in session.infer_pipeline(plain() if kind == "plain" else awaited()):
             assert output[0, 0] == k + 1
             k += 1
-            if k == count // 2 or k == count:
+            if k % (count // 4) == 0:
                 gc.collect()
                 marks.append((process.memory_info().rss, sys.getallocatedblocks()))
         assert k == count
         assert session.statistics().done == count
-    (rss, blocks), (rss_after, blocks_after) = marks
-    assert rss_after - rss < 4 << 20
-    assert blocks_after - blocks < 3_000
+    # A leak grows in each quarter; what the allocator of C or another thread takes once, in one of them.
+    grown = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)]
+    assert min(rss for rss, _ in grown) < 2 << 20, grown
+    assert min(blocks for _, blocks in grown) < 1_500, grown

@@ -102,16 +102,14 @@ class SessionCore:
             The session cannot be used here.
         """
         pipeline = self._usable()
-        plan = pipeline.planner.known(feeds, mode, custom_sizes)
-        if plan is not None and iteration is None:  # most often: with no call more than needed
-            request = Request(plan, [*feeds], pipeline.loop.create_future(), to_host)
-            pipeline.submit(request)
-            return request
         planner = pipeline.planner
+        plan = planner.known(feeds, mode, custom_sizes)
+        if plan is not None:
+            return _submit(pipeline, plan, [*feeds], to_host, iteration)
         if planner.needs_thread(feeds):
-            return self._convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
+            return _convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
         arrays = planner.arrays(feeds)
-        return self._submit(pipeline, planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
+        return _submit(pipeline, planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
 
     def submit_batch(self, feeds: list[Any], future: asyncio.Future[Any]) -> Request:
         """Submit feeds in model order that were put together by the library, in the mode of the model.
@@ -213,28 +211,6 @@ class SessionCore:
             pipeline.failure.judge(copy.copy(error), Seen.COPY)  # without the frames, which hold the session
             raise
 
-    async def _convert(
-        self, pipeline: Pipeline, feeds: Any, how: tuple[Any, Any], to_host: bool, iteration: Iteration | None
-    ) -> Request:
-        planner = pipeline.planner
-        arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
-        return self._submit(pipeline, planner.plan(arrays, *how), arrays, to_host, iteration)
-
-    def _submit(
-        self,
-        pipeline: Pipeline,
-        plan: Plan,
-        arrays: list[Any],
-        to_host: bool,
-        iteration: Iteration | None,
-    ) -> Request:
-        if len(arrays) > len(plan.inputs):
-            arrays = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
-        future = pipeline.loop.create_future()
-        request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
-        pipeline.submit(request)
-        return request
-
     async def aclose(self) -> None:
         """Refuse new requests, wait for those under way, free all; idempotent. See ``InferSession.aclose``."""
         pipeline = self.pipeline
@@ -296,3 +272,20 @@ class SessionCore:
         depth = options.depth if pipeline is None else pipeline.slots.depth
         where = f"{options.platform} device {options.device_id}"
         return f"<InferSession {options.model_path!r} on {where}{mode}, depth {depth}, {state}>"
+
+
+async def _convert(
+    pipeline: Pipeline, feeds: Any, how: tuple[Any, Any], to_host: bool, iteration: Iteration | None
+) -> Request:
+    planner = pipeline.planner
+    arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
+    return _submit(pipeline, planner.plan(arrays, *how), arrays, to_host, iteration)
+
+
+def _submit(pipeline: Pipeline, plan: Plan, arrays: list[Any], to_host: bool, iteration: Iteration | None) -> Request:
+    if len(arrays) > len(plan.inputs):
+        arrays = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
+    future = pipeline.loop.create_future()
+    request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
+    pipeline.submit(request)
+    return request

@@ -149,7 +149,7 @@ class Executions:
                 known = commands.behind[event.handle] = [*calls]
                 known.insert(commands.head, slot.stream.wait_call(event))
             calls = known
-        self._submitted = number = self._submitted + 1
+        number = self.count()
         rest = iter(calls)
         try:
             self._make(calls, rest)
