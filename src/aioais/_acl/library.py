@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from ..errors import (
     AclError,
@@ -82,6 +82,16 @@ class Library:
         self.forget_config = forget_config
         self.count_optional_inputs = count_optional_inputs
         self.has_dims_v2: bool = hasattr(acl.mdl, "get_input_dims_v2")
+        self._named: dict[int, tuple[str, Any]] = {}  # by identity, as functions of ctypes have no hash
+
+    def named(self, name: str, function: Callable[..., int]) -> Callable[..., int]:
+        """Return a function of ACL whose calls are recorded; :meth:`call_error` knows its name from now on."""
+        self._named[id(function)] = name, function
+        return function
+
+    def call_error(self, function: Callable[..., int], code: int) -> AclError:
+        """Return the exception for a failed call of such a function, as :meth:`error` does."""
+        return self.error(self._named[id(function)][0], code)
 
     def error(self, call: str, code: int) -> AclError:
         """Return the exception for a failed call. Call it in the thread of the failed call.

@@ -6,10 +6,9 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import starmap
 from operator import itemgetter
-from typing import Final, NoReturn
+from typing import Any, NoReturn
 
 from .._cann.constants import EventFlag
 from ..errors import AclError, DeviceHangError
@@ -19,15 +18,17 @@ if sys.version_info >= (3, 11):
     from operator import call as _make
 else:
 
-    def _make(call: Callable[[], int]) -> int:
-        return call()
+    def _make(function: Callable[..., int], /, *arguments: int) -> int:
+        return function(*arguments)
 
 
-__all__ = ["COPY", "Call", "Event", "Stream", "make_calls"]
+__all__ = ["Call", "Event", "Stream", "make_calls"]
 
 _log = logging.getLogger("aioais")
 
-COPY: Final = "acl.rt.memcpy_async"
+Call = tuple[Any, ...]
+"""A function of ACL that returns a code, and its arguments. It is recorded once and made again and again."""
+
 _FLAGS = int(EventFlag.SYNC | EventFlag.TIME_LINE)
 
 _time_of, _code_of = itemgetter(0), itemgetter(1)
@@ -35,26 +36,9 @@ _NO_TIME = frozenset({107006, 107007, 207000})
 """Codes of ACL for a time that it does not know. The work that was timed has not failed."""
 
 
-class Call(partial[int]):
-    """A function of ACL that returns a code, with its arguments.
-
-    Attributes
-    ----------
-    name
-        The function's, for errors.
-    """
-
-    name: str
-
-    def __new__(cls, name: str, function: Callable[..., int], *arguments: int) -> Call:  # noqa: PYI034
-        call = super().__new__(cls, function, *arguments)
-        call.name = name
-        return call
-
-
 def make_calls(calls: Iterator[Call]) -> int:
     """Make calls up to the first that fails, in one go; returns its code, or 0. What is left was not made."""
-    return next(filter(None, map(_make, calls)), 0)
+    return next(filter(None, starmap(_make, calls)), 0)
 
 
 class Event:
@@ -123,10 +107,10 @@ class Stream:
         self.handle: int = library.value("acl.rt.create_stream", rt.create_stream())
         self._library = library
         self._timeout = hang_timeout
-        self._copy = rt.memcpy_async
-        self._record = rt.record_event
-        self._wait = rt.stream_wait_event
-        self._reset = rt.reset_event
+        self._copy = library.named("acl.rt.memcpy_async", rt.memcpy_async)
+        self._record = library.named("acl.rt.record_event", rt.record_event)
+        self._wait = library.named("acl.rt.stream_wait_event", rt.stream_wait_event)
+        self._reset = library.named("acl.rt.reset_event", rt.reset_event)
         self._query = rt.stream_query
         self._elapsed = rt.event_elapsed_time
         self._synchronize = self._wait_call(hang_timeout)
@@ -137,19 +121,23 @@ class Stream:
 
     def copy_call(self, dst: int, dst_max: int, src: int, count: int, kind: int) -> Call:
         """Return the call that :meth:`copy` makes."""
-        return Call(COPY, self._copy, dst, dst_max, src, count, kind, self.handle)
+        return self._copy, dst, dst_max, src, count, kind, self.handle
+
+    def is_copy(self, call: Call) -> bool:
+        """Whether a call is one of :meth:`copy_call`."""
+        return call[0] is self._copy
 
     def record_call(self, event: Event) -> Call:
         """Return the call that :meth:`record` makes."""
-        return Call("acl.rt.record_event", self._record, event.handle, self.handle)
+        return self._record, event.handle, self.handle
 
     def wait_call(self, event: Event) -> Call:
         """Return the call that queues a wait for the newest record of an event."""
-        return Call("acl.rt.stream_wait_event", self._wait, self.handle, event.handle)
+        return self._wait, self.handle, event.handle
 
     def reset_call(self, event: Event) -> Call:
         """Return the call that queues the moment from which ``event`` is as if it had not been recorded."""
-        return Call("acl.rt.reset_event", self._reset, event.handle, self.handle)
+        return self._reset, event.handle, self.handle
 
     def record(self, event: Event) -> None:
         """Queue the moment at which everything before it is done."""
@@ -167,9 +155,10 @@ class Stream:
         AclError
             It failed.
         """
-        code = call()
+        function, *arguments = call
+        code = function(*arguments)
         if code:
-            raise self._library.error(call.name, code)
+            raise self._library.call_error(function, code)
 
     def synchronize(self) -> None:
         """Block, without the GIL, until all queued work is done.
@@ -231,14 +220,15 @@ class Stream:
     def _wait_call(self, seconds: float | None) -> Call:
         slow = self._library.slow
         if seconds is None:
-            return Call("acl.rt.synchronize_stream", slow.synchronize_stream, self.handle)
+            return self._library.named("acl.rt.synchronize_stream", slow.synchronize_stream), self.handle
         name, most = "acl.rt.synchronize_stream_with_timeout", max(1, math.ceil(seconds * 1e3))
-        return Call(name, slow.synchronize_stream_with_timeout, self.handle, most)
+        return self._library.named(name, slow.synchronize_stream_with_timeout), self.handle, most
 
     def _wait_by(self, call: Call, seconds: float | None) -> None:
-        code = call()
+        function, *arguments = call
+        code = function(*arguments)
         if code:
-            self._wait_again(self._library.error(call.name, code), call, seconds)
+            self._wait_again(self._library.call_error(function, code), call, seconds)
 
     def _wait_again(self, error: AclError, call: Call, seconds: float | None) -> NoReturn:
         """Raise the failure of a wait, once no work is running any more."""
@@ -247,8 +237,9 @@ class Stream:
             if seconds is None or not isinstance(error, DeviceHangError):
                 # The wait itself may have failed while the work continues. The caller uses or frees the buffers
                 # after this error, so wait again until the work is done.
-                code = call()
-                again = self._library.error(call.name, code) if code else None
+                function, *arguments = call
+                code = function(*arguments)
+                again = self._library.call_error(function, code) if code else None
                 if isinstance(again, DeviceHangError):
                     raise _with_hint(again, seconds) from error
                 if again is not None and again.code != error.code:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from .._acl.memory import DeviceBlock, view
-from .._acl.stream import COPY, Call
 from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
 from .._buffers.results import Landing
 from .._buffers.slot import Slot
@@ -138,7 +137,7 @@ def _renewed(kept: CommandList, request: Request, slot: Slot) -> CommandList:
 
     The calls are changed in place: they are those of one slot, so of one request at a time.
     """
-    copies = [k for k in range(kept.back, len(kept.calls)) if kept.calls[k].name == COPY]
+    copies = [k for k in range(kept.back, len(kept.calls)) if slot.stream.is_copy(kept.calls[k])]
     assert request.outputs is not None
     landing = [*kept.landing[0]]
     filled = [item for item in request.outputs if item.nbytes]
@@ -146,8 +145,8 @@ def _renewed(kept: CommandList, request: Request, slot: Slot) -> CommandList:
         if landing[item.position] is None:
             area = landing[item.position] = Landing(slot, item.nbytes)
             request.blocks.append(area)
-            call = kept.calls[place]
-            kept.calls[place] = Call(call.name, call.func, area.address, *call.args[1:])
+            function, _, *arguments = kept.calls[place]
+            kept.calls[place] = function, area.address, *arguments
     kept.behind.clear()
     return kept._replace(landing=[landing])
 

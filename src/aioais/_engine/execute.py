@@ -82,7 +82,8 @@ class Executions:
         self._hang_timeout = hang_timeout
         self._gear: tuple[int, ...] | None = None
         # Many may fill the queue of the stream: then the call waits, and pyACL's own would do so with the GIL.
-        self._execute = library.acl.mdl.execute_async if loop == 1 else library.slow.execute_async
+        execute = library.acl.mdl.execute_async if loop == 1 else library.slow.execute_async
+        self._execute = library.named("acl.mdl.execute_async", execute)
         self._submitted = 0
         self._link: _Link | None = None
         self._confirmed = 0
@@ -109,8 +110,7 @@ class Executions:
     def launch_call(self, slot: Slot) -> Call:
         """Return the call that queues one execution with the buffers of a slot."""
         stream = self.stream or slot.stream
-        buffers = slot.in_data.handle, slot.out_data.handle
-        return Call("acl.mdl.execute_async", self._execute, self.model.id, *buffers, stream.handle)
+        return self._execute, self.model.id, slot.in_data.handle, slot.out_data.handle, stream.handle
 
     def queue(self, calls: list[Call]) -> None:
         """Make recorded calls.
@@ -125,7 +125,7 @@ class Executions:
     def _make(self, calls: list[Call], rest: Iterator[Call]) -> None:
         code = make_calls(rest)
         if code:
-            raise self.library.error(calls[_made(calls, rest)].name, code)
+            raise self.library.call_error(calls[_made(calls, rest)][0], code)
 
     def submit(self, slot: Slot, commands: CommandList) -> int:
         """Queue the commands of one request or several; returns the number of the submission.
