@@ -38,7 +38,7 @@ nitpick_ignore_regex = [
     # As programs for ais_bench know it, and as the source of its module writes it.
     ("py:class", r"aclruntime\.Tensor|np\.generic"),
 ]
-# Kept in the repository, so that a build asks nobody; docs/make_inventories.py writes them.
+# Kept in the repository, so that a build needs no network; docs/make_inventories.py writes them.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", "_inventories/python.inv"),
     "numpy": ("https://numpy.org/doc/stable", "_inventories/numpy.inv"),

@@ -31,7 +31,7 @@ def main() -> None:
     module.demo()
     console.print()
     svg = console.export_svg(title=COMMAND, theme=MONOKAI, unique_id="demo")
-    # rich names a font on another server; a picture should ask nobody.
+    # rich names a font on another server; a picture should need no network.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     svg = svg.replace("Fira Code", "ui-monospace, SFMono-Regular, Menlo, Consolas")
     picture.write_text(svg, "utf-8")

@@ -188,7 +188,7 @@ def loop_errors() -> Iterator[list[str]]:
     logger.addHandler(handler)
     try:
         yield handler.messages
-        # Futures and tasks report an exception that nobody took when they are collected.
+        # Futures and tasks report an exception that was never taken when they are collected.
         gc.collect()
     finally:
         logger.removeHandler(handler)

@@ -28,7 +28,7 @@ from aioais import (
 LOST = 507010
 HANG_S = 0.25
 KEPT = 12
-"""Results that a session's users keep for a while: nobody may write into them."""
+"""Results that a session's users keep for a while: nothing may write into them."""
 
 
 class Tally:
@@ -75,7 +75,7 @@ class Storm:
     has_breaks
         Devices hang and are lost.
     has_ends
-        Somebody finalises everything now and then; of every loop of the process.
+        A task finalises everything now and then; of every loop of the process.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class Storm:
         pick = self._pick
         requests = Requests(kind, pick, self._sessions)
         kept: deque[tuple[Request, list[Array]]] = deque()
-        life = [pick.randint(1, 100)]  # requests until somebody closes it
+        life = [pick.randint(1, 100)]  # requests until a task closes it
         is_over = asyncio.Event()
         tasks = [
             asyncio.ensure_future(self._work(session, requests, kept, life, is_over)) for _ in range(pick.randint(1, 8))
         ]
-        for task in tasks:  # however it ends, somebody is to close the session
+        for task in tasks:  # however it ends, the session is to be closed
             task.add_done_callback(lambda _: is_over.set())
         await is_over.wait()
         await self._moment()
@@ -196,7 +196,7 @@ class Storm:
                             older, results = kept.popleft()
                             older.check(results)
                 self._tally.steps += 1
-            except ClosedError:  # somebody else may have finalised everything
+            except ClosedError:  # another task may have finalised everything
                 return
             except FeedError as error:
                 if not self._has_ends or "closed" not in str(error):
@@ -326,13 +326,13 @@ class Storm:
         if act == 0:
             with emulator.gate("execute", session.device_id):
                 await session.infer(request.feeds, request.mode)
-            raise AssertionError("the device hangs, and nobody is told")
+            raise AssertionError("the device hangs, and no caller is told")
         if act == 1:
-            with emulator.kill(session.device_id):  # until somebody else who has killed it too brings it back
+            with emulator.kill(session.device_id):  # until another task that has killed it too brings it back
                 await session.infer(request.feeds, request.mode)
             return
         emulator.fail("acl.mdl.execute_async", LOST, device_side=True)
-        await session.infer(request.feeds, request.mode)  # somebody else may meet it
+        await session.infer(request.feeds, request.mode)  # another task may meet it
 
     def _excuse(self, error: BaseException) -> None:
         """Raise an error that no broken device explains."""

@@ -165,7 +165,7 @@ class Requests:
         return Request(dict(zip("ab", feeds, strict=True)) if by_name else feeds, mode, compute(arrays, wires, steps))
 
     def fresh(self, shape: Shape) -> Array:
-        """Make an array that nobody else has."""
+        """Make an array that no other code has."""
         self._base = (self._base + 1) % 8192
         count = int(np.prod(shape))
         return (np.arange(count, dtype=np.float32) % 61 + self._base).reshape(shape)

@@ -67,7 +67,7 @@ def test_storm(
             for factory, storm in zip(LOOPS, storms, strict=True)
         ]
         watch(threads, lambda: tally.steps)
-    emulator.disarm()  # of faults that nobody has met
+    emulator.disarm()  # of faults that no call has met
     counts = dict(sorted(tally.disruptions.items()))
     sys.stdout.write(f"storm {weather} {seed}: {tally.total} disruptions {counts}, {tally.checked} results right\n")
     assert tally.total >= tally.quota

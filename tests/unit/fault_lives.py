@@ -88,7 +88,7 @@ class Life:
     go_on: Callable[[], Awaitable[None]]
     """Runs the neighbours; what happened must not concern them."""
     may_hide: bool = False
-    """Some failures are nobody's, such as those of time stamps that only a recording wants."""
+    """Some failures concern no request, such as those of time stamps that only a recording wants."""
 
 
 async def attempt(step: Awaitable[object], errors: list[AioaisError]) -> bool:
@@ -182,7 +182,7 @@ def log_of_the_library() -> Iterator[list[str]]:
 async def settled(neighbours: Sequence[InferSession]) -> dict[str, int]:
     """Count what is alive on the devices when all that was dropped is freed.
 
-    Nothing here takes a time: each wait is for an event after which nobody holds anything any more.
+    Nothing here takes a time: each wait is for an event after which nothing is held any more.
     """
     await _ended(inside.PASSING_THREADS)  # their frames may hold a request, a session or a block
     gc.collect()  # dropped blocks are posted to the control threads
@@ -213,7 +213,7 @@ async def _fail(life: Life, call: str, place: int, code: int, log: list[str]) ->
         assert all(explains(error, call, code) for error in errors), story
     errors.clear()  # they hold frames
     after = await settled(life.neighbours)
-    # What a control thread does later, nobody waits for: its failures are in the log.
+    # No caller waits for what a control thread does later: its failures are in the log.
     assert may_hide or any(f"{call} failed with {reported(call, code)}" in line for line in log), story
     left = {key: after[key] - before[key] for key in after if not key.endswith("_bytes")}
     left = {key: number for key, number in left.items() if number > 0}

@@ -20,7 +20,7 @@ from tests import inside
 from aioais import (
     AioaisError, BrokenSessionError, ClosedError, DeviceHangError, ForkError, InferSession, WrongLoopError, emulator
 )
-# Whoever started the tests in the background may have had it ignored.
+# A shell that started the tests in the background may have had it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 PATH = sys.argv[1]
 X = np.arange(8, dtype=np.float32).reshape(1, 8)

@@ -1,4 +1,4 @@
-"""BatchingSession: whatever the model and whoever else calls, each caller gets what it would have got alone."""
+"""BatchingSession: whatever the model and the other callers, each caller gets what it would have got alone."""
 
 from __future__ import annotations
 

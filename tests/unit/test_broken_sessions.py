@@ -180,7 +180,7 @@ async def test_closed_while_the_device_hangs(
 
 @pytest.mark.parametrize("is_through", [True, False], ids=["through", "working"])
 async def test_leaked(models: Models, is_through: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A broken session that nobody closes warns as a whole one does, and frees what the device lets go of."""
+    """A broken session that is never closed warns as a whole one does, and frees what the device lets go of."""
     session = await InferSession(0, models.add(SMALL), hang_timeout=LIMIT)
     with emulator.gate("execute") as gate:
         with pytest.raises(DeviceHangError):

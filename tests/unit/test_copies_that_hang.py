@@ -149,7 +149,7 @@ async def test_without_a_limit_a_copy_waits(models: Models) -> None:
 
 
 async def test_a_cancelled_copy_that_hangs(models: Models) -> None:
-    """Nobody is told; the session finds out when it is used next."""
+    """No caller is told; the session finds out when it is used next."""
     session = await InferSession(0, models.identity([4, 6]), hang_timeout=LIMIT)
     with emulator.gate("h2d") as gate:
         copying = asyncio.ensure_future(session.to_device(X))

@@ -238,4 +238,4 @@ async def test_device_memory(models: Models) -> None:
         tensor.close()
         assert await comes(lambda: emulator.live()["device_bytes"] <= before - tensor.nbytes)
     await InferSession.finalize()
-    emulator.reset()  # nobody can destroy that stream any more
+    emulator.reset()  # that stream can no longer be destroyed

@@ -342,7 +342,7 @@ async def test_amid_many_is_never_delivered_as_good(
 
 @pytest.mark.parametrize("after", [0, 3, 9])
 async def test_queued_behind_a_failure(models: Models, after: int) -> None:
-    """The failing run is queued, and is run, while somebody waits for an earlier one."""
+    """The failing run is queued, and is run, while a caller waits for an earlier one."""
     async with InferSession(0, models.add(LARGE), depth=4) as session:
         await many(session, LARGE, 8)
         with emulator.gate("execute") as gate:

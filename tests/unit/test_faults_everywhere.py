@@ -184,7 +184,7 @@ async def try_calls(models: Models, name: str, monkeypatch: pytest.MonkeyPatch, 
                 (await neighbour.to_device(feeds(variant)[0])).close()
                 assert neighbour.statistics().failed == 0
             if not neighbours:
-                emulator.reset()  # ACL that could not be finalised would pass for somebody else's the next time
+                emulator.reset()  # ACL that could not be finalised would be taken for another test's
 
         await go_on()
         life = Life(name, lambda: live_through(path, variant), neighbours, go_on, may_hide=variant.is_recorded)

@@ -99,7 +99,7 @@ class OwnArray(np.ndarray[Any, np.dtype[Any]]):
     """A subclass with a mind of its own."""
 
     def __getitem__(self, key: Any) -> Any:
-        raise AssertionError("nobody asked the subclass")
+        raise AssertionError("the subclass was asked")
 
 
 def _memmap(folder: Path) -> Array:
@@ -276,7 +276,7 @@ class Elsewhere:
     """Lives on a GPU, as far as DLPack knows."""
 
     def __dlpack__(self, **_: Any) -> Any:
-        raise AssertionError("nobody should ask")
+        raise AssertionError("this must not be asked")
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 0

@@ -1,4 +1,4 @@
-"""A step that fails: a typed error, nothing lost, and nobody else is given a wrong result."""
+"""A step that fails: a typed error, nothing lost, and no other request is given a wrong result."""
 
 from __future__ import annotations
 

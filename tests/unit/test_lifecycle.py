@@ -644,7 +644,7 @@ async def test_leaked_session_warns_and_is_closed(models: Models) -> None:
 
 
 async def test_finalize_waits_for_an_open_that_was_given_up(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its thread may not even have begun; what it does after ``finalize`` nobody would end."""
+    """Its thread may not even have begun; what it does after ``finalize`` would never be ended."""
     may_begin = threading.Event()
     await InferSession.finalize()
     inside.hold_opening(monkeypatch, may_begin)
@@ -662,7 +662,7 @@ async def test_finalize_waits_for_an_open_that_was_given_up(models: Models, monk
 
 
 async def test_finalize_waits_for_a_device_that_is_ending(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can open it any more, but ACL must not end under what it still destroys."""
+    """No session can open it any more, but ACL must not end under what it still destroys."""
     has_begun, may_go_on = threading.Event(), threading.Event()
     inside.hold_end_of_device(monkeypatch, has_begun, may_go_on)
     session = await InferSession(0, models.add(SMALL))

@@ -50,7 +50,7 @@ async def test_spare_buffers_of_another_session_are_given_back(models: Models) -
         async with InferSession(0, path, depth=4) as idle, InferSession(0, path, depth=4) as busy:
             await use_all_slots(idle, 4)
             await use_all_slots(busy, 4)
-            assert idle.statistics().slots == 0, "nobody used its buffers"
+            assert idle.statistics().slots == 0, "its buffers are unused"
             await asyncio.gather(*(run(idle, 1) for _ in range(8)), *(run(busy, 1) for _ in range(8)))
             assert idle.statistics().failed == busy.statistics().failed == 0
 
@@ -69,7 +69,7 @@ async def test_what_cannot_be_given_back_is_logged(models: Models, caplog: pytes
     assert "device 0: idle memory could not be freed: " in caplog.text
     assert "acl.rt.destroy_stream" in caplog.text
     await InferSession.finalize()
-    emulator.reset()  # nobody can destroy that stream any more
+    emulator.reset()  # that stream can no longer be destroyed
 
 
 async def test_a_device_that_does_not_tell_its_memory(models: Models) -> None:

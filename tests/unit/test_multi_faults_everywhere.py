@@ -127,7 +127,7 @@ async def try_calls(models: Models, name: str, first: int = 0, step: int = 1) ->
                 assert right(await neighbour.infer(feeds(shape)))
                 assert neighbour.statistics().failed == 0
             if is_whole:
-                emulator.reset()  # ACL that could not be finalised would pass for somebody else's the next time
+                emulator.reset()  # ACL that could not be finalised would be taken for another test's
                 emulator.configure(devices=len(DEVICES))
 
         await go_on()

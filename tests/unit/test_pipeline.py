@@ -698,7 +698,7 @@ async def test_leaving_a_plain_source_early(models: Models, way: str, taken: int
 
 @pytest.mark.parametrize("kind", ["plain", "awaited"])
 async def test_cancelled_while_the_source_waits(models: Models, kind: str) -> None:
-    """With nothing under way, and with an error that nobody will see."""
+    """With nothing under way, and with an error that no caller will see."""
     came: list[str] = []
 
     async def source() -> AsyncIterator[list[Array]]:

@@ -1,4 +1,4 @@
-"""How whole programs end: leaks, exits, forks, Ctrl-C. Nothing hangs, nothing is printed that nobody asked for."""
+"""How whole programs end: leaks, exits, forks, Ctrl-C. Nothing hangs, nothing is printed without being asked for."""
 
 from __future__ import annotations
 

@@ -374,7 +374,7 @@ class SessionLife(RuleBasedStateMachine):
             assert seen.done >= self.verified
             assert session.summary().count >= self.verified
         if is_flowing(self) and self.pipe is None and not self.pending:
-            # Requests that nobody waits for end too; the test's timeout ends this.
+            # Requests without a waiting caller end too; the test's timeout ends this.
             while (seen.in_flight or seen.queued or _ended(seen) != self.submitted) and is_open(self):
                 self.run(asyncio.sleep(0.0005))
                 seen = session.statistics()

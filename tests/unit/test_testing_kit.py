@@ -114,7 +114,7 @@ async def test_a_gate_is_opened_at_the_end(models: Models) -> None:
 
 
 def test_a_closed_gate_does_not_hold_up_the_end(models: Models) -> None:
-    """Calls that wait for a gate, or for what stands at one, keep nobody from opening it."""
+    """Calls that wait for a gate, or for what stands at one, keep no thread from opening it."""
     code = f"""
         import threading
         from aioais import emulator

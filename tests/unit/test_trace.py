@@ -243,7 +243,7 @@ async def test_plain_with(models: Models, tmp_path: Path) -> None:
 async def test_the_loop_runs_while_the_file_is_made_and_written(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is a pipe that nobody reads yet, so making it and writing it both block, in a thread."""
+    """The file is a pipe without a reader yet, so making it and writing it both block, in a thread."""
     path = tmp_path / "out.json"
     os.mkfifo(path)
     real_open = open
@@ -424,7 +424,7 @@ async def test_cancelled_while_entering(models: Models, tmp_path: Path) -> None:
         may_create.set()
         for thread in threads:
             await asyncio.to_thread(thread.join)
-        assert not path.exists(), "what nobody writes to any more goes away"
+        assert not path.exists(), "a file without a writer goes away"
         assert inside.recordings(session) == 0
 
 
