@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import tempfile
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -150,6 +151,9 @@ def test_streams(
                     text = str(error)
                     missing = [device for device in devices if f"device {device}: " not in text]
                     assert not missing, text
+                except AclInternalError as error:  # two devices died under one item, which counts as at fault then
+                    places = re.findall(r"devices (\d) and (\d)", " ".join(getattr(error, "__notes__", [])))
+                    assert [dying[int(device)] <= len(got) for device in places[0]] == [True, True], "one was well"
                 else:
                     assert len(got) == (count if leave is None else min(count, leave))
                 await stream.aclose()

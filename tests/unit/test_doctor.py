@@ -80,7 +80,7 @@ def test_a_machine_with_nothing(bare: Host) -> None:
 
 
 def test_the_cpu_device(bare: Host) -> None:
-    package(bare.root, "onnxruntime", "1.20.1")
+    package(bare.root, "onnxruntime", "1.21.1")
     assert ready_platforms(run_checks(bare)) == {"ascend": False, "cpu": True}
     assert check(bare, "onnx").status == check(bare, "ml_dtypes").status == "note"
     assert "aioais.convert" in check(bare, "onnx").found
@@ -88,16 +88,16 @@ def test_the_cpu_device(bare: Host) -> None:
     assert run_doctor(False, "ascend", bare) == 1
 
 
-@pytest.mark.parametrize("version", ["1.19.2", "0.9"])
+@pytest.mark.parametrize("version", ["1.20.2", "0.9"])
 def test_a_package_that_is_too_old(bare: Host, version: str) -> None:
     package(bare.root, "onnxruntime", version)
     found = check(bare, "onnxruntime")
-    assert (found.status, found.found) == ("wrong", f"got {version}; expected 1.20 or newer")
+    assert (found.status, found.found) == ("wrong", f"got {version}; expected 1.21 or newer")
     assert 'pip install "aioais[cpu]" (in a clone of aioais: pip install -e ".[cpu]")' in found.fix
 
 
 def test_without_numpy(tmp_path: Path) -> None:
-    package(tmp_path, "onnxruntime", "1.20.1")
+    package(tmp_path, "onnxruntime", "1.21.1")
     checks = run_checks(Host(tmp_path, {}, (str(tmp_path / "site"),)))
     assert ready_platforms(checks) == {"ascend": False, "cpu": False}
 

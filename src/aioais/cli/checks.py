@@ -176,7 +176,7 @@ def _machine(host: Host) -> Iterator[Check]:
 
 def _cpu_device(host: Host) -> Iterator[Check]:
     fix = install_hint("cpu")
-    yield _package(host, "onnxruntime", "1.20", "cpu", fix)
+    yield _package(host, "onnxruntime", "1.21", "cpu", fix)
     onnx = _package(host, "onnx", "1.17", "cpu", fix)
     ml_dtypes = _package(host, "ml_dtypes", "0.5", "cpu", fix)
     # Models without bfloat16 run without these two.

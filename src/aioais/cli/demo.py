@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import numpy as np
 import numpy.typing as npt
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -22,8 +23,6 @@ from .load import run_tasks
 from .picture import PICTURE_WIDTH, draw
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..testing.lag import LoopLag
 
 __all__ = ["demo"]
@@ -109,10 +108,10 @@ def _progress(console: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=console,
+        # Not `disable`: before rich 15 a progress bar ends with an empty line all the same.
+        console=console if console.is_terminal else Console(quiet=True),
         # rich's own refresh thread would take the GIL from the loop.
         auto_refresh=False,
-        disable=not console.is_terminal,
     )
 
 
