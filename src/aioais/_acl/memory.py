@@ -6,7 +6,9 @@ import ctypes
 import functools
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +17,7 @@ from .._cann.constants import MallocPolicy, MemAttr
 from ..errors import AclMemoryError
 from .library import Library
 
-__all__ = ["DeviceBlock", "DeviceMemory", "Spare", "free_and_total", "lease_block", "view"]
+__all__ = ["BlockHome", "DeviceBlock", "DeviceMemory", "Spare", "free_and_total", "lease_block", "view"]
 
 Spare = Callable[[str, Callable[[], int]], int]
 """Called when memory runs out, with a description of the allocation and a function that repeats it.
@@ -54,9 +56,59 @@ class DeviceBlock:
         if address:
             self._memory.free(address, self.nbytes)
 
+    def leave_to(self, memory: BlockSource) -> None:
+        """Have it return to another owner."""
+        self._memory = memory
+
     def __del__(self) -> None:
         if self.address:
             self._memory.discard(self.address, self.nbytes)
+
+
+class BlockHome:
+    """Where a block returns to that was given away, as long as it is missed; else it is freed.
+
+    A finaliser of any thread returns it, so there is no lock. Each side looks again after what it changes.
+    """
+
+    __slots__ = ("_memory", "_place")
+
+    def __init__(self, memory: DeviceMemory) -> None:
+        self._memory = memory
+        self._place: deque[tuple[int, int]] | None = None
+
+    def miss(self) -> None:
+        """Keep the next block that returns."""
+        self._place = deque()
+
+    def take(self) -> DeviceBlock | None:
+        """Return what has come back, if anything has; no block is missed any more."""
+        place, self._place = self._place, None
+        found: DeviceBlock | None = None
+        if place is not None:
+            with suppress(IndexError):
+                found = DeviceBlock(self._memory, *place.popleft())
+            self._clear(place)
+        return found
+
+    def discard(self, address: int, nbytes: int) -> None:
+        """Take a block back; safe in a finaliser."""
+        place = self._place
+        if place is None or place:
+            self._memory.discard(address, nbytes)
+            return
+        place.append((address, nbytes))
+        if self._place is not place:  # no longer missed
+            self._clear(place)
+
+    def free(self, address: int, nbytes: int) -> None:
+        """Free a block."""
+        self._memory.free(address, nbytes)
+
+    def _clear(self, place: deque[tuple[int, int]]) -> None:
+        with suppress(IndexError):
+            while True:
+                self._memory.discard(*place.popleft())
 
 
 class DeviceMemory:

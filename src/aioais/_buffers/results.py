@@ -87,5 +87,5 @@ def _shared_array(item: OutputPlan, slot: Slot) -> np.ndarray:
 
 
 def make_tensors(outputs: Sequence[OutputPlan], device: Device, slot: Slot, hang_timeout: float | None) -> list[Tensor]:
-    """Hand the output buffers of a slot over to device tensors; the slot gets fresh ones."""
+    """Hand the output buffers of a slot over to device tensors."""
     return [Tensor(device, slot.take_output(item.position), item.shape, item.dtype, hang_timeout) for item in outputs]

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._acl.block_pool import size_class
 from .._acl.dataset import Dataset
-from .._acl.memory import DeviceBlock, view
+from .._acl.memory import BlockHome, DeviceBlock, view
 from .._acl.model import ModelInfo, TensorInfo
 from .._acl.release import run_all
 from .._acl.stream import Event, Stream
@@ -81,6 +81,7 @@ class Slot:
         self.inputs: list[DeviceBlock | None] = [None] * len(self._tensors)
         self.outputs: list[DeviceBlock | None] = [None] * len(info.outputs)
         self._hidden: list[DeviceBlock] = []
+        self._homes: list[BlockHome] = [BlockHome(device.memory) for _ in info.outputs]
         self._staging: list[tuple[int, int]] = [(0, 0)] * len(self._tensors)
         self._small: list[tuple[int, int]] = [(0, 0)] * len(info.outputs)
         self._views: dict[int, list[np.ndarray | None]] = {}
@@ -191,14 +192,31 @@ class Slot:
         self.inputs[k], self.outputs[source] = given, taken
 
     def take_output(self, k: int) -> DeviceBlock:
-        """Take the buffer of output ``k`` out of the slot; one of fixed size gets a fresh one."""
+        """Take the buffer of output ``k`` out of the slot.
+
+        It returns if it is let go before the next request needs it, unless it comes from a pool: then it returns there.
+        """
         taken = self.outputs[k]
         assert taken is not None
-        if self._is_open:
-            self.outputs[k] = None
-        else:
-            self._put_output(k, self.device.alloc(taken.nbytes))
+        self.outputs[k] = None
+        if not self._is_open and not self.device.is_board:
+            self._homes[k].miss()
+            taken.leave_to(self._homes[k])
         return taken
+
+    def complete(self) -> None:
+        """Have a buffer for each output of fixed size again.
+
+        Raises
+        ------
+        AclError
+            The device has no room.
+        """
+        if self._is_open:
+            return
+        for k, block in enumerate(self.outputs):
+            if block is None:
+                self._put_output(k, self._homes[k].take() or self.device.alloc(self.info.outputs[k].size))
 
     def lend_output(self, k: int, nbytes: int) -> DeviceBlock | None:
         """Take the buffer of output ``k`` for an array that leases it; only where host and device share memory.
@@ -210,10 +228,14 @@ class Slot:
         assert taken is not None
         if nbytes <= SMALL or 2 * nbytes < taken.nbytes or not self.device.pinned.may_lease(taken.nbytes):
             return None
+        if self._is_open:
+            self.outputs[k] = None
+            return taken
         try:
-            return self.take_output(k)
+            self._put_output(k, self.device.alloc(taken.nbytes))
         except AclMemoryError:
             return None
+        return taken
 
     def staged(self, plan: Plan) -> list[np.ndarray | None]:
         """Return the memory that each host feed is copied to, as an array of the feed's type and shape.
@@ -270,7 +292,8 @@ class Slot:
         self._forget()
         datasets, self._datasets = self._datasets, []
         events, self._events = self._events, []
-        blocks = [block for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None]
+        returned = [home.take() for home in self._homes]
+        blocks = [block for block in (*self.inputs, *self.outputs, *self._hidden, *returned) if block is not None]
         steps: list[Callable[[], None]] = [dataset.close for dataset in datasets]
         steps += [event.close for event in events]
         steps += [self.stream.close, *(block.close for block in blocks)]

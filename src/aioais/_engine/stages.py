@@ -85,6 +85,8 @@ class Stages:
                 _log.debug("request %d: submitted to device %d", request.number, self._device.id)
         is_shared = len(requests) > 1
         try:
+            if None in batch.slot.outputs:  # device tensors have them
+                batch.slot.complete()
             commands = self._stage_all(batch) if is_shared else self._stage(batch, requests[0])
             if commands is not None:
                 batch.commands = commands
