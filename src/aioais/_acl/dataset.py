@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from ..types import DataType, Format
 from .library import Library
@@ -28,18 +27,20 @@ class Dataset:
     buffers
         ``(address, nbytes)`` of each tensor; ``(0, 0)`` leaves an output for ACL to allocate in a
         synchronous execute.
-    kept
-        What is kept for the present addresses; emptied each time one of them changes.
+    on_change
+        Called each time one of them has changed.
     """
 
-    __slots__ = ("_bound", "_buffers", "_kept", "_library", "handle")
+    __slots__ = ("_bound", "_buffers", "_library", "_on_change", "handle")
 
-    def __init__(self, library: Library, buffers: Iterable[tuple[int, int]], kept: dict[Any, Any]) -> None:
+    def __init__(
+        self, library: Library, buffers: Iterable[tuple[int, int]], on_change: Callable[[], None] = lambda: None
+    ) -> None:
         acl = library.acl
         self._library = library
         self._buffers: list[int] = []
         self._bound: list[tuple[int, int]] = []
-        self._kept = kept
+        self._on_change = on_change
         self.handle: int = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
         try:
             for address, nbytes in buffers:
@@ -51,24 +52,29 @@ class Dataset:
             self.close()
             raise
 
+    @property
+    def bound(self) -> tuple[tuple[int, int], ...]:
+        """Address and size of the memory of each tensor."""
+        return tuple(self._bound)
+
     def bind(self, index: int, address: int, nbytes: int) -> None:
         """Point tensor ``index`` to other memory; makes no call if the memory is the same."""
         if self._bound[index] == (address, nbytes):
             return
         library = self._library
-        self._kept.clear()
         library.check(
             "acl.update_data_buffer",
             library.acl.update_data_buffer(self._buffers[index], address, nbytes),
         )
         self._bound[index] = (address, nbytes)
+        self._on_change()
 
     def allocated(self, index: int) -> tuple[int, int]:
         """Return address and size of the memory that ACL allocated for a ``(0, 0)`` output."""
         acl, buffer = self._library.acl, self._buffers[index]
-        self._kept.clear()
         bound = acl.get_data_buffer_addr(buffer), acl.get_data_buffer_size_v2(buffer)
         self._bound[index] = bound
+        self._on_change()
         return bound
 
     def describe(self, index: int, dtype: DataType, fmt: Format, shape: Sequence[int]) -> None:

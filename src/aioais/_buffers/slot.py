@@ -26,6 +26,8 @@ KEPT_BYTES: Final = 1 << 20
 
 _MOST_KEPT: Final = 64
 """Plans of which a slot keeps views of its staging."""
+_MOST_MEMORIES: Final = 8
+"""Sets of addresses for which a slot keeps command lists. Device tensors that are fed back take turns with few."""
 _MOST_MARKS: Final = 64
 """Events behind the executions of a request; some devices have 1023 in all (pyACL reference, ``create_event``)."""
 
@@ -93,6 +95,7 @@ class Slot:
         self._is_open = info.kind == "shape"
         self._datasets: list[Dataset] = []
         self.commands: dict[Any, Any] = {}
+        self._commands_by_memory: dict[Any, dict[Any, Any]] = {}
         self.middle_commands: dict[Any, Any] = {}
         self.stream: Stream = Stream(device.library, hang_timeout)
         try:
@@ -114,13 +117,13 @@ class Slot:
             if not self._is_open and k < len(info.inputs):  # optional ones have memory once they are fed
                 block = self.inputs[k] = device.alloc(tensor.size)
                 bound[tensor.index] = block.address, block.nbytes
-        self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)], self.commands)
+        self.in_data = Dataset(library, [bound[index] for index in range(info.input_count)], self._rebound)
         self._datasets.append(self.in_data)
         for k, tensor in enumerate(info.outputs):
             if not self._is_open:
                 self.outputs[k] = device.alloc(tensor.size)
         bound_outputs = [(b.address, b.nbytes) if b else (0, 0) for b in self.outputs]
-        self.out_data = Dataset(library, bound_outputs, self.commands)
+        self.out_data = Dataset(library, bound_outputs, self._rebound)
         self._datasets.append(self.out_data)
         inputs, outputs = ([self._event() for _ in tensors] for tensors in (info.inputs, info.outputs))
         executions = [self._event() for _ in self.executions_per_mark]
@@ -311,7 +314,18 @@ class Slot:
 
     def _forget_commands(self) -> None:
         self.commands.clear()
+        self._commands_by_memory.clear()
         self.middle_commands.clear()
+
+    def _rebound(self) -> None:
+        """Change to the command lists for the memory that the datasets point to now."""
+        memory = self.in_data.bound, self.out_data.bound
+        found = self._commands_by_memory.get(memory)
+        if found is None:
+            if len(self._commands_by_memory) >= _MOST_MEMORIES:
+                self._commands_by_memory.clear()
+            found = self._commands_by_memory[memory] = {}
+        self.commands = found
 
     def _room(self, k: int) -> int:
         """Bytes of the memory that feeds of input ``k`` are copied to."""

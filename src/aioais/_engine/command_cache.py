@@ -45,21 +45,22 @@ class CommandCache:
         plan = request.plan
         if plan.unfed:
             slot.unbind(plan.unfed)
+        if plan.has_tensors and feeds:
+            self._bind_tensors(request, slot, feeds)
         outputs = request.outputs if plan.dynamic_shapes is not None else None
         kind = plan.serial, request.to_host, ends, self._executions.stream is None, outputs
         is_first, is_last = ends
         # Without copies either way it is the middle step of an iteration, whose buffers may change places.
-        kept = slot.commands if is_first or is_last else slot.middle_commands
-        found: CommandList | None = kept.get(kind)
+        has_copies = is_first or is_last
+        found: CommandList | None = (slot.commands if has_copies else slot.middle_commands).get(kind)
         if found is not None:
             return found if found.is_small or not found.landing[0] else _renewed(found, request, slot)
-        inputs, staging = self._inputs(request, slot, feeds or ()) if is_first else ([], [])
+        inputs, staging = self._inputs(request, slot) if is_first else ([], [])
         back, landing = self._outputs(request, slot) if is_last else ([], [])
         work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
         commands = record_commands(work, slot.marks, self._executions.streams(slot), None, staging, landing)
-        if not (is_first and plan.has_tensors):
-            own = [None if isinstance(area, Landing) else area for area in landing]
-            _keep(kept, kind, commands._replace(landing=[own]))
+        own = [None if isinstance(area, Landing) else area for area in landing]
+        _keep(slot.commands if has_copies else slot.middle_commands, kind, commands._replace(landing=[own]))
         return commands
 
     def batch(self, plan: Plan, slot: Slot, count: int) -> CommandList:
@@ -94,17 +95,22 @@ class CommandCache:
         last = None if before is None else [*before.executions, *before.outputs][-1]
         return record_commands(work, marks, self._executions.streams(slot), last, [*staging], [*landing])
 
-    def _inputs(self, request: Request, slot: Slot, feeds: Sequence[Any]) -> tuple[list[Copy], list[Any]]:
-        """Bind the inputs of a request; returns its copies to the device, and what they are copied from."""
-        staging = slot.staged(request.plan)
-        copies: list[Copy] = []
+    def _bind_tensors(self, request: Request, slot: Slot, feeds: Sequence[Any]) -> None:
+        """Let the model read device tensors where they are."""
         for item, feed in zip(request.plan.inputs, feeds, strict=True):
-            k = item.position
             if item.is_device:
                 assert isinstance(feed, DeviceBlock)
                 request.blocks.append(feed)
                 slot.in_data.bind(item.model_index, feed.address, feed.nbytes)
+
+    def _inputs(self, request: Request, slot: Slot) -> tuple[list[Copy], list[Any]]:
+        """Bind the inputs of a request that come from the host; returns their copies, and what is copied."""
+        staging = slot.staged(request.plan)
+        copies: list[Copy] = []
+        for item in request.plan.inputs:
+            if item.is_device:
                 continue
+            k = item.position
             own = slot.input_block(k, item.nbytes)
             if not self._is_board:
                 copies.append(Copy(own.address, own.nbytes, slot.staging_address(k), item.nbytes))

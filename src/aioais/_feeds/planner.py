@@ -52,14 +52,24 @@ class Planner:
         self._tensors = info.all_inputs
 
     def known(self, feeds: Any, mode: str, custom_sizes: Any) -> Plan | None:
-        """Find the plan of feeds that are like the last ones in everything; ``None`` if they are not."""
+        """Find the plan of feeds that are like the last ones in everything; ``None`` if they are not.
+
+        Raises
+        ------
+        FeedError
+            A device tensor among them is closed, or elsewhere.
+        """
         last_mode, last_sizes, kinds, plan = self._last
         if mode is not last_mode or custom_sizes is not last_sizes or type(feeds) is not list:
             return None
         try:
-            return plan if [*map(_kind_of, feeds)] == kinds else None
+            if [*map(_kind_of, feeds)] != kinds:
+                return None
         except Exception:  # noqa: BLE001 - not arrays, so their attributes may do anything
             return None
+        if plan is not None and plan.has_tensors:
+            self._check_places(feeds)
+        return plan
 
     def needs_thread(self, feeds: Any) -> bool:
         """Whether seeing the feeds as arrays may take long, so that it must not happen on the loop."""
@@ -114,15 +124,15 @@ class Planner:
         """
         if type(custom_sizes) is not int:
             custom_sizes = check_sizes(self._info, custom_sizes)  # True and 1.0 would find the plan of 1
+        self._check_places(feeds)
         key: list[Any] = [mode, custom_sizes]
-        for k, feed in enumerate(feeds):
+        for feed in feeds:
             if feed is None:  # an optional input
                 key.append(None)
                 continue
             key.append(feed.dtype)
             key.append(feed.shape)
             if type(feed) is Tensor:
-                self._check_place(k, feed)
                 key.append(Tensor)
         try:
             plan = self._plans.get(tuple(key))
@@ -133,10 +143,9 @@ class Planner:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             self._plans[tuple(key)] = plan
-        if not plan.has_tensors:
-            kinds = [_kind_of(feed) for feed in feeds if feed is not None]
-            if len(kinds) == len(feeds):
-                self._last = mode, custom_sizes, kinds, plan
+        kinds = [_kind_of(feed) for feed in feeds if feed is not None]
+        if len(kinds) == len(feeds):
+            self._last = mode, custom_sizes, kinds, plan
         return plan
 
     def check(self, mode: str, custom_sizes: Any) -> None:
@@ -287,19 +296,22 @@ class Planner:
                 f"{tensor.datatype.name}{list(shape)}, {expected} bytes{note}; {advice}"
             )
 
-    def _check_place(self, k: int, feed: Tensor) -> None:
-        where = _where(self._tensors[k], k)
-        if feed.closed:
-            raise FeedError(
-                f"{where}: got a closed device tensor; expected an open one: make it again with to_device()"
-            )
-        library = device_of(feed).library
-        if feed.device_id != self._device.id or library is not self._device.library:
-            raise FeedError(
-                f"{where}: got a tensor on device {feed.device_id} (platform {library.platform!r}); "
-                f"expected one on device {self._device.id}; bring it over: await session.to_device(await "
-                "tensor.to_host())"
-            )
+    def _check_places(self, feeds: Sequence[Feed | None]) -> None:
+        for k, feed in enumerate(feeds):
+            if type(feed) is not Tensor:
+                continue
+            if feed.closed:
+                raise FeedError(
+                    f"{_where(self._tensors[k], k)}: got a closed device tensor; expected an open one: make it again "
+                    "with to_device()"
+                )
+            library = device_of(feed).library
+            if feed.device_id != self._device.id or library is not self._device.library:
+                raise FeedError(
+                    f"{_where(self._tensors[k], k)}: got a tensor on device {feed.device_id} (platform "
+                    f"{library.platform!r}); expected one on device {self._device.id}; bring it over: await "
+                    "session.to_device(await tensor.to_host())"
+                )
 
     def _by_name(self, feeds: Mapping[Any, Any]) -> list[Any]:
         names, required = [tensor.name for tensor in self._tensors], len(self._info.inputs)
