@@ -19,6 +19,7 @@ from aioais import InferSession, MultiDeviceSession
 from aioais._acl import block_pool
 from aioais._acl.api import Acl, Mdl, Rt
 from aioais._acl.library import Library, find_library
+from aioais._acl.memory import BlockHome
 from aioais._acl.process import process_of
 from aioais._acl.slow import SlowCalls
 from aioais._atc import onnx_file, other_options
@@ -70,9 +71,13 @@ __all__ = [
     "InputShape",
     "Options",
     "Worker",
+    "block_home",
+    "break_now",
+    "break_once_left",
     "break_stage",
     "cause_of_break",
     "chain_executions",
+    "close_entrance",
     "collect_where_locks_are_held",
     "compat_finders",
     "compat_platform",
@@ -130,6 +135,7 @@ __all__ = [
     "wait_broken",
     "wait_finalize_requested",
     "weigh",
+    "when_counted",
 ]
 
 
@@ -286,6 +292,11 @@ def session_of(session: MultiDeviceSession, device: int) -> SessionCore:
 def control_thread(session: InferSession) -> threading.Thread:
     """Return the thread that frees what is dropped on the session's device."""
     return _pipeline(session).device.worker.thread
+
+
+def block_home(memory: Any) -> BlockHome:
+    """Return where a set of buffers waits for a block that it gave away; what is not missed goes to ``memory``."""
+    return BlockHome(memory)
 
 
 async def settle_device(session: InferSession) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -205,6 +206,97 @@ async def test_memory_comes_back_on_close_and_on_collection(models: Models) -> N
         gc.collect()
         await (await session.to_device(b"")).to_host()
         assert session.statistics().device_bytes <= before + 1
+
+
+async def test_memory_that_comes_back_is_used_again(models: Models) -> None:
+    """State that is fed back costs no allocation once two buffers take turns."""
+    array, state = random(3, 4), random(3, 4)
+    async with InferSession(0, models.add((3, 4)), depth=1) as session:
+        results: list[Any] = await session.infer([array, state], out_array=False)
+        for _ in range(3):
+            results = await session.infer([array, results[0]], out_array=False)
+        await inside.settle_device(session)
+        held, made = session.statistics().device_bytes, emulator.counts().copy()
+        for _ in range(50):
+            results = await session.infer([array, results[0]], out_array=False)
+        now = emulator.counts()
+        assert all(now[call] == made[call] for call in ("acl.rt.malloc", "acl.rt.free"))
+        assert session.statistics().device_bytes == held
+        total = state
+        for _ in range(54):
+            total = total + array
+        np.testing.assert_allclose(await results[0].to_host(), total, rtol=1e-5)
+
+
+async def test_memory_that_is_not_missed_is_freed(models: Models) -> None:
+    """A set of buffers takes back one; the others are freed as soon as their tensors are closed."""
+    async with InferSession(0, models.add((3, 4)), depth=1) as session:
+        await session.infer([random(3, 4), random(3, 4)])
+        held = session.statistics().device_bytes
+        kept = [await session.infer([random(3, 4), random(3, 4)], out_array=False) for _ in range(4)]
+        for (tensor,) in kept:
+            tensor.close()
+        await inside.settle_device(session)
+        assert session.statistics().device_bytes == held
+        (tensor,) = await session.infer([random(3, 4), random(3, 4)], out_array=False)
+    tensor.close()
+    while emulator.live()["device_bytes"]:  # the set of buffers is gone, so this is freed as well
+        await asyncio.sleep(0.001)
+
+
+async def test_tensors_closed_in_many_threads(models: Models) -> None:
+    """Whichever comes first returns; none is lost, and none is given to two owners."""
+    array = random(3, 4)
+    async with InferSession(0, models.add((3, 4)), depth=2) as session:
+        await asyncio.gather(*(session.infer([array, array]) for _ in range(8)))
+        held = session.statistics().device_bytes
+
+        async def lane(number: int) -> None:
+            for turn in range(40):
+                feed = np.full((3, 4), number + turn, np.float32)
+                tensors = [(await session.infer([feed, array], out_array=False))[0] for _ in range(3)]
+                for tensor in tensors[:2]:
+                    np.testing.assert_array_equal(await tensor.to_host(), feed + array)
+                await asyncio.gather(*(asyncio.to_thread(tensor.close) for tensor in tensors))
+
+        await asyncio.gather(*(lane(number) for number in range(8)))
+        await inside.settle_device(session)
+        await session.infer([array, array])
+        assert session.statistics().device_bytes == held
+
+
+@pytest.mark.engine
+def test_a_block_that_returns_while_its_home_is_asked() -> None:
+    """Whatever the order, it is either taken or freed, once."""
+
+    class Memory:
+        def __init__(self) -> None:
+            self.freed: list[tuple[int, int]] = []
+
+        def discard(self, address: int, nbytes: int) -> None:
+            self.freed.append((address, nbytes))
+
+        free = discard
+
+    for orders in itertools.permutations(["miss", "take", "return", "return", "take"]):
+        memory: Any = Memory()
+        home, blocks, found = inside.block_home(memory), [1, 2], []
+        for step in orders:
+            if step == "miss":
+                home.miss()
+            elif step == "take":
+                block = home.take()
+                if block is not None:
+                    found.append((block.address, block.nbytes))
+                    block.address = 0
+            else:
+                home.discard(blocks.pop(), 8)
+        block = home.take()
+        if block is not None:
+            found.append((block.address, block.nbytes))
+            block.address = 0
+        assert sorted([*found, *memory.freed]) == [(1, 8), (2, 8)]
+        assert len(found) <= 1
 
 
 async def test_finalize_closes_what_is_left(models: Models) -> None:
