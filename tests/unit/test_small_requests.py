@@ -276,6 +276,30 @@ async def test_no_room_to_share_a_slot(
         assert len(warned) == (2 if times > 2 else 1)
 
 
+async def test_no_memory_for_larger_requests_to_share_a_slot(models: Models) -> None:
+    """The events for sharing are there, from smaller requests before; the memory is not."""
+    path = models.convert(models.identity(["n", 512]), "gears", input_shape="x:-1,512", dynamic_batch_size="1,8")
+    async with InferSession(0, path, depth=2) as session:
+
+        async def run(rows: int, count: int) -> None:
+            arrays = [np.full((rows, 512), k, np.float32) for k in range(count)]
+            for array, (result,) in zip(
+                arrays, await asyncio.gather(*(session.infer([array], "auto") for array in arrays)), strict=True
+            ):
+                np.testing.assert_array_equal(result, array)
+
+        while not inside.is_fast(session):
+            await run(1, 2)
+        await run(8, 2)
+        for _ in range(4):
+            await run(1, 64)
+        emulator.fail("acl.rt.malloc_host", 207001, times=1000)
+        await run(8, 64)
+        emulator.disarm()
+        await run(8, 64)
+        assert session.statistics().failed == 0
+
+
 async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -> None:
     async with InferSession(0, models.add(SMALL), depth=2) as session:
         while not inside.is_fast(session):

@@ -66,9 +66,10 @@ class DeviceBlock:
 
 
 class BlockHome:
-    """Where a block returns to that was given away, as long as it is missed; else it is freed.
+    """Where a slot waits for the block of one output that it gave away.
 
-    A finaliser of any thread returns it, so there is no lock. Each side looks again after what it changes.
+    The first that comes back is kept, any other is freed. There is no lock, as finalisers call it: after a change, each
+    side checks that no block was left behind.
     """
 
     __slots__ = ("_memory", "_place")
@@ -76,6 +77,11 @@ class BlockHome:
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
         self._place: deque[tuple[int, int]] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what has come back."""
+        return sum(nbytes for _, nbytes in tuple(self._place or ()))
 
     def miss(self) -> None:
         """Keep the next block that returns."""

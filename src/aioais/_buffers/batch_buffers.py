@@ -67,9 +67,9 @@ class BatchBuffers:
             if len(self._marks) < most:
                 self._make_marks()
         except AclError as exc:
-            self._most = len(self._marks)
+            self._most = len(self._marks) if self._address else 1
             _log.warning("device %d: at most %d small requests share a slot: %s", self._device.id, self._most, str(exc))
-        return min(most, len(self._marks))
+        return min(most, len(self._marks)) if self._address else 1
 
     def place(
         self, k: int, inputs: Sequence[InputPlan], outputs: Sequence[OutputPlan]
@@ -106,9 +106,11 @@ class BatchBuffers:
             while left:
                 groups = []
                 for count in self._counts:
-                    group = [Event(self._device.library) for _ in range(count)]
-                    self._events += group
-                    left -= count
+                    group: list[Event] = []
+                    for _ in range(count):
+                        group.append(Event(self._device.library))
+                        self._events.append(group[-1])  # one by one: the next may fail
+                        left -= 1
                     groups.append(group)
                 self._marks.append(Marks(first.start, groups[0], first.ready, groups[1], groups[2]))
         finally:

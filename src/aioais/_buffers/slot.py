@@ -54,10 +54,8 @@ class Slot:
     gear, shapes
         What its input dataset says: the gear that was set last, the shapes that were described last; ``None`` if
         neither is known.
-    commands
-        Command lists of its requests, for the present addresses of its buffers; void once the slot has failed.
     middle_commands
-        The same of steps without copies either way, which hold for any addresses.
+        Lists of iteration steps without copies: they hold no addresses, so they serve any.
     batch
         Buffers for batches; makes them when they are asked for.
     link
@@ -65,7 +63,10 @@ class Slot:
     is_resting
         It is free, and was free when idle memory was looked for last.
     is_link_set
-        It is recorded, and no other stream has reset it.
+        ``link`` is recorded, and no other stream has reset it.
+    needed_until
+        Number of the newest submission that may wait for an event of this slot; it is not closed before that is
+        complete.
     """
 
     batch: BatchBuffers
@@ -91,10 +92,11 @@ class Slot:
         self._links: list[Event] = []
         self.link: Event | None = None
         self.is_link_set: bool = False
+        self.needed_until: int = 0
         self.is_resting: bool = False
         self._is_open = info.kind == "shape"
         self._datasets: list[Dataset] = []
-        self.commands: dict[Any, Any] = {}
+        self._commands: dict[Any, Any] | None = None
         self._commands_by_memory: dict[Any, dict[Any, Any]] = {}
         self.middle_commands: dict[Any, Any] = {}
         self.stream: Stream = Stream(device.library, hang_timeout)
@@ -134,6 +136,20 @@ class Slot:
         self.batch = BatchBuffers(device, self.marks)
 
     @property
+    def commands(self) -> dict[Any, Any]:
+        """Command lists of its requests, for the memory that its datasets point to now."""
+        found = self._commands
+        if found is None:
+            memory = self.in_data.bound, self.out_data.bound
+            found = self._commands_by_memory.get(memory)
+            if found is None:
+                if len(self._commands_by_memory) >= _MOST_MEMORIES:
+                    self._commands_by_memory.clear()
+                found = self._commands_by_memory[memory] = {}
+            self._commands = found
+        return found
+
+    @property
     def wait_events(self) -> list[Event]:
         """Two events for the waits of a request between streams, where marks cannot serve; else none."""
         return self._links[1:]
@@ -142,14 +158,17 @@ class Slot:
         """Make the slot usable after a failed request; nothing of it is queued any more."""
         self.gear = self.shapes = None  # what is set on the device is unknown
         self._forget_commands()  # the next ones may be on other streams
-        self.is_link_set = False
         for event in self._links:
-            self.stream.reset(event)  # it may have been recorded without a wait behind it
+            # It may have been recorded without a wait behind it. A link that a stream waits for is reset by that one.
+            if event is not self.link or self.is_link_set:
+                self.stream.reset(event)
+        self.is_link_set = False
 
     @property
     def nbytes(self) -> int:
         """Device memory of its buffers."""
-        return sum(block.nbytes for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None)
+        blocks = sum(block.nbytes for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None)
+        return blocks + sum(home.nbytes for home in self._homes)
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Bind input ``k`` to its own buffer, with room for ``nbytes``."""
@@ -313,19 +332,12 @@ class Slot:
         self._forget_commands()
 
     def _forget_commands(self) -> None:
-        self.commands.clear()
+        self._commands = None
         self._commands_by_memory.clear()
         self.middle_commands.clear()
 
     def _rebound(self) -> None:
-        """Change to the command lists for the memory that the datasets point to now."""
-        memory = self.in_data.bound, self.out_data.bound
-        found = self._commands_by_memory.get(memory)
-        if found is None:
-            if len(self._commands_by_memory) >= _MOST_MEMORIES:
-                self._commands_by_memory.clear()
-            found = self._commands_by_memory[memory] = {}
-        self.commands = found
+        self._commands = None
 
     def _room(self, k: int) -> int:
         """Bytes of the memory that feeds of input ``k`` are copied to."""

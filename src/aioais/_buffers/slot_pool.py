@@ -42,6 +42,8 @@ class SlotPool:
         Makes a slot; in a thread that has the device's context.
     is_awaited
         Tells whether a request waits for a slot.
+    is_complete
+        Tells whether the submission with a number is complete.
 
     Attributes
     ----------
@@ -60,6 +62,7 @@ class SlotPool:
         info: ModelInfo,
         depth: int | str,
         is_awaited: Callable[[], bool],
+        is_complete: Callable[[int], bool],
     ) -> None:
         self._most = MOST_DEPTH if isinstance(depth, str) else depth
         self.depth: int = FIRST_DEPTH if isinstance(depth, str) else depth
@@ -68,6 +71,7 @@ class SlotPool:
         self._device = device
         self._make = make
         self._is_awaited = is_awaited
+        self._is_complete = is_complete
         self._is_open = info.kind == "shape"
         self._all: list[Slot] = []
         self.free: deque[Slot] = deque()
@@ -163,7 +167,7 @@ class SlotPool:
         with self._lock:
             while not (self._is_interrupted or self._is_awaited()):
                 try:
-                    if not is_spare(self.free[0]):
+                    if not (is_spare(self.free[0]) and self._is_complete(self.free[0].needed_until)):
                         break
                     slot = self.free.popleft()
                 except IndexError:

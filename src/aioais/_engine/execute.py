@@ -155,12 +155,16 @@ class Executions:
             self._make(calls, rest)
         except BaseException as exc:  # noqa: BLE001 - raised as the cause
             made = _made(calls, rest)
-            is_in_line = link is None or made >= commands.head + waits
-            position = made - waits if is_in_line else min(made, commands.head)
+            is_behind_link = link is None or made >= commands.head + waits
+            position = made - waits if is_behind_link else min(made, commands.head)
             if position > commands.back:  # behind what _with_own_events put there
                 position = max(commands.back, position - (len(calls) - len(commands.calls) - waits))
-            failure = self._break_chain(slot) if is_in_line else None  # else the next must wait for the one before
-            if link is not None and self.model.info.kind != "shape":  # of those, too small an output is refused as well
+            failure = self._break_chain(slot) if is_behind_link else None  # else the next must wait for the one before
+            if link is not None:
+                link[0].needed_until = 0  # this submission waits for it no more
+            is_first = made == commands.head + waits + 1  # behind the wait is a record
+            # Not in dynamic shape, where too small an output is refused as well.
+            if link is not None and is_first and self.model.info.kind != "shape":
                 self._consider(exc)
             raise RefusedError(exc, position, failure) from None
         if self.stream is None:
@@ -171,6 +175,10 @@ class Executions:
             self._link = slot, commands.last, number
         return number
 
+    def is_complete(self, number: int) -> bool:
+        """Whether the submission with this number is known to be complete; in any thread."""
+        return number <= self._confirmed
+
     def count(self) -> int:
         """Return the number of a submission that is about to be made."""
         self._submitted += 1
@@ -179,7 +187,10 @@ class Executions:
     def _link_before(self, slot: Slot) -> _Link | None:
         """Return the execution before, if the slot's stream has to wait for it."""
         link = self._link
-        return None if link is None or link[0] is slot or link[2] <= self._confirmed else link
+        if link is None or link[0] is slot:
+            return None
+        link[0].needed_until = self._submitted + 1  # before the check: a slot that is confirmed may be closed
+        return None if link[2] <= self._confirmed else link
 
     def _waits(self, link: _Link, slot: Slot) -> list[Call]:
         """Return the calls that make the slot's stream wait for an execution."""
@@ -218,6 +229,7 @@ class Executions:
         """
         if self.stream is not None:
             return None
+        slot.is_link_set = slot.link is not None  # it may be
         failure: AclError | None = None
         try:
             slot.stream.synchronize()

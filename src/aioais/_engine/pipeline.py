@@ -72,9 +72,11 @@ class Pipeline:
         self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_board
         self.times: Times = Times(executions_per_mark(options.loop))
         make_slot = partial(Slot, device, model.info, options.loop, options.hang_timeout)
-        self.slots: SlotPool = SlotPool(device, make_slot, model.info, options.depth, lambda: bool(self._router.line))
-        self._router = Router(self.times.speed, delivery.loop, self.slots)
         executions = Executions(device.library, model, options.loop, options.hang_timeout)
+        self.slots: SlotPool = SlotPool(
+            device, make_slot, model.info, options.depth, lambda: bool(self._router.line), executions.is_complete
+        )
+        self._router = Router(self.times.speed, delivery.loop, self.slots)
         recorder = Recorder(device.library)
         self.admission: Admission = Admission(self._drained)
         self.failure: Failure = Failure(
