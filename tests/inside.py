@@ -115,6 +115,7 @@ __all__ = [
     "other_options",
     "parse_options",
     "places",
+    "reclaim",
     "recordings",
     "refuse_memory_for_times",
     "remarks_on_devices",
@@ -330,6 +331,12 @@ async def sweep(session: InferSession) -> None:
     """Have the session's device look for idle memory now, as it does by itself after a time."""
     device = _pipeline(session).device
     await wait_future(device.worker.submit(device.idle_memory.sweep))
+
+
+async def reclaim(session: InferSession) -> None:
+    """Have the session give up the sets of buffers that no request uses, as it does when memory runs short."""
+    pipeline = _pipeline(session)
+    await wait_future(pipeline.device.worker.submit(pipeline.slots.reclaim))
 
 
 def limit_events(patch: pytest.MonkeyPatch, count: int) -> None:

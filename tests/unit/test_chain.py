@@ -103,6 +103,47 @@ async def test_no_memory_and_a_failing_device_say_nothing_of_chaining(
         await rounds(session, SMALL, 16)
 
 
+async def test_a_later_execution_says_nothing_of_chaining(models: Models, caplog: pytest.LogCaptureFixture) -> None:
+    """Only the one right behind the wait is on another stream than the execution before it."""
+    async with InferSession(0, models.add(SMALL), loop=3, depth=4) as session:
+        await rounds(session, SMALL, 16)
+        with emulator.gate("execute") as gate, caplog.at_level(logging.WARNING, "aioais"):
+            first = asyncio.ensure_future(session.infer(feeds(SMALL, 1)))
+            assert await asyncio.to_thread(gate.wait_reached)
+            emulator.fail("acl.mdl.execute_async", REFUSED, after=1)
+            second = asyncio.ensure_future(session.infer(feeds(SMALL, 2)))
+            while emulator.pending():
+                await asyncio.sleep(0.001)
+        check(SMALL, 1, await first)
+        with pytest.raises(AclError):
+            await second
+        assert "share one stream" not in caplog.text
+        await rounds(session, SMALL, 16)
+
+
+@pytest.mark.engine
+async def test_a_slot_is_kept_while_a_wait_for_it_may_be_queued(models: Models) -> None:
+    """Its event would be destroyed under the stream that waits."""
+    async with InferSession(0, models.add(SMALL), depth=2) as session:
+        await rounds(session, SMALL, 16)
+        assert session.statistics().slots == 2
+        gate = emulator.gate("execute")
+        first = asyncio.ensure_future(session.infer(feeds(SMALL, 1)))
+        assert await asyncio.to_thread(gate.wait_reached)
+        second = asyncio.ensure_future(session.infer(feeds(SMALL, 2)))
+        while session.statistics().in_flight < 2:
+            await asyncio.sleep(0.001)
+        with emulator.gate("execute") as other:
+            gate.open()
+            check(SMALL, 1, await first)
+            assert await asyncio.to_thread(other.wait_reached)
+            await inside.reclaim(session)
+            assert session.statistics().slots == 2
+        check(SMALL, 2, await second)
+        await inside.reclaim(session)
+        assert session.statistics().slots == 0
+
+
 @BOTH
 @pytest.mark.parametrize("nth", range(4))
 @pytest.mark.parametrize("call", ["acl.rt.record_event", "acl.rt.memcpy_async", "acl.rt.stream_wait_event"])
