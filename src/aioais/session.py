@@ -57,7 +57,7 @@ class InferSession(Measures, AwaitedOnly):
     platform
         ``"ascend"`` or ``"cpu"`` instead of what the file's name says.
     depth
-        How many sets of device buffers there may be: one for each request past admission. ``"auto"`` begins at 4 and
+        How many sets of device buffers there may be: each serves one request at a time. ``"auto"`` begins at 4 and
         grows, to 16 at most, while the device is so fast and the buffers so small that more keep it busier. Where the
         device needs less than 0.12 ms for a request and more requests wait than there are sets, up to 16 small ones
         share a set, one behind the other, unless ``depth`` is 1 or ``loop`` more than 1.
@@ -274,9 +274,9 @@ class InferSession(Measures, AwaitedOnly):
     ) -> AsyncGenerator[list[np.ndarray], None]:
         """Run many requests, overlapping copies and executions, and yield their results in order.
 
-        At most ``depth`` items are on the device at once. The source is read ``prefetch`` items further ahead and no
-        more, results that the consumer has not taken counted in: so it may be endless, and a consumer that
-        stops stops it.
+        At most ``depth`` sets of buffers are in use; small items may share one. The source is read ``prefetch`` items
+        further ahead and no more, results that the consumer has not taken counted in: so it may be endless, and a
+        consumer that stops stops it.
 
         Parameters
         ----------

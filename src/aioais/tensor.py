@@ -22,8 +22,8 @@ class Tensor:
 
     Made by ``infer(..., out_array=False)`` and ``to_device``, never directly. It can be a feed of any session on its
     device. The memory is freed by :meth:`close` or when the tensor is collected; it stays valid after the session
-    that made the tensor is closed. Requests in flight that use the memory keep it until they are done. If the set of
-    buffers that it came from has no other yet, it returns there instead.
+    that made the tensor is closed. Requests in flight that use the memory keep it until they are done. Memory of an
+    output goes back to the set of buffers that it came from, if that lacks a buffer for this output; else it is freed.
 
     A tensor cannot be copied or pickled.
     """

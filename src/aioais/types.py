@@ -235,7 +235,7 @@ class SessionStatistics(NamedTuple):
     """Times by stage, which are ``queue`` (waiting for buffers), ``h2d``, ``execute``, ``d2h``.
     ``InferSession.record`` returns those of single requests, with their delivery."""
     depth: int
-    """Most requests past admission at once."""
+    """Most sets of device buffers, each for one request at a time."""
     slots: int
     """Sets of device buffers that exist."""
     device_bytes: int

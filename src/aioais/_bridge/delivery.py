@@ -18,7 +18,8 @@ class Deliverable(Protocol):
 
 
 _PATIENCE_S: Final = 0.0005
-"""How long the loop may wait for the GIL, which a thread that only waits for moments never releases for long enough."""
+"""How long the loop may wait before a thread gives it a turn. A thread whose waits are very short takes the GIL back
+before the loop has woken."""
 _TURN_S: Final = 0.0001
 """A sleep long enough for the loop's thread to wake and take the GIL."""
 

@@ -44,8 +44,9 @@ class Slot:
     The buffers of a model of dynamic shape come from a pool of the device. What is larger than ``KEPT_BYTES`` goes back
     there with each request, so no slot holds the memory of the largest request that it ever had.
 
-    All its work is queued on the slot's own stream. ACL reports a failed copy or execution only to the caller that
-    synchronises the stream that it was queued on, and this way that concerns exactly one request, or one batch.
+    All its work is queued on the slot's own stream, unless the session has fallen back to one for executions. ACL
+    reports a failed copy or execution only to the caller that synchronises the stream that it was queued on, and this
+    way that concerns exactly one request, or one batch.
 
     Must be built, used and closed in threads that have the device's context.
 
@@ -216,7 +217,8 @@ class Slot:
     def take_output(self, k: int) -> DeviceBlock:
         """Take the buffer of output ``k`` out of the slot.
 
-        It returns if it is let go before the next request needs it, unless it comes from a pool: then it returns there.
+        When it is let go, it returns if the slot lacks a buffer for this output then; else it is freed. A buffer of a
+        pool returns to the pool.
         """
         taken = self.outputs[k]
         assert taken is not None

@@ -16,7 +16,7 @@ from .request import Request
 __all__ = ["WHOLE", "CommandCache", "Ends"]
 
 _MOST_KEPT: Final = 64
-"""Command lists that a slot keeps."""
+"""Command lists that a slot keeps for one set of addresses."""
 
 Ends = tuple[bool, bool]
 WHOLE: Final = (True, True)

@@ -33,7 +33,7 @@ from .times import Times
 __all__ = ["Pipeline", "live_pipelines"]
 
 _MOST_HELD: Final = 2
-"""Results that are kept from the loop until the next ones are there. With more the device waits for the loop."""
+"""With so many results ready the loop is woken at once. With more the device waits for the loop."""
 _live: set[Pipeline] = set()
 """The pipelines that have not ended."""
 _live_lock = threading.Lock()  # guards the set
@@ -292,7 +292,7 @@ class Pipeline:
             if slot is None:
                 return None
             batch = Batch(slot, line.popleft())
-            # A batch overlaps nothing: use one where the device is fast and more requests wait than there are slots.
+            # Requests that share a slot do not overlap: only where the device is fast, and more wait than slots are.
             if self._shares_slots and self.times.speed.is_light and len(line) >= self.slots.depth:
                 fill(batch, line)
             return batch

@@ -21,7 +21,7 @@ __all__ = ["Batch", "Request", "State", "fill"]
 _numbers = itertools.count(1)
 
 State = Literal["waiting", "started", "ended"]
-"""Where a request is on its way; it only moves on.
+"""Where a request is on its way. If its batch fails, it may wait in the line again.
 
 ``waiting``: in the line, or in a batch behind the request that has the slot. ``started``: it has a slot, and is on the
 device or about to be. ``ended``: it has its result or its error, or was dropped; its slot is another's.

@@ -22,7 +22,7 @@ _log = logging.getLogger("aioais")
 STAGES = ("queue", "h2d", "execute", "d2h")
 
 _NOTED: Final = 16
-"""So many submissions are booked at once, as booking one costs more than its result."""
+"""So many submissions are booked together: booking one takes longer than making its result."""
 
 _LIGHT_MS: Final = 0.12
 _STILL_LIGHT_MS: Final = 0.16

@@ -15,9 +15,9 @@ __all__ = ["SMALL", "InputPlan", "OutputPlan", "Plan", "output_plans"]
 _serials = itertools.count(1)
 
 SMALL: Final = 64 << 10
-"""Feeds up to this size may share a slot with others. Outputs up to it are copied out of the slot; larger ones lease
-their pinned block: a copy of this size costs less than the bookkeeping of a lease, and a small result that the caller
-keeps for long does not hold pinned memory."""
+"""Requests whose feeds together have at most this size may share a slot. Outputs up to it are copied out of the slot;
+larger ones lease their pinned block: a copy of this size costs less than the bookkeeping of a lease, and a small
+result that the caller keeps for long does not hold pinned memory."""
 
 
 class InputPlan(NamedTuple):
@@ -77,10 +77,10 @@ class Plan:
     has_tensors
         Some feeds are device tensors.
     is_large
-        Its host feeds are so many bytes that copying them takes milliseconds.
+        Its host feeds are over 2 MiB: copying them takes longer than waking a thread.
     is_plain
-        Few bytes are copied, from host arrays, to inputs that each request feeds, and the shapes of the outputs follow
-        from the plan: several such requests may share one slot, if it is small as well.
+        It has few bytes from host arrays, feeds no optional input, and the shapes of its outputs follow from the plan.
+        If it is small as well, such requests may share a slot.
     is_small
         It is plain, and each of its outputs has few bytes, as far as that is known.
     """
