@@ -38,12 +38,17 @@ async def rounds(session: InferSession, shape: tuple[int, ...], count: int) -> N
         check(shape, seed, result)
 
 
-async def refuse_a_chained_execution(session: InferSession, shape: tuple[int, ...]) -> list[Any]:
-    """Have ACL refuse an execution that waits for one on another stream; returns what became of both."""
+async def refuse_a_chained_execution(
+    session: InferSession, shape: tuple[int, ...], code: int = REFUSED, after: int = 0
+) -> list[Any]:
+    """Have ACL refuse an execution that waits for one on another stream; returns what became of both.
+
+    With ``after`` it refuses a later execution of the same request.
+    """
     with emulator.gate("execute") as gate:
         first = asyncio.ensure_future(session.infer(feeds(shape, 1)))
         assert await asyncio.to_thread(gate.wait_reached)
-        emulator.fail("acl.mdl.execute_async", REFUSED)
+        emulator.fail("acl.mdl.execute_async", code, after=after)
         second = asyncio.ensure_future(session.infer(feeds(shape, 2)))
         while emulator.pending():  # the suite's timeout ends it
             await asyncio.sleep(0.001)
@@ -89,16 +94,10 @@ async def test_no_memory_and_a_failing_device_say_nothing_of_chaining(
 ) -> None:
     async with InferSession(0, models.add(SMALL), depth=4) as session:
         await rounds(session, SMALL, 16)
-        with emulator.gate("execute") as gate, caplog.at_level(logging.WARNING, "aioais"):
-            first = asyncio.ensure_future(session.infer(feeds(SMALL, 1)))
-            assert await asyncio.to_thread(gate.wait_reached)
-            emulator.fail("acl.mdl.execute_async", code)
-            second = asyncio.ensure_future(session.infer(feeds(SMALL, 2)))
-            while emulator.pending():
-                await asyncio.sleep(0.001)
-        check(SMALL, 1, await first)
-        with pytest.raises(AclError):
-            await second
+        with caplog.at_level(logging.WARNING, "aioais"):
+            first, second = await refuse_a_chained_execution(session, SMALL, code)
+        check(SMALL, 1, first)
+        assert isinstance(second, AclError)
         assert "share one stream" not in caplog.text
         await rounds(session, SMALL, 16)
 
@@ -107,16 +106,10 @@ async def test_a_later_execution_says_nothing_of_chaining(models: Models, caplog
     """Only the one right behind the wait is on another stream than the execution before it."""
     async with InferSession(0, models.add(SMALL), loop=3, depth=4) as session:
         await rounds(session, SMALL, 16)
-        with emulator.gate("execute") as gate, caplog.at_level(logging.WARNING, "aioais"):
-            first = asyncio.ensure_future(session.infer(feeds(SMALL, 1)))
-            assert await asyncio.to_thread(gate.wait_reached)
-            emulator.fail("acl.mdl.execute_async", REFUSED, after=1)
-            second = asyncio.ensure_future(session.infer(feeds(SMALL, 2)))
-            while emulator.pending():
-                await asyncio.sleep(0.001)
-        check(SMALL, 1, await first)
-        with pytest.raises(AclError):
-            await second
+        with caplog.at_level(logging.WARNING, "aioais"):
+            first, second = await refuse_a_chained_execution(session, SMALL, after=1)
+        check(SMALL, 1, first)
+        assert isinstance(second, AclError)
         assert "share one stream" not in caplog.text
         await rounds(session, SMALL, 16)
 

@@ -33,9 +33,7 @@ class Dataset:
 
     __slots__ = ("_bound", "_buffers", "_library", "_on_change", "handle")
 
-    def __init__(
-        self, library: Library, buffers: Iterable[tuple[int, int]], on_change: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, library: Library, buffers: Iterable[tuple[int, int]], on_change: Callable[[], None]) -> None:
         acl = library.acl
         self._library = library
         self._buffers: list[int] = []

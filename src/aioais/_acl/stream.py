@@ -155,10 +155,9 @@ class Stream:
         AclError
             It failed.
         """
-        function, *arguments = call
-        code = function(*arguments)
+        code = _make(*call)
         if code:
-            raise self._library.call_error(function, code)
+            raise self._library.call_error(call[0], code)
 
     def synchronize(self) -> None:
         """Block, without the GIL, until all queued work is done.
@@ -225,10 +224,9 @@ class Stream:
         return self._library.named(name, slow.synchronize_stream_with_timeout), self.handle, most
 
     def _wait_by(self, call: Call, seconds: float | None) -> None:
-        function, *arguments = call
-        code = function(*arguments)
+        code = _make(*call)
         if code:
-            self._wait_again(self._library.call_error(function, code), call, seconds)
+            self._wait_again(self._library.call_error(call[0], code), call, seconds)
 
     def _wait_again(self, error: AclError, call: Call, seconds: float | None) -> NoReturn:
         """Raise the failure of a wait, once no work is running any more."""
@@ -237,9 +235,8 @@ class Stream:
             if seconds is None or not isinstance(error, DeviceHangError):
                 # The wait itself may have failed while the work continues. The caller uses or frees the buffers
                 # after this error, so wait again until the work is done.
-                function, *arguments = call
-                code = function(*arguments)
-                again = self._library.call_error(function, code) if code else None
+                code = _make(*call)
+                again = self._library.call_error(call[0], code) if code else None
                 if isinstance(again, DeviceHangError):
                     raise _with_hint(again, seconds) from error
                 if again is not None and again.code != error.code:

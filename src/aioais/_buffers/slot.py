@@ -253,8 +253,7 @@ class Slot:
         if nbytes <= SMALL or 2 * nbytes < taken.nbytes or not self.device.pinned.may_lease(taken.nbytes):
             return None
         if self._is_open:
-            self.outputs[k] = None
-            return taken
+            return self.take_output(k)
         try:
             self._put_output(k, self.device.alloc(taken.nbytes))
         except AclMemoryError:

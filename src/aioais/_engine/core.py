@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from asyncio import get_running_loop
 from collections.abc import Awaitable
 from typing import Any
 
@@ -60,7 +59,7 @@ class SessionCore:
             raise ClosedError(f"{self!r} is closed: open a new session")
         if self._loop is not None:
             raise ClosedError(f"{self!r} is open already, or being opened: open each session once")
-        loop = self._loop = get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         options = self.options
         try:
             self.pipeline = await run_in_thread(
@@ -141,7 +140,7 @@ class SessionCore:
             pipeline is None
             or pipeline.admission.is_closed
             or pipeline.process.is_forked  # before the loop: it does not run in a forked child
-            or self._loop is not get_running_loop()
+            or self._loop is not asyncio.get_running_loop()
         ):
             pipeline = self.opened()
             pipeline.admission.check()
@@ -255,7 +254,7 @@ class SessionCore:
     def check_loop(self) -> None:
         """Raise ``WrongLoopError`` on another event loop than the one that opened the session."""
         try:
-            running = get_running_loop()
+            running = asyncio.get_running_loop()
         except RuntimeError:
             return  # a plain method called outside of any loop: nothing to mix up
         if running is not self._loop:
