@@ -116,6 +116,27 @@ def chained(bench: Bench) -> None:
     bench.true("the results differ from those of requests one by one", got == expected)
 
 
+@check("requests of one gear on one stream do not mix, with datasets that share the hidden inputs")
+def batch(bench: Bench) -> None:
+    """All copies to the device, then all executions, then all copies back. Compared with requests one by one."""
+    net = _with_gears(bench)
+    first, stream = Slot(net), bench.stream()
+    slots = [first, *(Slot(net, beside=first) for _ in range(3))]
+    for gear in (net.gears()[-1], net.gears()[0]):
+        bench.ok(f"gear {gear}", net.set_gear(first.in_data, gear))
+        shapes = net.output_dims()
+        expected = [first.run(seed, stream, shapes) for seed in range(len(slots))]
+        for seed, slot in enumerate(slots):
+            bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
+            slot.fill(seed, stream)
+        for slot in slots:
+            slot.submit(stream)
+        found = [slot.fetch(stream, shapes) for slot in slots]
+        bench.wait(stream)
+        got = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+        bench.true(f"the results at gear {gear} differ from those of requests one by one", got == expected)
+
+
 @check("values that are no gear are refused with 145013 or 145012, and the gear set before stays")
 def refused(bench: Bench) -> None:
     """As is a null dataset, with 100000."""

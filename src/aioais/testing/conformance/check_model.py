@@ -23,6 +23,8 @@ _NO_MODEL = 0x7FFF_FFF0
 _BAD_INDEX = 1000
 _CHAINED = 4
 """Streams of the chain: as many as a session has by default."""
+_BATCHED = 16
+"""Requests that share a set of buffers, at most."""
 _ROUNDS = 6
 """Requests on each of them, all queued before the first wait."""
 
@@ -213,6 +215,25 @@ def static_chained(bench: Bench) -> None:
         bench.wait(stream)
     wrong = [seed for seed in requests if slots[0].read(found[seed]) != expected[seed]]
     bench.true(f"the results of requests {wrong} of {len(requests)} differ from those on one stream", not wrong)
+
+
+@check("requests on one stream do not mix: all copies to the device, then all executions, then all copies back")
+def static_batch(bench: Bench) -> None:
+    """Small requests that share a set of buffers: each has a dataset over a part of one block of memory."""
+    net = Net(bench)
+    net.needs("static")
+    first, stream = Slot(net), bench.stream()
+    slots = [first, *(Slot(net, beside=first) for _ in range(_BATCHED - 1))]
+    for before in (0, _BATCHED):
+        expected = [first.run(before + k, stream) for k in range(_BATCHED)]
+        for k, slot in enumerate(slots):
+            slot.fill(before + k, stream)
+        for slot in slots:
+            slot.submit(stream)
+        found = [slot.fetch(stream) for slot in slots]
+        bench.wait(stream)
+        got = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+        bench.true("the results differ from those of requests one by one", got == expected)
 
 
 @check("a static model executes in one manner: after execute, execute_async is refused, and the other way round")

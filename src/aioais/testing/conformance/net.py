@@ -16,6 +16,9 @@ __all__ = ["Net", "Slot", "Tensor"]
 
 _ROOM = 1 << 16
 """Bytes for an output of unknown size, beside sixteen times the inputs."""
+_ALIGNMENT = 64
+_BEHIND = 32
+"""Bytes that each buffer needs behind its end where several are parts of one block (pyACL page of malloc)."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +170,12 @@ class Slot:
     out_bytes
         Bytes of every output; by default what the description says, or ample where it says 0.
         0 lets ACL allocate the outputs.
+    beside
+        Another one of the model: this one's inputs and outputs are parts of one block, and it has the hidden inputs of
+        that one, as the requests of a batch have.
     """
 
-    def __init__(self, net: Net, out_bytes: int | None = None) -> None:
+    def __init__(self, net: Net, out_bytes: int | None = None, beside: Slot | None = None) -> None:
         bench = net.bench
         self.net = net
         self.shapes: list[tuple[int, ...]] = net.small_shapes() if net.kind == "shape" else []
@@ -178,13 +184,28 @@ class Slot:
             self.sizes[index] = int(np.prod(shape)) * net.inputs[index].itemsize
         ample = 16 * sum(self.sizes) + _ROOM
         self.out_sizes: list[int] = [(t.size or ample) if out_bytes is None else out_bytes for t in net.outputs]
-        self.in_memory: list[int] = [bench.memory(max(1, size)) for size in self.sizes]
-        self.out_memory: list[int] = [bench.memory(size) if size else 0 for size in self.out_sizes]
+        self.in_memory: list[int] = []
+        self.out_memory: list[int] = []
+        if beside is None:
+            self.in_memory += [bench.memory(max(1, size)) for size in self.sizes]
+            self.out_memory += [bench.memory(size) if size else 0 for size in self.out_sizes]
+        else:
+            self._carve(beside)
         self.out_buffers: list[int] = []
         self.in_data: int = self._dataset(self.in_memory, self.sizes, [])
         self.out_data: int = self._dataset(self.out_memory, self.out_sizes, self.out_buffers)
         for index, shape in zip(net.visible, self.shapes, strict=False):
             self._describe(index, shape)
+
+    def _carve(self, beside: Slot) -> None:
+        sizes = [*self.sizes, *self.out_sizes]
+        rooms = [-(-(size + _BEHIND) // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+        start = self.net.bench.memory(sum(rooms))
+        addresses = [start + sum(rooms[:k]) for k in range(len(rooms))]
+        for index in range(len(self.sizes)):
+            is_visible = index in self.net.visible
+            self.in_memory.append(addresses[index] if is_visible else beside.in_memory[index])
+        self.out_memory += addresses[len(self.sizes) :]
 
     def fill(self, seed: int, stream: int) -> None:
         """Queue the upload of small numbers to every visible input."""
