@@ -113,6 +113,7 @@ __all__ = [
     "most_idle",
     "note_deliveries",
     "other_options",
+    "own_bytes",
     "parse_options",
     "places",
     "reclaim",
@@ -481,7 +482,13 @@ def is_known_as_brief(session: InferSession) -> bool:
 
 def places(session: InferSession) -> list[int]:
     """Return how many requests may share each slot."""
-    return [len(slot.batch._marks) for slot in _pipeline(session).slots._all]
+    return [1 + len(slot.batch.places) for slot in _pipeline(session).slots._all]
+
+
+def own_bytes(session: InferSession) -> int:
+    """Return the device memory of the session's slots, without what batches have."""
+    slots = _pipeline(session).slots._all
+    return sum(slot.nbytes - slot.batch.nbytes for slot in slots)
 
 
 def chain_executions(patch: pytest.MonkeyPatch) -> None:

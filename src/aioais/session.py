@@ -59,8 +59,8 @@ class InferSession(Measures, AwaitedOnly):
     depth
         How many sets of device buffers there may be: each serves one request at a time. ``"auto"`` begins at 4 and
         grows, to 16 at most, while the device is so fast and the buffers so small that more keep it busier. Where the
-        device needs less than 0.12 ms for a request and more requests wait than there are sets, up to 16 small ones
-        share a set, one behind the other, unless ``depth`` is 1 or ``loop`` more than 1.
+        device needs less than 0.12 ms for a request and as many more requests wait as there are sets, or four, up to
+        16 small ones share a set, unless ``depth`` is 1 or ``loop`` more than 1.
     check
         ``"strict"`` compares number, type and shape of feeds with the model, ``"bytes"`` only their
         bytes, as ais_bench does.
@@ -288,6 +288,8 @@ class InferSession(Measures, AwaitedOnly):
         prefetch
             Items that are read ahead of those that have buffers, so that the device's next request never waits for the
             event loop; they hold their feeds and nothing else. Default: as many as ``depth``; 0 reads nothing ahead.
+            Where small items share sets of buffers, the default reads on to 64 items that are not taken yet, from the
+            129th on, and while the consumer waits for the device.
 
         Yields
         ------

@@ -151,7 +151,8 @@ async def test_no_memory_for_another_set_of_buffers(models: Models, shape: tuple
     async with InferSession(0, models.add(shape), depth=4) as session:
         for seed in range(60):  # until it is known how light the model is
             check(shape, seed, await session.infer(feeds(shape, seed)))
-        emulator.fail("acl.rt.malloc", 207001, times=2)  # once more when idle memory was given back
+        # Each is tried once more when idle memory was given back. Small ones want room to share the first set before.
+        emulator.fail("acl.rt.malloc", 207001, times=2 if shape == LARGE else 4)
         with emulator.gate("execute"):
             task = asyncio.ensure_future(many(session, shape, 32))
             while emulator.pending():  # the suite's timeout ends it

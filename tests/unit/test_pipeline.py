@@ -374,6 +374,45 @@ async def test_a_slow_consumer_stops_the_source(models: Models, kind: str) -> No
         await all_home(session)
 
 
+@pytest.mark.parametrize("kind", ["plain", "awaited"])
+async def test_a_long_stream_of_small_items_is_read_further_ahead(models: Models, kind: str) -> None:
+    """Where the device is so fast that requests share slots; but not for a consumer that is slower than it is."""
+    source = Counted()
+    async with InferSession(0, models.add(SMALL), depth=4) as session:
+        pipe = session.infer_pipeline(source.of(kind))
+        most = taken = 0
+        while most <= 2 * 4:  # the suite's timeout ends it
+            check(await anext(pipe), SMALL, taken)
+            taken += 1
+            most = max(most, source.pulled - taken)
+            assert most <= 64
+        assert taken >= 128
+        while source.pulled - taken > 2 * 4:
+            check(await anext(pipe), SMALL, taken)
+            taken += 1
+            await asyncio.sleep(0.002)
+        for _ in range(10):
+            check(await anext(pipe), SMALL, taken)
+            taken += 1
+            await asyncio.sleep(0.002)
+            assert source.pulled - taken <= 2 * 4
+        await pipe.aclose()
+        await all_home(session)
+
+
+async def test_a_long_stream_is_read_as_far_ahead_as_was_asked_for(models: Models) -> None:
+    source = Counted()
+    async with InferSession(0, models.add(SMALL), depth=4) as session:
+        pipe = session.infer_pipeline(source.plain(), prefetch=4)
+        taken = 0
+        while not (inside.is_fast(session) and taken >= 1000):
+            check(await anext(pipe), SMALL, taken)
+            taken += 1
+            assert source.pulled - taken <= 2 * 4
+        await pipe.aclose()
+        await all_home(session)
+
+
 async def test_a_result_does_not_wait_for_the_next_feeds(models: Models) -> None:
     more = asyncio.Event()
 
@@ -610,7 +649,7 @@ async def test_leaving_early(models: Models, way: str, stage: str, shape: Shape,
     depth = 4
     async with InferSession(0, models.add(shape), depth=depth) as session:
         await asyncio.gather(*(session.infer(pair(shape, k)) for k in range(2 * depth)))
-        before = await all_home(session)
+        before, own = await all_home(session), inside.own_bytes(session)
         waiting = asyncio.Event()
         gates: list[emulator.Gate] = []
         seen_end: list[str] = []
@@ -646,10 +685,10 @@ async def test_leaving_early(models: Models, way: str, stage: str, shape: Shape,
         del single
         statistics = await all_home(session)
         # Slots are made on demand; each has the same memory as before.
-        assert statistics.device_bytes * before.slots == before.device_bytes * statistics.slots
+        assert inside.own_bytes(session) * before.slots == own * statistics.slots
         # Staging of both inputs and an area for the output each, and what batches have.
         await until(lambda: session.statistics().pinned_leased <= 4 * statistics.slots)
-        assert emulator.live()["datasets"] == 2 * statistics.slots
+        assert emulator.live()["datasets"] == 2 * sum(inside.places(session))
         results = await asyncio.gather(*(session.infer(pair(shape, k)) for k in range(2 * depth)))
         for k, outputs in enumerate(results):
             check(outputs, shape, k)

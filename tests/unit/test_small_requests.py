@@ -93,7 +93,7 @@ async def executions(session: InferSession, tasks: list[Task]) -> int:
     return count
 
 
-@pytest.mark.parametrize(("depth", "together", "slots"), [(1, 1, 1), (2, 32, 2), (4, 40, 3), (6, 40, 3)])
+@pytest.mark.parametrize(("depth", "together", "slots"), [(1, 1, 1), (2, 32, 2), (4, 40, 3), (16, 40, 3)])
 async def test_how_many(models: Models, depth: int, together: int, slots: int) -> None:
     async with InferSession(0, models.add(SMALL), depth=depth) as session:
         await grown(session)
@@ -167,18 +167,38 @@ async def test_each_is_timed(models: Models) -> None:
             assert stage.count - before[name].count == 32
 
 
-@pytest.mark.parametrize("nth", [0, 1, 7, 14])
 @pytest.mark.parametrize(
-    ("call", "each"), [("acl.rt.memcpy_async", 3), ("acl.mdl.execute_async", 1), ("acl.rt.record_event", 4)]
+    ("call", "after", "failed", "executions"),
+    [
+        ("acl.rt.memcpy_async", 0, 0, 14),  # 2 * 15 copies to the device
+        ("acl.rt.memcpy_async", 2 * 7, 7, 14),
+        ("acl.rt.memcpy_async", 2 * 14 + 1, 14, 14),
+        ("acl.rt.memcpy_async", 2 * 15, 0, 15 + 14),  # 15 copies back
+        ("acl.rt.memcpy_async", 2 * 15 + 7, 7, 15 + 7),
+        ("acl.rt.memcpy_async", 2 * 15 + 14, 14, 15),
+        ("acl.mdl.execute_async", 0, 0, 1 + 14),
+        ("acl.mdl.execute_async", 7, 7, 8 + 14),
+        ("acl.mdl.execute_async", 14, 14, 15 + 14),
+        ("acl.rt.record_event", 0, 0, 14),  # before all of them
+        ("acl.rt.record_event", 1 + 2 * 7, 7, 14),
+        ("acl.rt.record_event", 1 + 2 * 15, 0, 14),  # before the first execution
+        ("acl.rt.record_event", 2 + 2 * 15 + 7, 7, 8 + 14),
+        ("acl.rt.record_event", 2 + 2 * 15 + 15 + 7, 7, 15 + 7),
+    ],
 )
-async def test_a_call_that_fails_concerns_one_request(models: Models, call: str, each: int, nth: int) -> None:
+async def test_a_call_that_fails_concerns_one_request(
+    models: Models, call: str, after: int, failed: int, executions: int
+) -> None:
+    """All others run again, but for those whose copies back were queued before the failure."""
     async with InferSession(0, models.add(SMALL)) as session:
         await grown(session)
+        timed = session.summary().count
         async with waiting(session, 15) as tasks:
-            # The first one has two records more: before its copies, and before its execution.
-            more = 2 if nth and call == "acl.rt.record_event" else 0
-            emulator.fail(call, CODE, after=nth * each + more)
-        assert await outcomes(tasks) == [nth]
+            emulator.fail(call, CODE, after=after)
+            emulator.reset_counts()
+        assert await outcomes(tasks) == [failed]
+        assert emulator.counts()["acl.mdl.execute_async"] == executions
+        assert session.summary().count - timed == 1 + 14
         now = session.statistics()
         assert (now.in_flight, now.queued, now.failed) == (0, 0, 1)
         await round_of(session, 64)
@@ -216,7 +236,7 @@ async def test_a_call_and_the_device_fail_in_one_batch(models: Models, monkeypat
         await grown(session)
         async with waiting(session, 15) as tasks:
             emulator.fail("acl.mdl.execute_async", CODE, after=3, device_side=True)
-            emulator.fail("acl.rt.memcpy_async", CODE, after=8 * 3)
+            emulator.fail("acl.rt.memcpy_async", CODE, after=2 * 15 + 8)  # the ninth copy back
         assert await outcomes(tasks) == list(range(9))
         await round_of(session, 64)
 
@@ -250,7 +270,13 @@ async def test_cancelled_before_and_after(models: Models) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "code", "times"), [("acl.rt.create_event_ex_with_flag", 207007, 1000), ("acl.rt.malloc_host", 207001, 2)]
+    ("call", "code", "times"),
+    [
+        ("acl.rt.create_event_ex_with_flag", 207007, 1000),
+        ("acl.rt.malloc_host", 207001, 2),
+        ("acl.rt.malloc", 207001, 2),
+        ("acl.mdl.add_dataset_buffer", 500002, 1000),
+    ],
 )
 async def test_no_room_to_share_a_slot(
     models: Models, call: str, code: int, times: int, caplog: pytest.LogCaptureFixture
@@ -272,7 +298,7 @@ async def test_no_room_to_share_a_slot(
         warned = [
             record.message for record in caplog.records if "at most 1 small requests share a slot" in record.message
         ]
-        # Memory is asked for twice, an event once.
+        # Memory is asked for twice, all else once.
         assert len(warned) == (2 if times > 2 else 1)
 
 
@@ -365,6 +391,43 @@ async def test_kinds_of_feeds_take_turns(models: Models) -> None:
                 np.testing.assert_array_equal(result, array)
 
         await asyncio.gather(*(lane(k) for k in range(48)))
+
+
+async def test_all_that_share_a_slot_have_its_gear(models: Models) -> None:
+    path = models.convert(models.identity(["n", 4]), "gears", input_shape="x:-1,4", dynamic_batch_size="1,2,4")
+    async with InferSession(0, path, depth=2) as session:
+
+        async def run(rows: int, number: int) -> bool:
+            array = np.full((rows, 4), number, np.float32)
+            try:
+                (result,) = await session.infer([array], "auto")
+            except AclError:
+                return False
+            np.testing.assert_array_equal(result, array)
+            return True
+
+        async def gears_set(fails: bool = False) -> int:
+            """Run 15 that share a slot; return how often a gear was set for one of them."""
+            with emulator.gate("execute") as gate:
+                lonely = asyncio.create_task(run(4, 100))
+                await gate_of(gate)
+                tasks = [asyncio.create_task(run(4, k)) for k in range(15)]
+                while session.statistics().queued < 15:
+                    await asyncio.sleep(0)
+                emulator.reset_counts()
+                if fails:
+                    emulator.fail("acl.mdl.execute_async", CODE, after=3, device_side=True)
+            assert await lonely
+            assert await asyncio.gather(*tasks) == [not fails] * 15
+            return emulator.counts().get("acl.mdl.set_dynamic_batch_size", 0)
+
+        for turn in range(60):
+            assert all(await asyncio.gather(*(run(1 + turn % 2, 100 * turn + k) for k in range(40))))
+        assert inside.places(session) == [16, 16]
+        # The lonely one frees the slot that the others take, where the first place has the gear already.
+        assert await gears_set(fails=True) == 14
+        assert await gears_set() == 14, "what is set is unknown after a failure"
+        assert await gears_set() == 0
 
 
 async def test_feeds_and_results_are_the_callers(models: Models) -> None:

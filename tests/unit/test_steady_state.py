@@ -147,7 +147,9 @@ async def test_first_come_first_served(models: Models, shape: tuple[int, ...]) -
             assert emulator.live()["device_blocks"] - blocks == 4
         await asyncio.gather(*tasks)
         assert order == list(range(64))
-        assert emulator.live()["device_blocks"] - blocks == 4
+        # And one block for each that requests have shared since.
+        shared = sum(count > 1 for count in inside.places(session))
+        assert emulator.live()["device_blocks"] - blocks == 4 + shared
         assert session.statistics().done == 64
 
 

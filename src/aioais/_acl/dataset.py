@@ -29,9 +29,14 @@ class Dataset:
         synchronous execute.
     on_change
         Called each time one of them has changed.
+
+    Attributes
+    ----------
+    gear
+        Of an input dataset: the gear that was set last, ``None`` if that is unknown.
     """
 
-    __slots__ = ("_bound", "_buffers", "_library", "_on_change", "handle")
+    __slots__ = ("_bound", "_buffers", "_library", "_on_change", "gear", "handle")
 
     def __init__(self, library: Library, buffers: Iterable[tuple[int, int]], on_change: Callable[[], None]) -> None:
         acl = library.acl
@@ -39,6 +44,7 @@ class Dataset:
         self._buffers: list[int] = []
         self._bound: list[tuple[int, int]] = []
         self._on_change = on_change
+        self.gear: tuple[int, ...] | None = None
         self.handle: int = library.handle("acl.mdl.create_dataset", acl.mdl.create_dataset())
         try:
             for address, nbytes in buffers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from .._acl.stream import Call, Event, Stream
 from .._cann.constants import MemcpyKind
 
-__all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "join_commands", "record_commands"]
+__all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "record_commands"]
 
 _H2D: Final = int(MemcpyKind.HOST_TO_DEVICE)
 _D2H: Final = int(MemcpyKind.DEVICE_TO_HOST)
@@ -28,14 +28,17 @@ class Copy(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """The events of one request; the times between them are its times."""
+    """The events of one request; the times between them are its times.
+
+    Requests that share a slot have the first one's ``start`` and ``ready``.
+    """
 
     start: Event
-    """Before its first copy."""
+    """Before the first copy."""
     inputs: list[Event]
     """Behind each copy to the device."""
     ready: Event
-    """Before its first execution, behind the wait for the execution before."""
+    """Before the first execution, behind the wait for the execution before."""
     executions: Sequence[Event]
     outputs: Sequence[Event]
     """Behind each copy to the host."""
@@ -55,7 +58,7 @@ class Streams(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a request asks of the device."""
+    """What one request asks of the device, and where its feeds and results are on the host."""
 
     inputs: Sequence[Copy]
     launch: Call
@@ -63,19 +66,28 @@ class Work(NamedTuple):
     executions: Sequence[int]
     """How many executions each mark is behind."""
     outputs: Sequence[Copy]
+    marks: Marks
+    staging: list[Any]
+    """For each feed the array that it is copied to; ``None`` for a device tensor."""
+    landing: list[Any]
+    """For each output the array, or the ``Landing``, that it arrives in; nothing where no output goes to the host."""
 
 
 class CommandList(NamedTuple):
-    """The recorded calls of one request, or of several one behind the other, and what belongs to them."""
+    """The recorded calls of one request, or of several that share a slot, and what belongs to them.
+
+    First come all copies to the device, then all executions, then all copies back. So the executions of one list run
+    beside the copies of others, however many requests each of them is for.
+    """
 
     calls: list[Call]
     head: int
-    """So many calls are the first request's copies to the device. They may run beside the execution of another one."""
+    """So many calls are the copies to the device. They may run beside the execution of another list."""
     back: int
-    """The calls from here on are the last request's copies to the host. Those in between are from the first execution
-    to the last; they must run behind the execution before."""
-    ends: list[int]
-    """Where the calls of each request end."""
+    """The calls from here on are the copies to the host. Those in between are the executions; they must run behind the
+    execution before."""
+    owners: list[int]
+    """For each call the position of the request that it is for."""
     spans: list[tuple[int, int]]
     """The handles of the marks before and behind each copy in, each group of executions, and each copy back, of one
     request after the other."""
@@ -84,82 +96,72 @@ class CommandList(NamedTuple):
     last: Event
     """Behind the last execution."""
     staging: list[list[Any]]
-    """For each feed of each request the array that it is copied to; ``None`` for a device tensor."""
+    """Of each request, as in :class:`Work`."""
     landing: list[list[Any]]
-    """For each output of each request the array, or the ``Landing``, that it arrives in; nothing where no output goes
-    to the host."""
+    """Of each request, as in :class:`Work`."""
     is_small: bool
     """The results are copies of the arrays of ``landing``."""
     behind: dict[int, list[Call]]
     """The calls with a wait for another slot's event, by its handle; filled as they are needed."""
 
+    def first(self, count: int) -> CommandList:
+        """Return what belongs to the first requests, to be finished without the others."""
+        width = len(self.spans) // len(self.staging)
+        return self._replace(
+            spans=self.spans[: count * width], staging=self.staging[:count], landing=self.landing[:count]
+        )
 
-def record_commands(
-    work: Work,
-    marks: Marks,
-    streams: Streams,
-    before: Event | None,
-    staging: list[Any],
-    landing: list[Any],
-) -> CommandList:
-    """Record the calls of a request.
+
+def record_commands(works: Sequence[Work], streams: Streams) -> CommandList:
+    """Record the calls of one request, or of several of one kind that have memory and marks of their own.
 
     Parameters
     ----------
-    work, marks, streams
-        Of the request.
-    before
-        The last mark of the request right before it on the same slot, where several share one; else ``None``.
-    staging, landing
-        As in :class:`CommandList`.
+    works
+        Of each request.
+    streams
+        Those of the slot.
     """
     home, executions = streams.copies, streams.executions
-    is_first = before is None
-    start = marks.start if before is None else before
-    head = [home.record_call(start)] if is_first and work.inputs else []
-    head += _copies(work.inputs, marks.inputs, home, _H2D)
-    row = [start, *marks.inputs[: len(work.inputs)]]
-    pairs = list(pairwise(row))
-    body: list[Call] = []
-    back: list[Call] = []
-    if executions is not home:
-        body += _follow(executions, home, row[-1] if work.inputs else start, streams.inputs_done)
-        if not work.inputs:
-            head.append(home.record_call(start))
-    ready = row[-1]
-    if is_first:
-        ready = marks.ready
-        body.append(executions.record_call(ready))
-    for count, mark in zip(work.executions, marks.executions, strict=True):
-        body += [*[work.launch] * count, executions.record_call(mark)]
-    row = [ready, *marks.executions]
-    pairs += pairwise(row)
-    if executions is not home:
-        back += _follow(home, executions, row[-1], streams.executions_done)
-    back += _copies(work.outputs, marks.outputs, home, _D2H)
-    pairs += pairwise([row[-1], *marks.outputs[: len(work.outputs)]])
-    spans = [(begin.handle, end.handle) for begin, end in pairs]
-    is_small = bool(landing) and all(isinstance(area, np.ndarray) for area in landing)
-    calls = [*head, *body, *back]
-    copies = len(work.inputs), len(work.outputs)
-    cuts = len(head), len(head) + len(body)
-    return CommandList(calls, *cuts, [len(calls)], spans, copies, row[-1], [staging], [landing], is_small, {})
+    marks = works[0].marks
+    into, back = len(works[0].inputs), len(works[0].outputs)
+    calls: list[Call] = []
+    owners: list[int] = []
 
+    def add(owner: int, *more: Call) -> None:
+        calls.extend(more)
+        owners.extend([owner] * len(more))
 
-def join_commands(lists: Sequence[CommandList]) -> CommandList:
-    """Put the commands of requests of one kind one behind the other."""
-    first, last = lists[0], lists[-1]
-    calls = [call for commands in lists for call in commands.calls]
-    return first._replace(
-        calls=calls,
-        back=len(calls) - len(last.calls) + last.back,
-        ends=[*accumulate(len(commands.calls) for commands in lists)],
-        spans=[span for commands in lists for span in commands.spans],
-        last=last.last,
-        staging=[commands.staging[0] for commands in lists],
-        landing=[commands.landing[0] for commands in lists],
-        behind={},
-    )
+    if into or executions is not home:
+        add(0, home.record_call(marks.start))
+    for k, work in enumerate(works):
+        add(k, *_copies(work.inputs, work.marks.inputs, home, _H2D))
+    head = len(calls)
+    begin = [marks.start, *(mark for work in works for mark in work.marks.inputs[:into])]
+    if executions is not home:
+        add(0, *_follow(executions, home, begin[-1], streams.inputs_done))
+    add(0, executions.record_call(marks.ready))
+    for k, work in enumerate(works):
+        for count, mark in zip(work.executions, work.marks.executions, strict=True):
+            add(k, *[work.launch] * count, executions.record_call(mark))
+    middle = [marks.ready, *(mark for work in works for mark in work.marks.executions)]
+    end = len(calls)
+    if executions is not home:
+        add(0, *_follow(home, executions, middle[-1], streams.executions_done))
+    for k, work in enumerate(works):
+        add(k, *_copies(work.outputs, work.marks.outputs, home, _D2H))
+    finish = [middle[-1], *(mark for work in works for mark in work.marks.outputs[:back])]
+    columns = (begin, into), (middle, len(marks.executions)), (finish, back)
+    spans = [
+        (before.handle, behind.handle)
+        for k in range(len(works))
+        for row, width in columns
+        for before, behind in pairwise(row[k * width : (k + 1) * width + 1])
+    ]
+    landing = [work.landing for work in works]
+    is_small = bool(landing[0]) and all(isinstance(area, np.ndarray) for area in landing[0])
+    staging = [work.staging for work in works]
+    return CommandList(calls, head, end, owners, spans, (into, back), middle[-1], staging, landing, is_small, {})
 
 
 def _copies(copies: Iterable[Copy], marks: Iterable[Event], stream: Stream, kind: int) -> list[Call]:

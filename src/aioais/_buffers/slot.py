@@ -16,7 +16,7 @@ from .._acl.stream import Event, Stream
 from .._device.device import Device
 from .._feeds.plan import SMALL, InputPlan, Plan
 from ..errors import AclMemoryError
-from .batch_buffers import BatchBuffers
+from .batch_buffers import MOST_BATCHED, BatchBuffers
 from .commands import Marks
 
 __all__ = ["KEPT_BYTES", "Slot", "executions_per_mark"]
@@ -45,16 +45,15 @@ class Slot:
     there with each request, so no slot holds the memory of the largest request that it ever had.
 
     All its work is queued on the slot's own stream, unless the session has fallen back to one for executions. ACL
-    reports a failed copy or execution only to the caller that synchronises the stream that it was queued on, and this
-    way that concerns exactly one request, or one batch.
+    reports a failure only to the caller that synchronises the stream that the work was queued on, and this way that
+    concerns exactly one request, or one batch.
 
     Must be built, used and closed in threads that have the device's context.
 
     Attributes
     ----------
-    gear, shapes
-        What its input dataset says: the gear that was set last, the shapes that were described last; ``None`` if
-        neither is known.
+    shapes
+        Those that were described last to its input dataset; ``None`` if that is unknown.
     middle_commands
         Lists of iteration steps without copies: they hold no addresses, so they serve any.
     batch
@@ -78,7 +77,6 @@ class Slot:
     def __init__(self, device: Device, info: ModelInfo, loop: int, hang_timeout: float | None) -> None:
         self.device = device
         self.info = info
-        self.gear: tuple[int, ...] | None = None
         self.shapes: tuple[tuple[int, ...], ...] | None = None
         self.executions_per_mark: list[int] = executions_per_mark(loop)
         self._tensors: tuple[TensorInfo, ...] = info.all_inputs
@@ -110,11 +108,12 @@ class Slot:
     def _build(self) -> None:
         device, info = self.device, self.info
         library = device.library
-        bound: dict[int, tuple[int, int]] = {}
+        hidden: dict[int, tuple[int, int]] = {}
         for index, nbytes in info.hidden:
             block = device.alloc(nbytes)
             self._hidden.append(block)
-            bound[index] = block.address, block.nbytes
+            hidden[index] = block.address, block.nbytes
+        bound = {**hidden}
         for k, tensor in enumerate(self._tensors):
             bound[tensor.index] = (0, 0)
             if not self._is_open and k < len(info.inputs):  # optional ones have memory once they are fed
@@ -134,7 +133,7 @@ class Slot:
         if not library.has_event_ex:  # marks cannot be reset without losing their time: events that serve one wait each
             self._links = [self._event() for _ in range(3)]
             self.link = self._links[0]
-        self.batch = BatchBuffers(device, self.marks)
+        self.batch = BatchBuffers(device, info, self.marks, hidden)
 
     @property
     def commands(self) -> dict[Any, Any]:
@@ -157,7 +156,9 @@ class Slot:
 
     def mend(self) -> None:
         """Make the slot usable after a failed request; nothing of it is queued any more."""
-        self.gear = self.shapes = None  # what is set on the device is unknown
+        self.shapes = None  # what is set on the device is unknown
+        for dataset in (self.in_data, *self.batch.in_datas(MOST_BATCHED)):
+            dataset.gear = None
         self._forget_commands()  # the next ones may be on other streams
         for event in self._links:
             # It may have been recorded without a wait behind it. A link that a stream waits for is reset by that one.
@@ -168,8 +169,8 @@ class Slot:
     @property
     def nbytes(self) -> int:
         """Device memory of its buffers."""
-        blocks = sum(block.nbytes for block in (*self.inputs, *self.outputs, *self._hidden) if block is not None)
-        return blocks + sum(home.nbytes for home in self._homes)
+        blocks = (block for block in (*self.inputs, *self.outputs, *self._hidden, *self._homes, self.batch) if block)
+        return sum(block.nbytes for block in blocks)
 
     def input_block(self, k: int, nbytes: int) -> DeviceBlock:
         """Bind input ``k`` to its own buffer, with room for ``nbytes``."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from .._acl.memory import DeviceBlock, view
-from .._buffers.commands import CommandList, Copy, Work, join_commands, record_commands
+from .._buffers.commands import CommandList, Copy, Work, record_commands
 from .._buffers.results import Landing
 from .._buffers.slot import Slot
 from .._feeds.plan import SMALL, Plan
@@ -57,8 +57,9 @@ class CommandCache:
             return found if found.is_small or not found.landing[0] else _renewed(found, request, slot)
         inputs, staging = self._inputs(request, slot) if is_first else ([], [])
         back, landing = self._outputs(request, slot) if is_last else ([], [])
-        work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
-        commands = record_commands(work, slot.marks, self._executions.streams(slot), None, staging, landing)
+        launch = self._executions.launch_call(slot, slot.in_data, slot.out_data)
+        work = Work(inputs, launch, slot.executions_per_mark, back, slot.marks, staging, landing)
+        commands = record_commands([work], self._executions.streams(slot))
         own = [None if isinstance(area, Landing) else area for area in landing]
         _keep(slot.commands if has_copies else slot.middle_commands, kind, commands._replace(landing=[own]))
         return commands
@@ -67,33 +68,37 @@ class CommandCache:
         """Return the commands of ``count`` requests of a plan that share a slot."""
         if plan.unfed:
             slot.unbind(plan.unfed)
-        kind = plan.serial, slot.batch.serial, self._executions.stream is None
-        found: CommandList | None = slot.commands.get((kind, count))
-        if found is not None:
-            return found
-        places: list[CommandList] = slot.commands.get(kind, [])
-        while len(places) < count:
-            places.append(self._place(plan, slot, len(places)))
-        commands = join_commands(places[:count])
-        _keep(slot.commands, kind, places)
-        _keep(slot.commands, (kind, count), commands)
-        return commands
+        kind = plan.serial, slot.batch.serial, count, self._executions.stream is None
+        found: CommandList | None = slot.commands.get(kind)
+        if found is None:
+            works = [self._work(plan, slot, k) for k in range(count)]
+            found = record_commands(works, self._executions.streams(slot))
+            _keep(slot.commands, kind, found)
+        return found
 
-    def _place(self, plan: Plan, slot: Slot, k: int) -> CommandList:
+    def _work(self, plan: Plan, slot: Slot, k: int) -> Work:
+        """Return the work of the request at position ``k`` of a batch."""
         outputs = plan.outputs
         assert outputs is not None
-        marks, staging, landing = slot.batch.place(k, plan.inputs, outputs)
-        before = slot.batch.place(k - 1, plan.inputs, outputs)[0] if k else None
-        inputs, back = [], []
-        for item, area in zip(plan.inputs, staging, strict=True):
-            block = slot.input_block(item.position, item.nbytes)
-            inputs.append(Copy(block.address, block.nbytes, area.ctypes.data, item.nbytes))
-        for output, area in zip(outputs, landing, strict=True):
-            target = slot.output_block(output.position, output.nbytes)
-            back.append(Copy(area.ctypes.data, output.nbytes, target.address, output.nbytes))
-        work = Work(inputs, self._executions.launch_call(slot), slot.executions_per_mark, back)
-        last = None if before is None else [*before.executions, *before.outputs][-1]
-        return record_commands(work, marks, self._executions.streams(slot), last, [*staging], [*landing])
+        staging, landing = slot.batch.staging(k, plan.inputs, outputs)
+        if k:
+            marks, in_data, out_data, inputs, targets = slot.batch.places[k - 1]
+        else:
+            marks, in_data, out_data = slot.marks, slot.in_data, slot.out_data
+            blocks = [slot.input_block(item.position, item.nbytes) for item in plan.inputs]
+            inputs = [(block.address, block.nbytes) for block in blocks]
+            blocks = [slot.output_block(item.position, item.nbytes) for item in outputs]
+            targets = [(block.address, block.nbytes) for block in blocks]
+        into = [
+            Copy(*inputs[item.position], area.ctypes.data, item.nbytes)
+            for item, area in zip(plan.inputs, staging, strict=True)
+        ]
+        back = [
+            Copy(area.ctypes.data, item.nbytes, targets[item.position][0], item.nbytes)
+            for item, area in zip(outputs, landing, strict=True)
+        ]
+        launch = self._executions.launch_call(slot, in_data, out_data)
+        return Work(into, launch, slot.executions_per_mark, back, marks, [*staging], [*landing])
 
     def _bind_tensors(self, request: Request, slot: Slot, feeds: Sequence[Any]) -> None:
         """Let the model read device tensors where they are."""
@@ -157,7 +162,7 @@ def _renewed(kept: CommandList, request: Request, slot: Slot) -> CommandList:
     return kept._replace(landing=[landing])
 
 
-def _keep(kept: dict[Any, Any], kind: Any, commands: CommandList | list[CommandList]) -> None:
+def _keep(kept: dict[Any, Any], kind: Any, commands: CommandList) -> None:
     if len(kept) >= _MOST_KEPT:
         kept.clear()
     kept[kind] = commands

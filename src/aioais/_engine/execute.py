@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from operator import length_hint
 from typing import Final, NamedTuple
 
+from .._acl.dataset import Dataset
 from .._acl.library import Library
 from .._acl.model import LoadedModel
 from .._acl.stream import Call, Event, Stream, make_calls
@@ -97,20 +98,28 @@ class Executions:
             return Streams(slot.stream, slot.stream)
         return Streams(slot.stream, self.stream, *slot.wait_events)
 
-    def prepare(self, plan: Plan, slot: Slot) -> None:
-        """Set the gear where it is another one, and find out the output shapes; nothing is queued."""
-        if plan.gear is not None and (plan.gear != self._gear or plan.gear != slot.gear):
-            # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
-            self._gear = slot.gear = None
-            self.model.set_gear(slot.in_data.handle, plan.gear)
-            self._gear = slot.gear = plan.gear
+    def prepare(self, plan: Plan, slot: Slot, count: int = 1) -> None:
+        """Set the gear where it is another one, and find out the output shapes; nothing is queued.
+
+        Parameters
+        ----------
+        count
+            Requests that are to share the slot.
+        """
+        if plan.gear is not None:
+            for dataset in (slot.in_data, *slot.batch.in_datas(count)):
+                # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
+                if plan.gear != self._gear or plan.gear != dataset.gear:
+                    self._gear = dataset.gear = None
+                    self.model.set_gear(dataset.handle, plan.gear)
+                    self._gear = dataset.gear = plan.gear
         if plan.outputs is None:
             plan.know(output_plans(self.model.info, self.model.output_shapes()))
 
-    def launch_call(self, slot: Slot) -> Call:
-        """Return the call that queues one execution with the buffers of a slot."""
+    def launch_call(self, slot: Slot, in_data: Dataset, out_data: Dataset) -> Call:
+        """Return the call that queues one execution for a request in a slot."""
         stream = self.stream or slot.stream
-        return self._execute, self.model.id, slot.in_data.handle, slot.out_data.handle, stream.handle
+        return self._execute, self.model.id, in_data.handle, out_data.handle, stream.handle
 
     def queue(self, calls: list[Call]) -> None:
         """Make recorded calls.

@@ -12,8 +12,9 @@ from .._acl.model import LoadedModel, ModelInfo
 from .._acl.process import AclProcess
 from .._bridge.delivery import Delivery
 from .._bridge.threads import EngineThreads
+from .._buffers.batch_buffers import MOST_BATCHED
 from .._buffers.slot import Slot, executions_per_mark
-from .._buffers.slot_pool import SlotPool
+from .._buffers.slot_pool import FIRST_DEPTH, SlotPool
 from .._device.device import Device
 from .._feeds.plan import SMALL
 from .._feeds.planner import Planner
@@ -34,6 +35,8 @@ __all__ = ["Pipeline", "live_pipelines"]
 
 _MOST_HELD: Final = 2
 """With so many results ready the loop is woken at once. With more the device waits for the loop."""
+_MOST_SHARING: Final = FIRST_DEPTH * MOST_BATCHED
+"""With so many requests of one source under way, a device that is so fast never waits for the loop."""
 _live: set[Pipeline] = set()
 """The pipelines that have not ended."""
 _live_lock = threading.Lock()  # guards the set
@@ -69,7 +72,8 @@ class Pipeline:
         self.loop: asyncio.AbstractEventLoop = delivery.loop
         self._delivery = delivery
         self._is_debugged = options.debug
-        self._shares_slots = options.loop == 1 and options.depth != 1 and not device.is_board
+        self._is_sharing = False  # the newest requests share a slot
+        self._may_share = options.loop == 1 and options.depth != 1 and not device.is_board
         self.times: Times = Times(executions_per_mark(options.loop))
         make_slot = partial(Slot, device, model.info, options.loop, options.hang_timeout)
         executions = Executions(device.library, model, options.loop, options.hang_timeout)
@@ -113,6 +117,11 @@ class Pipeline:
                 request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True
         self.admission.enter(request)
         self._router.enter(request)
+
+    @property
+    def most_sharing(self) -> int:
+        """How many requests of one source keep the device busy where they share slots; 0 where they do not."""
+        return _MOST_SHARING if self._is_sharing and self.times.speed.is_light else 0
 
     def statistics(self) -> SessionStatistics:
         """Return counters, stage times and memory at this moment; in any thread."""
@@ -292,9 +301,10 @@ class Pipeline:
             if slot is None:
                 return None
             batch = Batch(slot, line.popleft())
-            # Requests that share a slot do not overlap: only where the device is fast, and more wait than slots are.
-            if self._shares_slots and self.times.speed.is_light and len(line) >= self.slots.depth:
+            # Requests that share a slot come back together: only where the device is fast, and several more wait.
+            if self._may_share and self.times.speed.is_light and len(line) >= min(self.slots.depth, FIRST_DEPTH):
                 fill(batch, line)
+                self._is_sharing = len(batch.requests) > 1
             return batch
         return None
 

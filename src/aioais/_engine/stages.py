@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter, methodcaller
 from time import perf_counter
@@ -76,7 +75,7 @@ class Stages:
         Returns
         -------
         list of Request
-            Those behind a request that failed: they are not queued, and no longer in the batch.
+            Those that were not submitted as another of the batch failed; they are no longer in the batch.
         """
         requests = batch.requests
         batch.is_on_one_stream = self._executions.stream is not None
@@ -97,7 +96,9 @@ class Stages:
         except RefusedError as refused:
             return self._refused(batch, refused)
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
-            return self._fail_at(batch, requests[0], exc)
+            self._fail_submission(requests[0], exc)
+            left, requests[1:] = requests[1:], []
+            return left
         return []
 
     def _stage_all(self, batch: Batch) -> CommandList | None:
@@ -105,7 +106,7 @@ class Stages:
         requests, slot = batch.requests, batch.slot
         plan = requests[0].plan
         requests[0].state = "started"
-        self._executions.prepare(plan, slot)
+        self._executions.prepare(plan, slot, len(requests))
         staging = self._cache.batch(plan, slot, len(requests)).staging
         now = perf_counter()
         queued: list[Request] = []
@@ -172,24 +173,19 @@ class Stages:
         """Fail the request whose submission was refused; returns as :meth:`queue`."""
         commands, queued = batch.commands, batch.queued
         assert commands is not None
-        k = bisect_right(commands.ends, refused.position)
-        failed = queued[k]
-        del queued[k:]
-        if queued:
-            batch.commands = self._cache.batch(failed.plan, batch.slot, len(queued))
-        left = self._fail_at(batch, failed, refused.error)
+        owner = commands.owners[refused.position]
+        complete = owner if refused.position >= commands.back else 0  # whose copies back were queued
+        failed, left = queued[owner], [*queued[complete:owner], *queued[owner + 1 :]]
+        batch.queued, batch.commands = queued[:complete], commands.first(complete)
+        batch.requests = [request for request in batch.requests if request not in left]
+        self._fail_submission(failed, refused.error)
         if refused.failure is not None:
             self._fail_all(batch, refused.failure)
         return left
 
-    def _fail_at(self, batch: Batch, failed: Request, error: BaseException) -> list[Request]:
-        """Fail a request whose submission was refused; returns those behind it, which are no longer in the batch."""
+    def _fail_submission(self, failed: Request, error: BaseException) -> None:
         self.fail(failed, error)
         failed.feeds = None
-        first = batch.requests.index(failed) + 1
-        left = batch.requests[first:]
-        del batch.requests[first:]
-        return left
 
     def _run(self, batch: Batch, request: Request, feeds: list[Any] | None, ends: Ends) -> None:
         """Run a model of dynamic shape and wait for it, then queue the copies of its outputs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ..errors import add_note
 from .source import open_source
 
 __all__ = ["session_results"]
+
+_LONG: Final = 128
+"""After so many results a source is read further ahead than ``depth`` asks for, where small requests share slots."""
 
 
 async def session_results(
@@ -39,6 +42,7 @@ async def session_results(
     async with feeder:
         try:
             while True:
+                window.look()
                 while (pending := feeder.fill()) is not None:
                     await pending
                 while not items and feeder.has_more:
@@ -76,17 +80,29 @@ class _Window:
         self.items: deque[Request | BaseException | None] = deque()
         """Requests, what failed in place of one, ``None`` while the consumer has the result."""
         self._core = core
-        self._slots = core.opened().slots
+        self._pipeline = core.opened()
         self._mode = mode
         self._custom_sizes = custom_sizes
         self._per_slot, self._more = (2, 0) if prefetch is None else (1, prefetch)
+        self._may_widen = prefetch is None
+        self.is_awaited = False
+        """The consumer waits for the device."""
         self.taken: int = 0
         """Items that have left the window."""
         self._has_news = asyncio.Event()
 
     def has_room(self) -> bool:
         """Whether to take one more item."""
-        return len(self.items) < self._slots.depth * self._per_slot + self._more
+        held = len(self.items)
+        if held < self._pipeline.slots.depth * self._per_slot + self._more:
+            return True
+        is_long = self.is_awaited and self._may_widen and self.taken >= _LONG
+        return is_long and held < self._pipeline.most_sharing
+
+    def look(self) -> None:
+        """Notice whether the consumer, which wants the next result, has to wait for the device."""
+        oldest = self.items[0] if self.items else None
+        self.is_awaited = isinstance(oldest, Request) and not oldest.future.done()
 
     def submit(self, feeds: Any) -> Awaitable[None] | None:
         """Start a request."""
