@@ -105,8 +105,10 @@ __all__ = [
     "is_known_as_brief",
     "is_leased",
     "keep_idle_for",
+    "kept_with_waits",
     "limit_events",
     "limit_idle",
+    "limit_kept_waits",
     "limit_leases",
     "limit_proto",
     "machine_memory",
@@ -483,6 +485,17 @@ def is_known_as_brief(session: InferSession) -> bool:
 def places(session: InferSession) -> list[int]:
     """Return how many requests may share each slot."""
     return [1 + len(slot.batch.places) for slot in _pipeline(session).slots._all]
+
+
+def kept_with_waits(session: InferSession) -> int:
+    """Return for how many events of other slots the command list is kept that is kept for most."""
+    slots = _pipeline(session).slots._all
+    return max(len(commands.behind) for slot in slots for commands in slot.commands.values())
+
+
+def limit_kept_waits(patch: pytest.MonkeyPatch, most: int) -> None:
+    """Keep a command list for so many events of other slots."""
+    patch.setattr(execute, "_MOST_BEHIND", most)
 
 
 def own_bytes(session: InferSession) -> int:

@@ -393,6 +393,16 @@ async def test_kinds_of_feeds_take_turns(models: Models) -> None:
         await asyncio.gather(*(lane(k) for k in range(48)))
 
 
+async def test_lists_are_kept_for_so_many_waits(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside.chain_executions(monkeypatch)
+    inside.limit_kept_waits(monkeypatch, 3)
+    async with InferSession(0, models.add(SMALL), depth=8) as session:
+        await grown(session)
+        for turn in range(100):
+            await round_of(session, 40 + turn % 37)
+            assert inside.kept_with_waits(session) <= 3
+
+
 async def test_all_that_share_a_slot_have_its_gear(models: Models) -> None:
     path = models.convert(models.identity(["n", 4]), "gears", input_shape="x:-1,4", dynamic_batch_size="1,2,4")
     async with InferSession(0, path, depth=2) as session:

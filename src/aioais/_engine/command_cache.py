@@ -77,7 +77,7 @@ class CommandCache:
         return found
 
     def _work(self, plan: Plan, slot: Slot, k: int) -> Work:
-        """Return the work of the request at position ``k`` of a batch."""
+        """Return the work of the request at place ``k`` of a batch; the first place is the slot itself."""
         outputs = plan.outputs
         assert outputs is not None
         staging, landing = slot.batch.staging(k, plan.inputs, outputs)

@@ -27,6 +27,9 @@ IS_CHAINED: Final = [not os.environ.get("AIOAIS_ONE_STREAM")]
 """Private switch for tests: with ``[False]``, sessions opened from then on have one execute stream."""
 
 
+_MOST_BEHIND: Final = 32
+"""Events of other slots for which a list is kept with the wait: batches of each size end with another one."""
+
 _Link = tuple[Slot, Event, int]
 """The end of the chain: the slot on whose stream the newest execution is, the event behind it, and its number."""
 
@@ -155,6 +158,8 @@ class Executions:
             event = link[1]
             known = commands.behind.get(event.handle)
             if known is None:
+                if len(commands.behind) >= _MOST_BEHIND:
+                    commands.behind.clear()
                 known = commands.behind[event.handle] = [*calls]
                 known.insert(commands.head, slot.stream.wait_call(event))
             calls = known
