@@ -263,7 +263,7 @@ def collect_where_locks_are_held(session: InferSession, collect: Callable[[], ob
             super().difference_update(*requests)
             collect()
 
-    _pipeline(session).admission._active = Collecting()
+    _pipeline(session).admission.active = Collecting()
 
 
 def when_counted(session: InferSession, act: Callable[[], object]) -> None:
@@ -280,7 +280,7 @@ def when_counted(session: InferSession, act: Callable[[], object]) -> None:
                 thread.start()
                 thread.join()
 
-    _pipeline(session).admission._active = Counting()
+    _pipeline(session).admission.active = Counting()
 
 
 def session_of(session: MultiDeviceSession, device: int) -> SessionCore:
@@ -433,7 +433,7 @@ def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
 
 
 def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:
-    for name in ("_LIGHT_MS", "_STILL_LIGHT_MS", "_BRIEF_MS"):
+    for name in ("_LIGHT_MS", "_BRIEF_MS"):
         patch.setattr(times, name, ms)
     patch.setattr(times, "_SLOW_MS", max(ms, times._SLOW_MS))
 
@@ -483,8 +483,8 @@ def is_known_as_brief(session: InferSession) -> bool:
 
 
 def places(session: InferSession) -> list[int]:
-    """Return how many requests may share each slot."""
-    return [1 + len(slot.batch.places) for slot in _pipeline(session).slots._all]
+    """Return how many requests may share each slot; 0 where none was shared yet."""
+    return [len(slot.batch.places) for slot in _pipeline(session).slots._all]
 
 
 def kept_with_waits(session: InferSession) -> int:

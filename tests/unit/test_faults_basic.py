@@ -331,6 +331,9 @@ async def test_amid_many_is_never_delivered_as_good(
         for after in range(12):
             emulator.fail(call, CODE, after=after, device_side=True)
             errors = await many(session, shape, 16)
+            while emulator.pending(device_side=True):  # small requests share copies
+                assert not errors
+                errors = await many(session, shape, 16)
             assert errors, "a failure on the device was lost"
             assert all(error.code == CODE for error in errors)
             assert len({id(error) for error in errors}) == len(errors), "each waiter has an error of its own"

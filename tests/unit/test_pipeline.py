@@ -688,7 +688,7 @@ async def test_leaving_early(models: Models, way: str, stage: str, shape: Shape,
         assert inside.own_bytes(session) * before.slots == own * statistics.slots
         # Staging of both inputs and an area for the output each, and what batches have.
         await until(lambda: session.statistics().pinned_leased <= 4 * statistics.slots)
-        assert emulator.live()["datasets"] == 2 * sum(inside.places(session))
+        assert emulator.live()["datasets"] == 2 * sum(1 + places for places in inside.places(session))
         results = await asyncio.gather(*(session.infer(pair(shape, k)) for k in range(2 * depth)))
         for k, outputs in enumerate(results):
             check(outputs, shape, k)

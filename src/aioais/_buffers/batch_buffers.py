@@ -1,22 +1,21 @@
-"""BatchBuffers: what requests that share a slot have of their own, one place each."""
+"""BatchBuffers: the memory of requests that share a slot, one place each, side by side on host and device."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from .._acl.dataset import Dataset
 from .._acl.memory import DeviceBlock, view
-from .._acl.model import ModelInfo
+from .._acl.model import ModelInfo, TensorInfo
 from .._acl.release import run_all
 from .._acl.stream import Event
 from .._device.device import Device
-from .._feeds.plan import InputPlan, OutputPlan
+from .._feeds.plan import InputPlan, OutputPlan, Plan
 from ..errors import AclError
-from .commands import Marks
+from .commands import Copy
 
 __all__ = ["MOST_BATCHED", "BatchBuffers", "Place"]
 
@@ -28,175 +27,180 @@ _ALIGNMENT: Final = 64
 _MOST_BYTES: Final = 1 << 20
 """Pinned memory of all places of one slot, and as much device memory."""
 
-Bound = tuple[int, int]
-"""Address and bytes of the memory of one tensor."""
-
 
 class Place(NamedTuple):
-    """Where one request of a batch is on the device, but for the first, which has the buffers of the slot."""
+    """What one request of a batch has of its own on the device."""
 
-    marks: Marks
     in_data: Dataset
     out_data: Dataset
-    inputs: list[Bound]
-    outputs: list[Bound]
+    mark: Event
+    """Behind its execution."""
+
+
+class _Side:
+    """Where the inputs of all places are in a block, or their outputs: place by place, each tensor aligned."""
+
+    def __init__(self, tensors: tuple[TensorInfo, ...]) -> None:
+        self.begin = 0
+        self.offsets: list[int] = []
+        self.stride = 0
+        """Bytes of one place."""
+        for tensor in tensors:
+            self.offsets.append(self.stride)
+            self.stride += _room(tensor.size)
+
+    def offset(self, k: int, position: int) -> int:
+        """Return where a tensor of place ``k`` begins in the block."""
+        return self.begin + k * self.stride + self.offsets[position]
 
 
 class BatchBuffers:
     """Pinned memory, device memory, datasets and events of one slot for the requests of a batch.
 
+    Host and device have all inputs side by side, and all outputs. So one copy brings the feeds of a batch to the
+    device, and one its results back: with few bytes each, a copy costs what the call costs.
+
     Parameters
     ----------
     info
         Of the model; of fixed sizes.
-    marks
-        Those of the slot, which the first request of a batch has.
     bound
         By index in the model, the memory of the inputs that all places have in common: the hidden ones.
 
     Attributes
     ----------
-    serial
-        Changes when the pinned memory does; what was recorded for the old one is void.
     places
-        Those of all requests but the first.
+        Those that were made; empty before the first batch.
+    commands
+        The command lists of batches.
     """
 
-    def __init__(self, device: Device, info: ModelInfo, marks: Marks, bound: dict[int, Bound]) -> None:
-        self.serial: int = 0
+    def __init__(self, device: Device, info: ModelInfo, bound: dict[int, tuple[int, int]]) -> None:
         self.places: list[Place] = []
+        self.commands: dict[Any, Any] = {}
         self._device = device
         self._info = info
         self._bound = bound
-        self._first = marks
-        self._datasets: list[Dataset] = []
+        self._inputs, self._outputs = _Side(info.inputs), _Side(info.outputs)
+        self._room: int = self._inputs.stride + self._outputs.stride
+        self._most = max(1, min(MOST_BATCHED, _MOST_BYTES // max(1, self._room)))
         self._events: list[Event] = []
         self._block: DeviceBlock | None = None
-        self._most = MOST_BATCHED
-        self._address = self._nbytes = 0
+        self._pinned = self._pinned_bytes = 0
 
     @property
     def nbytes(self) -> int:
         """Device memory of all places."""
         return 0 if self._block is None else self._block.nbytes
 
-    def reserve(self, inputs: Sequence[InputPlan], outputs: Sequence[OutputPlan]) -> int:
-        """Have all that as many such requests need as may share the slot, and return how many that is.
+    def reserve(self, plan: Plan) -> int:
+        """Have what requests of a plan need to share the slot; returns how many may, 1 where none can.
 
-        It is 1 once there are no events or no memory for more, and for requests that are too large.
+        That is so where there are no events or no memory for more, or where what is copied would be mostly room for
+        larger gears.
         """
-        each = _bytes_of(inputs, outputs)
-        most = min(self._most, _MOST_BYTES // each)
-        if most < 2:
+        if self._room > max(_MOST_BYTES // MOST_BATCHED, 2 * _bytes_of(plan)):
             return 1
-        try:
-            if self._nbytes < most * each:
-                self._release()
-                self._address = self._device.pinned.acquire(most * each)
-                self._nbytes = most * each
-            if len(self.places) < most - 1:
-                self._make_places()
-        except AclError as exc:
-            self._most = 1 + len(self.places) if self._address else 1
-            _log.warning("device %d: at most %d small requests share a slot: %s", self._device.id, self._most, str(exc))
-        return min(most, 1 + len(self.places)) if self._address else 1
+        if not self.places and self._most > 1:
+            self._reserve()
+        return self._most
 
-    def staging(
-        self, k: int, inputs: Sequence[InputPlan], outputs: Sequence[OutputPlan]
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return pinned memory of the request at position ``k`` as arrays for its feeds and its outputs."""
-        address = self._address + k * _bytes_of(inputs, outputs)
-        staging: list[np.ndarray] = []
-        landing: list[np.ndarray] = []
-        for item in inputs:
-            staging.append(view(address, item.shape, item.dtype))
-            address += _padded(item.nbytes)
-        for output in outputs:
-            landing.append(view(address, output.shape, output.dtype))
-            address += _padded(output.nbytes)
-        return staging, landing
+    def staging(self, k: int, inputs: tuple[InputPlan, ...]) -> list[np.ndarray]:
+        """Return the pinned memory of the request at place ``k`` as an array for each feed."""
+        begin, offset = self._pinned, self._inputs.offset
+        return [view(begin + offset(k, item.position), item.shape, item.dtype) for item in inputs]
+
+    def landing(self, k: int, outputs: tuple[OutputPlan, ...]) -> list[np.ndarray]:
+        """Return the pinned memory of the request at place ``k`` as an array for each output."""
+        begin, offset = self._pinned, self._outputs.offset
+        return [view(begin + offset(k, item.position), item.shape, item.dtype) for item in outputs]
+
+    def copies(self, count: int) -> tuple[list[Copy], list[Copy]]:
+        """Return the copies of the first ``count`` requests: one to the device and one back, if there are tensors."""
+        block, pinned = self._block, self._pinned
+        assert block is not None
+        into, back = self._inputs, self._outputs
+        read, written = count * into.stride, count * back.stride
+        device, host = block.address + back.begin, pinned + back.begin
+        there = [Copy(block.address, back.begin, pinned, read)] if read else []
+        return there, [Copy(host, self._pinned_bytes - back.begin, device, written)] if written else []
 
     def in_datas(self, count: int) -> list[Dataset]:
-        """Return the input datasets of a batch of so many, but for that of the first request."""
-        return [place.in_data for place in self.places[: count - 1]]
+        """Return the input datasets of the first ``count`` requests."""
+        return [place.in_data for place in self.places[:count]]
 
     def close(self) -> None:
         """Free all; idempotent. Nothing queued may use it any more."""
-        datasets, self._datasets = self._datasets, []
+        datasets = [dataset for place in self.places for dataset in (place.in_data, place.out_data)]
+        self.places.clear()
+        self.commands.clear()
         events, self._events = self._events, []
         block, self._block = self._block, None
-        self.places.clear()
-        self._release()
+        pinned, self._pinned = self._pinned, 0
+        if pinned:
+            self._device.pinned.release(pinned, self._pinned_bytes)
         closed = [dataset.close for dataset in datasets] + [event.close for event in events]
         try:
             run_all([*closed, block.close] if block is not None else closed)
         finally:
             self._device.batch_events.give_back(len(events))
 
+    def _reserve(self) -> None:
+        try:
+            self._make_places()
+            return
+        except AclError as exc:
+            self._most = max(1, len(self.places))
+            _log.warning("device %d: at most %d small requests share a slot: %s", self._device.id, self._most, str(exc))
+        if self._most == 1:
+            try:
+                self.close()
+            except AclError as exc:
+                _log.warning("device %d: what they were to share is not free: %s", self._device.id, str(exc))
+
     def _make_places(self) -> None:
         """Make all places at once, so that nothing is made between the requests of a batch."""
-        first, info = self._first, self._info
-        counts = len(info.inputs), len(first.executions), len(info.outputs)
-        room = sum(_room(tensor.size) for tensor in (*info.inputs, *info.outputs))
-        wanted = min(MOST_BATCHED, _MOST_BYTES // room) - 1
-        left = self._device.batch_events.take(max(wanted, 0) * sum(counts), sum(counts))
-        count = left // sum(counts)
-        self._most = 1 + count
+        events = self._device.batch_events
+        count = left = events.take(self._most, 1)
         try:
-            if not count:
+            self._most = max(1, count)
+            if count < 2:
                 return
-            self._block = self._device.alloc(count * room)
-            for address in range(self._block.address, self._block.address + count * room, room):
-                groups = []
-                for number in counts:
-                    group: list[Event] = []
-                    for _ in range(number):
-                        group.append(Event(self._device.library))
-                        self._events.append(group[-1])  # one by one: the next may fail
-                        left -= 1
-                    groups.append(group)
-                marks = Marks(first.start, groups[0], first.ready, groups[1], groups[2])
-                self.places.append(self._place(marks, address))
+            nbytes = count * self._room
+            self._block = self._device.alloc(nbytes)
+            self._pinned, self._pinned_bytes = self._device.pinned.acquire(nbytes), nbytes
+            self._outputs.begin = count * self._inputs.stride
+            for k in range(count):
+                mark = Event(self._device.library)
+                self._events.append(mark)
+                left -= 1
+                self._make_place(k, mark)
         finally:
-            self._device.batch_events.give_back(left)
+            events.give_back(left)
 
-    def _place(self, marks: Marks, address: int) -> Place:
-        info = self._info
+    def _make_place(self, k: int, mark: Event) -> None:
+        info, library, block = self._info, self._device.library, self._block
+        assert block is not None
         bound = self._bound.copy()
-        inputs: list[Bound] = []
-        outputs: list[Bound] = []
-        for tensors, side in ((info.inputs, inputs), (info.outputs, outputs)):
-            for tensor in tensors:
-                side.append((address, tensor.size))
-                address += _room(tensor.size)
-        bound.update(zip((tensor.index for tensor in info.inputs), inputs, strict=True))
-        in_data = self._dataset([bound.get(index, (0, 0)) for index in range(info.input_count)])
-        return Place(marks, in_data, self._dataset(outputs), inputs, outputs)
-
-    def _dataset(self, buffers: list[Bound]) -> Dataset:
-        dataset = Dataset(self._device.library, buffers, _ignore)
-        self._datasets.append(dataset)
-        return dataset
-
-    def _release(self) -> None:
-        address, self._address = self._address, 0
-        nbytes, self._nbytes = self._nbytes, 0
-        self.serial += 1
-        if address:
-            self._device.pinned.release(address, nbytes)
+        for position, tensor in enumerate(info.inputs):
+            bound[tensor.index] = block.address + self._inputs.offset(k, position), tensor.size
+        in_data = Dataset(library, [bound.get(index, (0, 0)) for index in range(info.input_count)], _ignore)
+        try:
+            offsets = [self._outputs.offset(k, position) for position in range(len(info.outputs))]
+            buffers = [(block.address + at, tensor.size) for at, tensor in zip(offsets, info.outputs, strict=True)]
+            self.places.append(Place(in_data, Dataset(library, buffers, _ignore), mark))
+        except BaseException:
+            in_data.close()
+            raise
 
 
-def _bytes_of(inputs: Sequence[InputPlan], outputs: Sequence[OutputPlan]) -> int:
-    return max(1, sum(_padded(item.nbytes) for item in inputs) + sum(_padded(item.nbytes) for item in outputs))
-
-
-def _padded(nbytes: int) -> int:
-    return -(-max(nbytes, 1) // _ALIGNMENT) * _ALIGNMENT
+def _bytes_of(plan: Plan) -> int:
+    return sum(item.nbytes for item in plan.inputs) + sum(item.nbytes for item in plan.outputs or ())
 
 
 def _room(nbytes: int) -> int:
     """Return the bytes of one of several buffers in a block; each needs 32 behind its end (pyACL page of malloc)."""
-    return _padded(nbytes + 32)
+    return -(-(nbytes + 32) // _ALIGNMENT) * _ALIGNMENT
 
 
 def _ignore() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from .._acl.stream import Call, Event, Stream
 from .._cann.constants import MemcpyKind
 
-__all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "record_commands"]
+__all__ = ["CommandList", "Copy", "Launch", "Marks", "Streams", "Work", "record_commands"]
 
 _H2D: Final = int(MemcpyKind.HOST_TO_DEVICE)
 _D2H: Final = int(MemcpyKind.DEVICE_TO_HOST)
@@ -28,10 +28,7 @@ class Copy(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """The events of one request; the times between them are its times.
-
-    Requests that share a slot have the first one's ``start`` and ``ready``.
-    """
+    """The events of one request; the times between them are its times. Requests that share a slot have those of it."""
 
     start: Event
     """Before the first copy."""
@@ -57,26 +54,37 @@ class Streams(NamedTuple):
     executions_done: Event | None = None
 
 
+class Launch(NamedTuple):
+    """Executions with one mark behind them."""
+
+    call: Call
+    """Queues one."""
+    executions: int
+    mark: Event
+    owner: int = 0
+    """Position of the request that they are for."""
+
+
 class Work(NamedTuple):
-    """What one request asks of the device, and where its feeds and results are on the host."""
+    """What one request, or several that share a slot, ask of the device, and where their tensors are on the host."""
 
     inputs: Sequence[Copy]
-    launch: Call
-    """Queues one execution."""
-    executions: Sequence[int]
-    """How many executions each mark is behind."""
+    launches: Sequence[Launch]
     outputs: Sequence[Copy]
     marks: Marks
-    staging: list[Any]
-    """For each feed the array that it is copied to; ``None`` for a device tensor."""
-    landing: list[Any]
-    """For each output the array, or the ``Landing``, that it arrives in; nothing where no output goes to the host."""
+    staging: list[list[Any]]
+    """Of each request, for each feed the array that it is copied to; ``None`` for a device tensor."""
+    landing: list[list[Any]]
+    """Of each request, for each output the array, or the ``Landing``, that it arrives in; nothing where no output goes
+    to the host."""
+    is_shared: bool = False
+    """One copy each way is for all tensors of all requests."""
 
 
 class CommandList(NamedTuple):
     """The recorded calls of one request, or of several that share a slot, and what belongs to them.
 
-    First come all copies to the device, then all executions, then all copies back. So the executions of one list run
+    First come the copies to the device, then all executions, then the copies back. So the executions of one list run
     beside the copies of others, however many requests each of them is for.
     """
 
@@ -87,81 +95,80 @@ class CommandList(NamedTuple):
     """The calls from here on are the copies to the host. Those in between are the executions; they must run behind the
     execution before."""
     owners: list[int]
-    """For each call the position of the request that it is for."""
+    """For each call the position of the request that it is for; that of the first where it is for all."""
     spans: list[tuple[int, int]]
-    """The handles of the marks before and behind each copy in, each group of executions, and each copy back, of one
-    request after the other."""
+    """The handles of the marks before and behind each copy in, each group of executions, and each copy back."""
     copies: tuple[int, int]
     """To the device and to the host, of each request."""
     last: Event
     """Behind the last execution."""
     staging: list[list[Any]]
-    """Of each request, as in :class:`Work`."""
+    """As in :class:`Work`."""
     landing: list[list[Any]]
-    """Of each request, as in :class:`Work`."""
+    """As in :class:`Work`."""
+    is_shared: bool
+    """As in :class:`Work`."""
     is_small: bool
     """The results are copies of the arrays of ``landing``."""
     behind: dict[int, list[Call]]
     """The calls with a wait for another slot's event, by its handle; filled as they are needed."""
 
-    def first(self, count: int) -> CommandList:
-        """Return what belongs to the first requests, to be finished without the others."""
-        width = len(self.spans) // len(self.staging)
-        return self._replace(
-            spans=self.spans[: count * width], staging=self.staging[:count], landing=self.landing[:count]
-        )
+    def rows(self, times: list[float]) -> list[float]:
+        """Return the times of each request, one behind the other, from those of the spans.
+
+        A copy that several tensors share counts in equal parts for each of them.
+        """
+        if not self.is_shared:
+            return times
+        into, back = self.copies
+        count = len(self.staging)
+        rows = [times[0] / (count * into or 1)] * into + [0.0] + [times[-1] / (count * back or 1)] * back
+        rows *= count
+        first = 1 if into else 0
+        rows[into :: into + 1 + back] = times[first : first + count]
+        return rows
 
 
-def record_commands(works: Sequence[Work], streams: Streams) -> CommandList:
-    """Record the calls of one request, or of several of one kind that have memory and marks of their own.
+def record_commands(work: Work, streams: Streams) -> CommandList:
+    """Record the calls of one request, or of several of one kind that share a slot.
 
     Parameters
     ----------
-    works
-        Of each request.
+    work
+        What they ask for.
     streams
         Those of the slot.
     """
     home, executions = streams.copies, streams.executions
-    marks = works[0].marks
-    into, back = len(works[0].inputs), len(works[0].outputs)
+    marks, landing = work.marks, work.landing
+    begin = [marks.start, *marks.inputs[: len(work.inputs)]]
+    middle = [marks.ready, *(launch.mark for launch in work.launches)]
+    finish = [middle[-1], *marks.outputs[: len(work.outputs)]]
     calls: list[Call] = []
-    owners: list[int] = []
-
-    def add(owner: int, *more: Call) -> None:
-        calls.extend(more)
-        owners.extend([owner] * len(more))
-
-    if into or executions is not home:
-        add(0, home.record_call(marks.start))
-    for k, work in enumerate(works):
-        add(k, *_copies(work.inputs, work.marks.inputs, home, _H2D))
+    if work.inputs or executions is not home:
+        calls.append(home.record_call(marks.start))
+    calls += _copies(work.inputs, marks.inputs, home, _H2D)
     head = len(calls)
-    begin = [marks.start, *(mark for work in works for mark in work.marks.inputs[:into])]
     if executions is not home:
-        add(0, *_follow(executions, home, begin[-1], streams.inputs_done))
-    add(0, executions.record_call(marks.ready))
-    for k, work in enumerate(works):
-        for count, mark in zip(work.executions, work.marks.executions, strict=True):
-            add(k, *[work.launch] * count, executions.record_call(mark))
-    middle = [marks.ready, *(mark for work in works for mark in work.marks.executions)]
+        calls += _follow(executions, home, begin[-1], streams.inputs_done)
+    calls.append(executions.record_call(marks.ready))
+    owners = [0] * len(calls)
+    for launch in work.launches:
+        calls += [*[launch.call] * launch.executions, executions.record_call(launch.mark)]
+        owners += [launch.owner] * (launch.executions + 1)
     end = len(calls)
     if executions is not home:
-        add(0, *_follow(home, executions, middle[-1], streams.executions_done))
-    for k, work in enumerate(works):
-        add(k, *_copies(work.outputs, work.marks.outputs, home, _D2H))
-    finish = [middle[-1], *(mark for work in works for mark in work.marks.outputs[:back])]
-    columns = (begin, into), (middle, len(marks.executions)), (finish, back)
-    spans = [
-        (before.handle, behind.handle)
-        for k in range(len(works))
-        for row, width in columns
-        for before, behind in pairwise(row[k * width : (k + 1) * width + 1])
-    ]
-    landing = [work.landing for work in works]
+        calls += _follow(home, executions, middle[-1], streams.executions_done)
+    calls += _copies(work.outputs, marks.outputs, home, _D2H)
+    owners += [0] * (len(calls) - end)
+    spans = [(before.handle, behind.handle) for row in (begin, middle, finish) for before, behind in pairwise(row)]
+    copies = len(work.inputs), len(work.outputs)
+    if work.is_shared:
+        copies = len(work.staging[0]), len(landing[0])
     is_small = bool(landing[0]) and all(isinstance(area, np.ndarray) for area in landing[0])
-    staging = [work.staging for work in works]
-    return CommandList(calls, head, end, owners, spans, (into, back), middle[-1], staging, landing, is_small, {})
+    return CommandList(
+        calls, head, end, owners, spans, copies, middle[-1], work.staging, landing, work.is_shared, is_small, {}
+    )
 
 
 def _copies(copies: Iterable[Copy], marks: Iterable[Event], stream: Stream, kind: int) -> list[Call]:

@@ -16,7 +16,7 @@ from .._acl.stream import Event, Stream
 from .._device.device import Device
 from .._feeds.plan import SMALL, InputPlan, Plan
 from ..errors import AclMemoryError
-from .batch_buffers import MOST_BATCHED, BatchBuffers
+from .batch_buffers import BatchBuffers
 from .commands import Marks
 
 __all__ = ["KEPT_BYTES", "Slot", "executions_per_mark"]
@@ -133,7 +133,7 @@ class Slot:
         if not library.has_event_ex:  # marks cannot be reset without losing their time: events that serve one wait each
             self._links = [self._event() for _ in range(3)]
             self.link = self._links[0]
-        self.batch = BatchBuffers(device, info, self.marks, hidden)
+        self.batch = BatchBuffers(device, info, hidden)
 
     @property
     def commands(self) -> dict[Any, Any]:
@@ -157,9 +157,10 @@ class Slot:
     def mend(self) -> None:
         """Make the slot usable after a failed request; nothing of it is queued any more."""
         self.shapes = None  # what is set on the device is unknown
-        for dataset in (self.in_data, *self.batch.in_datas(MOST_BATCHED)):
+        for dataset in (self.in_data, *self.batch.in_datas(len(self.batch.places))):
             dataset.gear = None
         self._forget_commands()  # the next ones may be on other streams
+        self.batch.commands.clear()
         for event in self._links:
             # It may have been recorded without a wait behind it. A link that a stream waits for is reset by that one.
             if event is not self.link or self.is_link_set:

@@ -21,6 +21,9 @@ class Admission:
 
     Attributes
     ----------
+    active
+        Requests under way. What enters is added first, and then ``is_closed`` is looked at: a thread that closes the
+        entrance sees it from then on.
     done, failed, cancelled
         Requests that have ended.
     is_closed
@@ -32,7 +35,7 @@ class Admission:
     failed: int
 
     def __init__(self, on_drained: Callable[[], None]) -> None:
-        self._active: set[Request] = set()
+        self.active: set[Request] = set()
         self.done = self.failed = self.cancelled = 0
         self._on_drained = on_drained
         self._lock = threading.Lock()  # guards everything here but an addition; never held across a device call
@@ -46,18 +49,13 @@ class Admission:
                 raise self._refusal()
             raise ClosedError("the session is closed: open a new one")
 
-    def enter(self, request: Request) -> None:
-        """Count a request as under way; raises as :meth:`check`."""
-        self._active.add(request)  # before the check: a thread that closes the entrance sees it from now on
-        if self.is_closed:
-            self._turn_away(request)
-
-    def _turn_away(self, request: Request) -> None:
+    def turn_away(self, request: Request) -> None:
+        """Take back a request that came when the entrance was closed; raises as :meth:`check`."""
         with self._lock:
-            if request not in self._active:
+            if request not in self.active:
                 return  # the session broke at this moment, and has failed it with the others
-            self._active.remove(request)
-            if self._refusal is None and not self._active:
+            self.active.remove(request)
+            if self._refusal is None and not self.active:
                 self._on_drained()
         self.check()
 
@@ -68,15 +66,15 @@ class Admission:
                 return  # counted when the session broke
             done = len(requests)
             for request in requests:
-                if request.was_cancelled or request.error is not None:
+                if request.was_cancelled or request.future.cancelled():
                     done -= 1
-                    if request.was_cancelled or request.future.cancelled():
-                        self.cancelled += 1
-                    else:
-                        self.failed += 1
+                    self.cancelled += 1
+                elif request.error is not None:
+                    done -= 1
+                    self.failed += 1
             self.done += done
-            self._active.difference_update(requests)
-            if self.is_closed and not self._active:
+            self.active.difference_update(requests)
+            if self.is_closed and not self.active:
                 self._on_drained()
 
     def under_way(self) -> tuple[int, int]:
@@ -85,10 +83,10 @@ class Admission:
         No request is in both numbers.
         """
         in_flight = queued = 0
-        for request in self._active.copy():  # one step under the GIL
-            if request.state == "started":
+        for request in self.active.copy():  # one step under the GIL
+            if request.has_slot:
                 in_flight += 1
-            elif request.state != "ended" and not request.is_abandoned:
+            elif not request.is_abandoned:
                 queued += 1
         return in_flight, queued
 
@@ -98,7 +96,7 @@ class Admission:
             if self.is_closed:
                 return
             self.is_closed = True
-            if not self._active:
+            if not self.active:
                 self._on_drained()
 
     def break_off(self, refusal: Callable[[], BaseException]) -> list[Request]:
@@ -113,8 +111,8 @@ class Admission:
             self._refusal = refusal  # before the flag: check() may be called without the lock
             self.is_closed = True
             requests: list[Request] = []
-            while self._active:  # the same set remains: a request may be added at any time
-                requests.append(self._active.pop())
+            while self.active:  # the same set remains: a request may be added at any time
+                requests.append(self.active.pop())
             abandoned = sum(request.is_abandoned for request in requests)
             self.cancelled += abandoned
             self.failed += len(requests) - abandoned

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from .._acl.memory import DeviceBlock, view
-from .._buffers.commands import CommandList, Copy, Work, record_commands
+from .._buffers.commands import CommandList, Copy, Launch, Work, record_commands
 from .._buffers.results import Landing
 from .._buffers.slot import Slot
 from .._feeds.plan import SMALL, Plan
@@ -58,47 +58,32 @@ class CommandCache:
         inputs, staging = self._inputs(request, slot) if is_first else ([], [])
         back, landing = self._outputs(request, slot) if is_last else ([], [])
         launch = self._executions.launch_call(slot, slot.in_data, slot.out_data)
-        work = Work(inputs, launch, slot.executions_per_mark, back, slot.marks, staging, landing)
-        commands = record_commands([work], self._executions.streams(slot))
+        groups = zip(slot.executions_per_mark, slot.marks.executions, strict=True)
+        launches = [Launch(launch, count, mark) for count, mark in groups]
+        work = Work(inputs, launches, back, slot.marks, [staging], [landing])
+        commands = record_commands(work, self._executions.streams(slot))
         own = [None if isinstance(area, Landing) else area for area in landing]
         _keep(slot.commands if has_copies else slot.middle_commands, kind, commands._replace(landing=[own]))
         return commands
 
     def batch(self, plan: Plan, slot: Slot, count: int) -> CommandList:
         """Return the commands of ``count`` requests of a plan that share a slot."""
-        if plan.unfed:
-            slot.unbind(plan.unfed)
-        kind = plan.serial, slot.batch.serial, count, self._executions.stream is None
-        found: CommandList | None = slot.commands.get(kind)
+        kind = plan.serial, count, self._executions.stream is None
+        batch = slot.batch
+        found: CommandList | None = batch.commands.get(kind)
         if found is None:
-            works = [self._work(plan, slot, k) for k in range(count)]
-            found = record_commands(works, self._executions.streams(slot))
-            _keep(slot.commands, kind, found)
+            assert plan.outputs is not None
+            inputs, outputs = batch.copies(count)
+            launches = [
+                Launch(self._executions.launch_call(slot, place.in_data, place.out_data), 1, place.mark, k)
+                for k, place in enumerate(batch.places[:count])
+            ]
+            staging: list[list[Any]] = [batch.staging(k, plan.inputs) for k in range(count)]
+            landing: list[list[Any]] = [batch.landing(k, plan.outputs) for k in range(count)]
+            work = Work(inputs, launches, outputs, slot.marks, staging, landing, is_shared=True)
+            found = record_commands(work, self._executions.streams(slot))
+            _keep(batch.commands, kind, found)
         return found
-
-    def _work(self, plan: Plan, slot: Slot, k: int) -> Work:
-        """Return the work of the request at place ``k`` of a batch; the first place is the slot itself."""
-        outputs = plan.outputs
-        assert outputs is not None
-        staging, landing = slot.batch.staging(k, plan.inputs, outputs)
-        if k:
-            marks, in_data, out_data, inputs, targets = slot.batch.places[k - 1]
-        else:
-            marks, in_data, out_data = slot.marks, slot.in_data, slot.out_data
-            blocks = [slot.input_block(item.position, item.nbytes) for item in plan.inputs]
-            inputs = [(block.address, block.nbytes) for block in blocks]
-            blocks = [slot.output_block(item.position, item.nbytes) for item in outputs]
-            targets = [(block.address, block.nbytes) for block in blocks]
-        into = [
-            Copy(*inputs[item.position], area.ctypes.data, item.nbytes)
-            for item, area in zip(plan.inputs, staging, strict=True)
-        ]
-        back = [
-            Copy(area.ctypes.data, item.nbytes, targets[item.position][0], item.nbytes)
-            for item, area in zip(outputs, landing, strict=True)
-        ]
-        launch = self._executions.launch_call(slot, in_data, out_data)
-        return Work(into, launch, slot.executions_per_mark, back, marks, [*staging], [*landing])
 
     def _bind_tensors(self, request: Request, slot: Slot, feeds: Sequence[Any]) -> None:
         """Let the model read device tensors where they are."""

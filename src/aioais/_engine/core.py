@@ -107,8 +107,7 @@ class SessionCore:
             return _submit(pipeline, plan, [*feeds], to_host, iteration)
         if planner.needs_thread(feeds):
             return _convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
-        arrays = planner.arrays(feeds)
-        return _submit(pipeline, planner.plan(arrays, mode, custom_sizes), arrays, to_host, iteration)
+        return _plan(pipeline, planner.arrays(feeds), (mode, custom_sizes), to_host, iteration)
 
     def submit_batch(self, feeds: list[Any], future: asyncio.Future[Any]) -> Request:
         """Submit feeds in model order that were put together by the library, in the mode of the model.
@@ -278,12 +277,18 @@ async def _convert(
 ) -> Request:
     planner = pipeline.planner
     arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
-    return _submit(pipeline, planner.plan(arrays, *how), arrays, to_host, iteration)
+    return _plan(pipeline, arrays, how, to_host, iteration)
+
+
+def _plan(
+    pipeline: Pipeline, arrays: list[Any], how: tuple[Any, Any], to_host: bool, iteration: Iteration | None
+) -> Request:
+    plan = pipeline.planner.plan(arrays, *how)
+    given = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
+    return _submit(pipeline, plan, given, to_host, iteration)
 
 
 def _submit(pipeline: Pipeline, plan: Plan, arrays: list[Any], to_host: bool, iteration: Iteration | None) -> Request:
-    if len(arrays) > len(plan.inputs):
-        arrays = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
     future = pipeline.loop.create_future()
     request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
     pipeline.submit(request)

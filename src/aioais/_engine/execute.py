@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import length_hint
 from typing import Final, NamedTuple
 
@@ -101,16 +101,16 @@ class Executions:
             return Streams(slot.stream, slot.stream)
         return Streams(slot.stream, self.stream, *slot.wait_events)
 
-    def prepare(self, plan: Plan, slot: Slot, count: int = 1) -> None:
+    def prepare(self, plan: Plan, in_datas: Iterable[Dataset]) -> None:
         """Set the gear where it is another one, and find out the output shapes; nothing is queued.
 
         Parameters
         ----------
-        count
-            Requests that are to share the slot.
+        in_datas
+            The input datasets of the executions.
         """
         if plan.gear is not None:
-            for dataset in (slot.in_data, *slot.batch.in_datas(count)):
+            for dataset in in_datas:
                 # ACL keeps a gear in the loaded model and in the dataset: both must be this one.
                 if plan.gear != self._gear or plan.gear != dataset.gear:
                     self._gear = dataset.gear = None

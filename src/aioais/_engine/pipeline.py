@@ -115,13 +115,16 @@ class Pipeline:
             if self.recordings:
                 shapes = tuple(item.shape for item in request.plan.inputs)
                 request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True
-        self.admission.enter(request)
+        admission = self.admission
+        admission.active.add(request)
+        if admission.is_closed:
+            admission.turn_away(request)
         self._router.enter(request)
 
     @property
     def most_sharing(self) -> int:
         """How many requests of one source keep the device busy where they share slots; 0 where they do not."""
-        return _MOST_SHARING if self._is_sharing and self.times.speed.is_light else 0
+        return _MOST_SHARING if self._is_sharing and self.times.speed.is_brief else 0
 
     def statistics(self) -> SessionStatistics:
         """Return counters, stage times and memory at this moment; in any thread."""
@@ -295,15 +298,17 @@ class Pipeline:
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                 line.popleft()
                 self._stages.fail(request, exc)
-                request.state = "ended"
                 self._end([request])
                 continue
             if slot is None:
                 return None
             batch = Batch(slot, line.popleft())
+            waiting, speed = len(line), self.times.speed
             # Requests that share a slot come back together: only where the device is fast, and several more wait.
-            if self._may_share and self.times.speed.is_light and len(line) >= min(self.slots.depth, FIRST_DEPTH):
-                fill(batch, line)
+            if self._may_share and speed.is_brief and waiting >= min(self.slots.depth, FIRST_DEPTH):
+                # Half of them, unless a wait costs more than all their executions: the device has the other half while
+                # these go home and their callers come back.
+                fill(batch, line, waiting if speed.is_light else (waiting + 1) // 2)
                 self._is_sharing = len(batch.requests) > 1
             return batch
         return None
@@ -311,7 +316,7 @@ class Pipeline:
     def _put_back(self, requests: list[Request]) -> None:
         """Return requests to the front of the line: one of their batch failed."""
         for request in reversed(requests):
-            request.state, request.started_at = "waiting", 0.0
+            request.has_slot, request.started_at = False, 0.0
             self._router.line.appendleft(request)
 
     def _free(self, batch: Batch) -> None:
@@ -319,7 +324,7 @@ class Pipeline:
         slots = self.slots
         if slots.is_automatic and self.times.speed.is_brief and not (slots.free or slots.may_make):
             line = self._router.line
-            if line and not (self.times.speed.is_light and line[0].plan.is_plain):  # those share slots instead
+            if line and not (self._may_share and line[0].plan.is_plain):  # those share slots instead
                 slots.grow()
         slots.give(batch.slot)
 

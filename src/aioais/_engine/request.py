@@ -7,7 +7,7 @@ import itertools
 import traceback
 from collections import deque
 from time import perf_counter
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
@@ -16,16 +16,9 @@ from ..tensor import Tensor, block_of
 from ..timing import Outcome
 from .event_times import Draft
 
-__all__ = ["Batch", "Request", "State", "fill"]
+__all__ = ["Batch", "Request", "fill"]
 
 _numbers = itertools.count(1)
-
-State = Literal["waiting", "started", "ended"]
-"""Where a request is on its way. If its batch fails, it may wait in the line again.
-
-``waiting``: in the line, or in a batch behind the request that has the slot. ``started``: it has a slot, and is on the
-device or about to be. ``ended``: it has its result or its error, or was dropped; its slot is another's.
-"""
 
 
 class Request:
@@ -46,7 +39,9 @@ class Request:
     """Its ``row`` is asked for."""
     number: int = 0
     """In logs and recordings; 0 where there are none."""
-    state: State = "waiting"
+    has_slot: bool = False
+    """It is on the device, or about to be, and no other request has the slot; one that shares it is in a batch behind
+    that. If its batch fails, it may wait in the line again."""
     outputs: tuple[OutputPlan, ...] | None = None
     """What its outputs are; known when it is submitted, or has run."""
     result: list[Any] | None = None
@@ -91,7 +86,7 @@ class Request:
 
     def abandon(self) -> None:
         """Drop the feeds of a request that has not started; on the loop's thread."""
-        if self.state == "waiting":
+        if not self.has_slot:
             self.feeds = None
 
     def give_up(self) -> None:
@@ -104,7 +99,6 @@ class Request:
     def drop(self) -> None:
         """End it unrun, or between two steps: its caller stopped waiting."""
         self.was_cancelled = True
-        self.state = "ended"
 
     def settle(self) -> None:
         """Set the future; on the loop's thread."""
@@ -173,19 +167,19 @@ class Batch:
         self.queued, self.commands = [], None
 
 
-def fill(batch: Batch, line: deque[Request]) -> None:
-    """Take requests of the line into a batch, as many as may share its slot with the first.
+def fill(batch: Batch, line: deque[Request], most: int) -> None:
+    """Take up to ``most`` requests of the line into a batch, as many as may share its slot with the first.
 
     They are small, of the same plan, with host feeds and arrays as results, and not recorded.
     """
     first = batch.requests[0]
-    plan, outputs = first.plan, first.plan.outputs
-    if first.is_alone or not plan.is_small or outputs is None:
+    plan = first.plan
+    if first.is_alone or not plan.is_small:
         return
-    most = batch.slot.batch.reserve(plan.inputs, outputs)
-    requests = batch.requests
-    while line and len(requests) < most:
+    most = min(most, batch.slot.batch.reserve(plan) - 1)
+    add, take = batch.requests.append, line.popleft
+    for _ in range(most):
         request = line[0]
         if request.plan is not plan or request.is_alone:
             return
-        requests.append(line.popleft())
+        add(take())

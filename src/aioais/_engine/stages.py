@@ -35,7 +35,7 @@ _log = logging.getLogger("aioais")
 _D2D: Final = int(MemcpyKind.DEVICE_TO_DEVICE)
 # What is done for each request of a batch costs least without a frame of Python.
 _copied = methodcaller("copy")
-_keeps_row, _queued_at = attrgetter("keeps_row"), attrgetter("queued_at")
+_error_of, _keeps_row, _queued_at = map(attrgetter, ("error", "keeps_row", "queued_at"))
 
 
 class Stages:
@@ -84,8 +84,6 @@ class Stages:
                 _log.debug("request %d: submitted to device %d", request.number, self._device.id)
         is_shared = len(requests) > 1
         try:
-            if None in batch.slot.outputs:  # device tensors have them
-                batch.slot.complete()
             commands = self._stage_all(batch) if is_shared else self._stage(batch, requests[0])
             if commands is not None:
                 batch.commands = commands
@@ -105,8 +103,10 @@ class Stages:
         """Copy the feeds of requests that share a slot; returns the commands of those that are to be submitted."""
         requests, slot = batch.requests, batch.slot
         plan = requests[0].plan
-        requests[0].state = "started"
-        self._executions.prepare(plan, slot, len(requests))
+        requests[0].has_slot = True
+        if plan.gear is not None:
+            # The slot's own as well: it has the hidden input that they share.
+            self._executions.prepare(plan, [slot.in_data, *slot.batch.in_datas(len(requests))])
         staging = self._cache.batch(plan, slot, len(requests)).staging
         now = perf_counter()
         queued: list[Request] = []
@@ -134,17 +134,19 @@ class Stages:
         ``None`` if nothing is left to submit: its caller stopped waiting, or it has run already.
         """
         slot, plan, executions = batch.slot, request.plan, self._executions
+        if None in slot.outputs:  # device tensors have them
+            slot.complete()
         feeds, request.feeds = request.feeds, None
         if request.future.cancelled() or (feeds is None and not request.started_at):
             request.was_cancelled = True  # a coroutine that is closed drops the feeds and cancels no future
             return None
         if not request.started_at:
             request.started_at = perf_counter()
-            request.state = "started"
+            request.has_slot = True
         is_dynamic, ends = plan.dynamic_shapes is not None, WHOLE
         if not is_dynamic:
             if plan.gear is not None or plan.outputs is None:
-                executions.prepare(plan, slot)  # also between two steps: another request may have set its gear
+                executions.prepare(plan, [slot.in_data])  # also between two steps: another may have set its gear
             request.outputs = plan.outputs
         if isinstance(request, IterationRequest):
             ends = request.is_first, request.is_last
@@ -174,9 +176,8 @@ class Stages:
         commands, queued = batch.commands, batch.queued
         assert commands is not None
         owner = commands.owners[refused.position]
-        complete = owner if refused.position >= commands.back else 0  # whose copies back were queued
-        failed, left = queued[owner], [*queued[complete:owner], *queued[owner + 1 :]]
-        batch.queued, batch.commands = queued[:complete], commands.first(complete)
+        failed, left = queued[owner], [*queued[:owner], *queued[owner + 1 :]]
+        batch.queued, batch.commands = [], None
         batch.requests = [request for request in batch.requests if request not in left]
         self._fail_submission(failed, refused.error)
         if refused.failure is not None:
@@ -261,26 +262,20 @@ class Stages:
             for request in requests:
                 self._tell(request, slot, batch.commands if request in batch.queued else None)
         first.blocks.clear()  # those that share a slot have none
-        has_failed = bool(batch.again)
-        for request in requests:
-            if request.error is not None:
-                has_failed = True
-            request.state = "ended"
-        if has_failed:
+        if batch.again or any(map(_error_of, requests)):
             self._mend(slot)
         return True
 
     def _complete(self, requests: list[Request], commands: CommandList, slot: Slot) -> None:
         """Read the times of requests, and make their results."""
-        times = slot.stream.read_times(commands.spans)
-        is_small = commands.is_small
-        for request, landing in zip(requests, commands.landing, strict=False):
-            if request.future.cancelled():
-                request.was_cancelled = True
-            elif is_small:
+        times = commands.rows(slot.stream.read_times(commands.spans))
+        if commands.is_small:
+            for request, landing in zip(requests, commands.landing, strict=True):
                 request.result = [*map(_copied, landing)]
-            else:
-                self._make_result(request, landing, slot)
+        elif requests[0].future.cancelled():
+            requests[0].was_cancelled = True
+        else:
+            self._make_result(requests[0], commands.landing[0], slot)
         if any(map(_keeps_row, requests)):
             width = len(times) // len(requests)
             for k, request in enumerate(requests):

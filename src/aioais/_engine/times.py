@@ -25,8 +25,7 @@ _NOTED: Final = 16
 """So many submissions are booked together: booking one takes longer than making its result."""
 
 _LIGHT_MS: Final = 0.12
-_STILL_LIGHT_MS: Final = 0.16
-"""Up to the first a device is light, and up to the second it stays so: about the time that a thread needs to wake."""
+"""About the time that a thread needs to wake."""
 _BRIEF_MS: Final = 0.3
 _SLOW_MS: Final = 0.6
 _REMEMBERED: Final = 9
@@ -101,8 +100,8 @@ class Times:
             try:
                 for (copies, earlier), group in groupby(notes, _kind_of):
                     _, _, rows, starts, entries = zip(*group, strict=True)
-                    waits = [(start - at) * 1e3 for start, queued in zip(starts, entries, strict=True) for at in queued]
-                    self._book(copies, earlier, [*chain.from_iterable(rows)], waits)
+                    waits = [map(start.__sub__, queued) for start, queued in zip(starts, entries, strict=True)]
+                    self._book(copies, earlier, [*chain.from_iterable(rows)], [*chain.from_iterable(waits)])
             except Exception:  # noqa: BLE001 - no request fails because of that
                 _log.exception("times of requests could not be booked")
 
@@ -144,7 +143,7 @@ class Times:
         d2h, d2h_sums = _columns(times, width, back, width)
         self._book_each(h2d, execute, d2h)
         if earlier is not None:
-            self._queue.add(queued)
+            self._queue.add(queued, unit=1e3)
             self._h2d.add(h2d_sums, earlier[0])
             self._execute.add(execute_sums, earlier[1])
             if copies[1]:
@@ -180,11 +179,11 @@ class _Total:
         self.ms = 0.0
         self.most = 0.0
 
-    def add(self, times: list[float], earlier: float = 0.0) -> None:
-        """Add the times of requests, which come on top of an earlier time of each."""
+    def add(self, times: list[float], earlier: float = 0.0, unit: float = 1.0) -> None:
+        """Add the times of requests, in so many milliseconds, which come on top of an earlier time of each."""
         self.count += len(times)
-        self.ms += sum(times) + earlier * len(times)
-        self.most = max(self.most, max(times) + earlier)
+        self.ms += sum(times) * unit + earlier * len(times)
+        self.most = max(self.most, max(times) * unit + earlier)
 
 
 class Speed:
@@ -193,9 +192,10 @@ class Speed:
     Attributes
     ----------
     is_light
-        The device needs less time for a request than a thread needs to wake: batches pay.
+        The device needs less time for a request than a thread needs to wake.
     is_brief
-        It needs little more than that: more slots keep it busier, and the loop is woken for several results at once.
+        It needs little more than that: sharing slots pays, or more slots, and one wake-up of the loop for several
+        results.
     is_slow
         It needs so long that a thread is woken for a request that comes while the finish thread waits. Before enough
         requests were timed, a device counts as slow.
@@ -211,6 +211,6 @@ class Speed:
         """Judge anew, with the milliseconds of requests that were complete after all others; NaN counts as slow."""
         self._newest.extend(times)
         typical = sorted([ms if ms == ms else inf for ms in self._newest])[_REMEMBERED // 2]
-        self.is_light = typical <= (_STILL_LIGHT_MS if self.is_light else _LIGHT_MS)
+        self.is_light = typical <= _LIGHT_MS
         self.is_brief = typical <= _BRIEF_MS
         self.is_slow = typical > _SLOW_MS
