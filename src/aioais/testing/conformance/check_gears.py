@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..._cann.codes import AclCode
+from .batch import Batch
 from .bench import Bench, Check, Register, checks_of
 from .net import Net, Slot
 
@@ -118,22 +119,17 @@ def chained(bench: Bench) -> None:
 
 @check("requests of one gear on one stream do not mix, with datasets that share the hidden inputs")
 def batch(bench: Bench) -> None:
-    """All copies to the device, then all executions, then all copies back. Compared with requests one by one."""
+    """One copy to the device, then all executions, then one copy back. Compared with requests one by one."""
     net = _with_gears(bench)
     first, stream = Slot(net), bench.stream()
-    slots = [first, *(Slot(net, beside=first) for _ in range(3))]
+    several = Batch(first, 4)
     for gear in (net.gears()[-1], net.gears()[0]):
         bench.ok(f"gear {gear}", net.set_gear(first.in_data, gear))
         shapes = net.output_dims()
-        expected = [first.run(seed, stream, shapes) for seed in range(len(slots))]
-        for seed, slot in enumerate(slots):
+        expected = [first.run(seed, stream, shapes) for seed in range(len(several.slots))]
+        for slot in several.slots:
             bench.ok(f"gear {gear}", net.set_gear(slot.in_data, gear))
-            slot.fill(seed, stream)
-        for slot in slots:
-            slot.submit(stream)
-        found = [slot.fetch(stream, shapes) for slot in slots]
-        bench.wait(stream)
-        got = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+        got = several.run(0, stream, shapes)
         bench.true(f"the results at gear {gear} differ from those of requests one by one", got == expected)
 
 

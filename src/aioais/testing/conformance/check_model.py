@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..._cann.codes import AclCode
+from .batch import Batch
 from .bench import Bench, Check, Register, checks_of
 from .net import Net, Slot
 
@@ -217,22 +218,16 @@ def static_chained(bench: Bench) -> None:
     bench.true(f"the results of requests {wrong} of {len(requests)} differ from those on one stream", not wrong)
 
 
-@check("requests on one stream do not mix: all copies to the device, then all executions, then all copies back")
+@check("requests on one stream do not mix: one copy to the device, then all executions, then one copy back")
 def static_batch(bench: Bench) -> None:
-    """Small requests that share a set of buffers: each has a dataset over a part of one block of memory."""
+    """Small requests that share a set of buffers: each has datasets over parts of one block of memory."""
     net = Net(bench)
     net.needs("static")
     first, stream = Slot(net), bench.stream()
-    slots = [first, *(Slot(net, beside=first) for _ in range(_BATCHED - 1))]
+    batch = Batch(first, _BATCHED)
     for before in (0, _BATCHED):
         expected = [first.run(before + k, stream) for k in range(_BATCHED)]
-        for k, slot in enumerate(slots):
-            slot.fill(before + k, stream)
-        for slot in slots:
-            slot.submit(stream)
-        found = [slot.fetch(stream) for slot in slots]
-        bench.wait(stream)
-        got = [slot.read(parts) for slot, parts in zip(slots, found, strict=True)]
+        got = batch.run(before, stream)
         bench.true("the results differ from those of requests one by one", got == expected)
 
 

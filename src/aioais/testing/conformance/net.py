@@ -16,9 +16,6 @@ __all__ = ["Net", "Slot", "Tensor"]
 
 _ROOM = 1 << 16
 """Bytes for an output of unknown size, beside sixteen times the inputs."""
-_ALIGNMENT = 64
-_BEHIND = 32
-"""Bytes that each buffer needs behind its end where several are parts of one block (pyACL page of malloc)."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +167,13 @@ class Slot:
     out_bytes
         Bytes of every output; by default what the description says, or ample where it says 0.
         0 lets ACL allocate the outputs.
-    beside
-        Another one of the model: this one's inputs and outputs are parts of one block, and it has the hidden inputs of
-        that one, as the requests of a batch have.
+    memory
+        Addresses of its inputs and outputs; by default it allocates them.
     """
 
-    def __init__(self, net: Net, out_bytes: int | None = None, beside: Slot | None = None) -> None:
+    def __init__(
+        self, net: Net, out_bytes: int | None = None, memory: tuple[list[int], list[int]] | None = None
+    ) -> None:
         bench = net.bench
         self.net = net
         self.shapes: list[tuple[int, ...]] = net.small_shapes() if net.kind == "shape" else []
@@ -184,43 +182,35 @@ class Slot:
             self.sizes[index] = int(np.prod(shape)) * net.inputs[index].itemsize
         ample = 16 * sum(self.sizes) + _ROOM
         self.out_sizes: list[int] = [(t.size or ample) if out_bytes is None else out_bytes for t in net.outputs]
-        self.in_memory: list[int] = []
-        self.out_memory: list[int] = []
-        if beside is None:
-            self.in_memory += [bench.memory(max(1, size)) for size in self.sizes]
-            self.out_memory += [bench.memory(size) if size else 0 for size in self.out_sizes]
-        else:
-            self._carve(beside)
+        if memory is None:
+            inputs = [bench.memory(max(1, size)) for size in self.sizes]
+            memory = inputs, [bench.memory(size) if size else 0 for size in self.out_sizes]
+        self.in_memory, self.out_memory = memory
         self.out_buffers: list[int] = []
         self.in_data: int = self._dataset(self.in_memory, self.sizes, [])
         self.out_data: int = self._dataset(self.out_memory, self.out_sizes, self.out_buffers)
         for index, shape in zip(net.visible, self.shapes, strict=False):
             self._describe(index, shape)
 
-    def _carve(self, beside: Slot) -> None:
-        sizes = [*self.sizes, *self.out_sizes]
-        rooms = [-(-(size + _BEHIND) // _ALIGNMENT) * _ALIGNMENT for size in sizes]
-        start = self.net.bench.memory(sum(rooms))
-        addresses = [start + sum(rooms[:k]) for k in range(len(rooms))]
-        for index in range(len(self.sizes)):
-            is_visible = index in self.net.visible
-            self.in_memory.append(addresses[index] if is_visible else beside.in_memory[index])
-        self.out_memory += addresses[len(self.sizes) :]
-
     def fill(self, seed: int, stream: int) -> None:
         """Queue the upload of small numbers to every visible input."""
         bench = self.net.bench
         for index in self.net.visible:
-            tensor, nbytes = self.net.inputs[index], self.sizes[index]
+            nbytes = self.sizes[index]
             if not nbytes:
                 continue
-            dtype = np.dtype(np.uint8) if tensor.numpy is None else tensor.numpy
-            counter = np.arange(nbytes // dtype.itemsize) + seed
-            # Floats differ from one another; integers may be indexes, for which 0 and 1 are safe.
-            values = (counter % 7 if dtype.kind == "f" else counter % 2).astype(dtype)
             host = bench.pinned(nbytes)
-            bench.put(host, values.tobytes().ljust(nbytes, b"\0"))
+            bench.put(host, self.content(index, seed))
             bench.copy(self.in_memory[index], host, nbytes, MemcpyKind.HOST_TO_DEVICE, stream)
+
+    def content(self, index: int, seed: int) -> bytes:
+        """Return small numbers for a visible input."""
+        tensor, nbytes = self.net.inputs[index], self.sizes[index]
+        dtype = np.dtype(np.uint8) if tensor.numpy is None else tensor.numpy
+        counter = np.arange(nbytes // dtype.itemsize) + seed
+        # Floats differ from one another; integers may be indexes, for which 0 and 1 are safe.
+        values = (counter % 7 if dtype.kind == "f" else counter % 2).astype(dtype)
+        return values.tobytes().ljust(nbytes, b"\0")
 
     def submit(self, stream: int) -> None:
         """Queue an execution."""
@@ -235,13 +225,19 @@ class Slot:
     def fetch(self, stream: int, dims: list[tuple[int, ...]] | None = None) -> list[tuple[int, int]]:
         """Queue the copies back; return address and bytes of each on the host, to read after a wait."""
         bench, found = self.net.bench, []
-        for k, tensor in enumerate(self.net.outputs):
-            nbytes = tensor.size if dims is None else int(np.prod(dims[k])) * tensor.itemsize
+        for k, nbytes in enumerate(self.fetched(dims)):
             host = bench.pinned(max(1, nbytes))
             if nbytes:
                 bench.copy(host, self.out_memory[k], nbytes, MemcpyKind.DEVICE_TO_HOST, stream)
             found.append((host, nbytes))
         return found
+
+    def fetched(self, dims: list[tuple[int, ...]] | None = None) -> list[int]:
+        """Return the bytes of each output that are results."""
+        outputs = self.net.outputs
+        if dims is None:
+            return [tensor.size for tensor in outputs]
+        return [int(np.prod(dim)) * tensor.itemsize for dim, tensor in zip(dims, outputs, strict=True)]
 
     def read(self, found: list[tuple[int, int]]) -> list[bytes]:
         """Read what was fetched."""
