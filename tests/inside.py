@@ -134,6 +134,7 @@ __all__ = [
     "sweep",
     "times_of",
     "times_of_copies_held",
+    "treat_as_brief",
     "treat_as_fast",
     "treat_as_slow",
     "wait_broken",
@@ -430,6 +431,12 @@ def treat_as_fast(patch: pytest.MonkeyPatch) -> None:
 def treat_as_slow(patch: pytest.MonkeyPatch) -> None:
     """Have a device that takes longer than a millisecond pass for a slow one."""
     _set_limits(patch, 1.0)
+
+
+def treat_as_brief(patch: pytest.MonkeyPatch) -> None:
+    """Have every device pass for one that takes longer than threads need to wake, but little longer."""
+    _set_limits(patch, 1000.0)
+    patch.setattr(times, "_LIGHT_MS", 0.0)
 
 
 def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:

@@ -122,6 +122,27 @@ async def test_each_has_a_slot_where_there_are_enough(models: Models) -> None:
         assert await outcomes(tasks) == []
 
 
+@pytest.mark.parametrize(
+    ("depth", "waiting_now", "together"), [(2, 10, 6 + 3), (4, 10, 6 + 1 + 1 + 1), (4, 40, 16 + 13 + 6 + 3)]
+)
+async def test_half_of_what_waits(
+    models: Models, monkeypatch: pytest.MonkeyPatch, depth: int, waiting_now: int, together: int
+) -> None:
+    """A device that is not that fast has the other half while the first comes home."""
+    async with InferSession(0, models.add(SMALL), depth=depth) as session:
+        await grown(session)
+        inside.treat_as_brief(monkeypatch)
+        while inside.is_fast(session):
+            await round_of(session, 64)
+        async with waiting(session, waiting_now) as tasks:
+            behind = emulator.gate("h2d")
+            emulator.reset_counts()
+        with behind:
+            await gate_of(behind)
+            assert await executions(session, tasks) == together
+        assert await outcomes(tasks) == []
+
+
 async def test_a_slower_device_has_depth_requests(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     async with InferSession(0, models.add(SMALL), depth=2) as session:
         await grown(session)
@@ -333,6 +354,27 @@ async def test_no_memory_for_larger_requests_to_share_a_slot(models: Models) -> 
         emulator.disarm()
         await run(8, 64)
         assert session.statistics().failed == 0
+
+
+async def test_requests_that_fill_little_of_their_place_go_alone(models: Models) -> None:
+    """A copy for all would be mostly room for larger gears."""
+    path = models.convert(models.identity(["n", 1024]), "gears", input_shape="x:-1,1024", dynamic_batch_size="1,16")
+    async with InferSession(0, path) as session:
+
+        async def run(rows: int, count: int) -> None:
+            arrays = [np.full((rows, 1024), k, np.float32) for k in range(count)]
+            results = await asyncio.gather(*(session.infer([array], "auto") for array in arrays))
+            for array, (result,) in zip(arrays, results, strict=True):
+                np.testing.assert_array_equal(result, array)
+
+        while not inside.is_fast(session):
+            await run(1, 2)
+        await run(1, 64)
+        assert max(inside.places(session)) == 0
+        assert session.depth == 16, "they have more slots instead"
+        await run(16, 64)
+        await run(1, 64)
+        assert max(inside.places(session)) == 7, "what 1 MiB holds"
 
 
 async def test_room_for_some(models: Models, caplog: pytest.LogCaptureFixture) -> None:

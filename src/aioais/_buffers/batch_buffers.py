@@ -93,15 +93,19 @@ class BatchBuffers:
         """Device memory of all places."""
         return 0 if self._block is None else self._block.nbytes
 
-    def reserve(self, plan: Plan) -> int:
-        """Have what requests of a plan need to share the slot; returns how many may, 1 where none can.
+    def suits(self, plan: Plan) -> bool:
+        """Whether small requests of a plan may share the slot.
 
-        That is so where there are no events or no memory for more, or where what is copied would be mostly room for
+        They may not where there are no events or no memory for that, or where what is copied would be mostly room for
         larger gears.
         """
-        if self._room > max(_MOST_BYTES // MOST_BATCHED, 2 * _bytes_of(plan)):
+        return self._most > 1 and self._room <= max(_MOST_BYTES // MOST_BATCHED, 2 * _bytes_of(plan))
+
+    def reserve(self, plan: Plan) -> int:
+        """Have what requests of a plan need to share the slot; returns how many may, 1 where none can."""
+        if not self.suits(plan):
             return 1
-        if not self.places and self._most > 1:
+        if not self.places:
             self._reserve()
         return self._most
 

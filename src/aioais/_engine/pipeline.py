@@ -16,7 +16,7 @@ from .._buffers.batch_buffers import MOST_BATCHED
 from .._buffers.slot import Slot, executions_per_mark
 from .._buffers.slot_pool import FIRST_DEPTH, SlotPool
 from .._device.device import Device
-from .._feeds.plan import SMALL
+from .._feeds.plan import SMALL, Plan
 from .._feeds.planner import Planner
 from ..blame import Seen
 from ..timing import Recording
@@ -319,12 +319,15 @@ class Pipeline:
             request.has_slot, request.started_at = False, 0.0
             self._router.line.appendleft(request)
 
+    def _shares(self, plan: Plan, slot: Slot) -> bool:
+        return self._may_share and plan.is_plain and slot.batch.suits(plan)
+
     def _free(self, batch: Batch) -> None:
         """Return the slot of a batch that has ended, and let the depth grow where that helps."""
         slots = self.slots
         if slots.is_automatic and self.times.speed.is_brief and not (slots.free or slots.may_make):
-            line = self._router.line
-            if line and not (self._may_share and line[0].plan.is_plain):  # those share slots instead
+            oldest = self._router.oldest()
+            if oldest is not None and not self._shares(oldest.plan, batch.slot):  # those share slots instead
                 slots.grow()
         slots.give(batch.slot)
 

@@ -91,6 +91,13 @@ class Router:
         slots = self._slots
         return bool(self.going_on or (self.line and (slots.free or slots.may_make)))
 
+    def oldest(self) -> Request | None:
+        """Return the first of the line, which the other thread may take at any time."""
+        try:
+            return self.line[0]
+        except IndexError:
+            return None
+
     def was_submitted(self, batch: Batch) -> None:
         """Hand a batch over to the finish thread."""
         self.submitted.append(batch)

@@ -27,14 +27,14 @@ class Batch:
         net, bench = beside.net, beside.net.bench
         self.net: Net = net
         sizes = [beside.sizes[index] for index in net.visible]
-        self._into, inputs = _side_by_side(sizes, count, 0)
-        self._back, outputs = _side_by_side(beside.out_sizes, count, self._into)
-        self._device = bench.memory(self._into + self._back)
-        self._host = bench.pinned(self._into + self._back)
-        self._inputs = inputs
-        self._outputs = outputs
+        self._inputs: list[list[int]]
+        self._outputs: list[list[int]]
+        self._into, self._inputs = _side_by_side(sizes, count, 0)
+        self._back, self._outputs = _side_by_side(beside.out_sizes, count, self._into)
+        self._device: int = bench.memory(self._into + self._back)
+        self._host: int = bench.pinned(self._into + self._back)
         self.slots: list[Slot] = []
-        for at, out in zip(inputs, outputs, strict=True):
+        for at, out in zip(self._inputs, self._outputs, strict=True):
             in_memory = [*beside.in_memory]
             for index, offset in zip(net.visible, at, strict=True):
                 in_memory[index] = self._device + offset

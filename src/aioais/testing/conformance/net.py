@@ -185,7 +185,8 @@ class Slot:
         if memory is None:
             inputs = [bench.memory(max(1, size)) for size in self.sizes]
             memory = inputs, [bench.memory(size) if size else 0 for size in self.out_sizes]
-        self.in_memory, self.out_memory = memory
+        self.in_memory: list[int] = memory[0]
+        self.out_memory: list[int] = memory[1]
         self.out_buffers: list[int] = []
         self.in_data: int = self._dataset(self.in_memory, self.sizes, [])
         self.out_data: int = self._dataset(self.out_memory, self.out_sizes, self.out_buffers)
