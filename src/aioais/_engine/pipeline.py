@@ -206,12 +206,12 @@ class Pipeline:
         if not is_whole:
             return False
         if self._stages.finish(batch):
+            self.admission.leave(batch.requests)  # before another request has the slot
             if batch.again:
                 with router.submitting:  # the thread that has it takes from the line
                     self._put_back(batch.again)
             self._free(batch)
             self._submit_all(is_finish_thread=True, has_batch=True)  # before the loop is woken, which takes the GIL
-            self.admission.leave(batch.requests)
             self._delivery.ready.extend(batch.requests)
         else:
             router.going_on.append(batch)
