@@ -146,7 +146,7 @@ class Batch:
     @property
     def has_begun(self) -> bool:
         """Whether its rows are on the device, or about to be."""
-        return self.request is not None and self.request.has_slot
+        return self.request is not None and self.request.state != "waiting"
 
     def check(self, outputs: Sequence[np.ndarray], layout: Layout, names: Sequence[str]) -> ModelError | None:
         """Return an error if the outputs do not have the rows that they should have."""

@@ -66,6 +66,7 @@ class Admission:
                 return  # counted when the session broke
             done = len(requests)
             for request in requests:
+                request.state = "ended"
                 if request.was_cancelled or request.future.cancelled():
                     done -= 1
                     self.cancelled += 1
@@ -84,9 +85,9 @@ class Admission:
         """
         in_flight = queued = 0
         for request in self.active.copy():  # one step under the GIL
-            if request.has_slot:
+            if request.state == "started":
                 in_flight += 1
-            elif not request.is_abandoned:
+            elif request.state == "waiting" and not request.is_abandoned:
                 queued += 1
         return in_flight, queued
 
@@ -105,7 +106,7 @@ class Admission:
         Parameters
         ----------
         refusal
-            Makes the error that :meth:`enter` raises.
+            Makes the error that :meth:`check` raises.
         """
         with self._lock:
             self._refusal = refusal  # before the flag: check() may be called without the lock

@@ -316,7 +316,7 @@ class Pipeline:
     def _put_back(self, requests: list[Request]) -> None:
         """Return requests to the front of the line: one of their batch failed."""
         for request in reversed(requests):
-            request.has_slot, request.started_at = False, 0.0
+            request.state, request.started_at = "waiting", 0.0
             self._router.line.appendleft(request)
 
     def _shares(self, plan: Plan, slot: Slot) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import traceback
 from collections import deque
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from .._buffers.commands import CommandList
 from .._buffers.slot import Slot
@@ -16,9 +16,16 @@ from ..tensor import Tensor, block_of
 from ..timing import Outcome
 from .event_times import Draft
 
-__all__ = ["Batch", "Request", "fill"]
+__all__ = ["Batch", "Request", "State", "fill"]
 
 _numbers = itertools.count(1)
+
+State = Literal["waiting", "started", "ended"]
+"""Where a request is on its way. If its batch fails, it may wait in the line again.
+
+``waiting``: in the line, or in a batch behind the request that has the slot. ``started``: it has a slot, and is on the
+device or about to be. ``ended``: it is counted as done, failed or cancelled, and its slot is another's.
+"""
 
 
 class Request:
@@ -39,9 +46,7 @@ class Request:
     """Its ``row`` is asked for."""
     number: int = 0
     """In logs and recordings; 0 where there are none."""
-    has_slot: bool = False
-    """It is on the device, or about to be, and no other request has the slot; one that shares it is in a batch behind
-    that. If its batch fails, it may wait in the line again."""
+    state: State = "waiting"
     outputs: tuple[OutputPlan, ...] | None = None
     """What its outputs are; known when it is submitted, or has run."""
     result: list[Any] | None = None
@@ -86,7 +91,7 @@ class Request:
 
     def abandon(self) -> None:
         """Drop the feeds of a request that has not started; on the loop's thread."""
-        if not self.has_slot:
+        if self.state == "waiting":
             self.feeds = None
 
     def give_up(self) -> None:

@@ -103,7 +103,7 @@ class Stages:
         """Copy the feeds of requests that share a slot; returns the commands of those that are to be submitted."""
         requests, slot = batch.requests, batch.slot
         plan = requests[0].plan
-        requests[0].has_slot = True
+        requests[0].state = "started"
         if plan.gear is not None:
             # The slot's own as well: it has the hidden input that they share.
             self._executions.prepare(plan, [slot.in_data, *slot.batch.in_datas(len(requests))])
@@ -142,7 +142,7 @@ class Stages:
             return None
         if not request.started_at:
             request.started_at = perf_counter()
-            request.has_slot = True
+            request.state = "started"
         is_dynamic, ends = plan.dynamic_shapes is not None, WHOLE
         if not is_dynamic:
             if plan.gear is not None or plan.outputs is None:
