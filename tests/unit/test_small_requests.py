@@ -491,6 +491,29 @@ async def test_all_that_share_a_slot_have_its_gear(models: Models) -> None:
         assert await gears_set() == 0
 
 
+async def test_a_batch_sets_the_gear_of_its_slot_too(models: Models) -> None:
+    """All datasets of a slot share the hidden input, which a gear is written to."""
+    path = models.convert(models.identity(["n", 4]), "gears", input_shape="x:-1,4", dynamic_batch_size="1,2,4")
+    async with InferSession(0, path, depth=2) as session:
+
+        async def run(rows: int, number: int) -> None:
+            array = np.full((rows, 4), number, np.float32)
+            (result,) = await session.infer([array], "auto")
+            np.testing.assert_array_equal(result, array)
+
+        while not inside.is_fast(session):
+            await run(1, 0)
+        for _ in range(4):
+            await asyncio.gather(*(run(2, k) for k in range(64)))
+            with emulator.gate("execute") as gate:
+                tasks = [asyncio.create_task(run(1, k)) for k in range(2)]
+                await gate_of(gate)
+                while session.statistics().in_flight < 2:
+                    await asyncio.sleep(0.001)
+            await asyncio.gather(*tasks)
+        assert inside.places(session) == [16, 16]
+
+
 async def test_feeds_and_results_are_the_callers(models: Models) -> None:
     async with InferSession(0, models.add(SMALL)) as session:
         await grown(session)
