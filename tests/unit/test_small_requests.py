@@ -485,10 +485,10 @@ async def test_all_that_share_a_slot_have_its_gear(models: Models) -> None:
         for turn in range(60):
             assert all(await asyncio.gather(*(run(1 + turn % 2, 100 * turn + k) for k in range(40))))
         assert inside.places(session) == [16, 16]
-        # The lonely one frees the slot that the others take; that has the gear itself already.
-        assert await gears_set(fails=True) == 15
-        assert await gears_set() == 15, "what is set is unknown after a failure"
-        assert await gears_set() == 0
+        # The slot itself has the gear already if it is the one that the lonely one frees.
+        assert await gears_set(fails=True) in (15, 16)
+        assert await gears_set() in (15, 16), "what is set is unknown after a failure"
+        assert 0 in [await gears_set() for _ in range(4)], "set once in each slot"
 
 
 async def test_a_batch_sets_the_gear_of_its_slot_too(models: Models) -> None:
