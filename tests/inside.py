@@ -264,7 +264,7 @@ def collect_where_locks_are_held(session: InferSession, collect: Callable[[], ob
             super().difference_update(*requests)
             collect()
 
-    _pipeline(session).admission.active = Collecting()
+    _pipeline(session).admission._active = Collecting()
 
 
 def when_counted(session: InferSession, act: Callable[[], object]) -> None:
@@ -281,7 +281,7 @@ def when_counted(session: InferSession, act: Callable[[], object]) -> None:
                 thread.start()
                 thread.join()
 
-    _pipeline(session).admission.active = Counting()
+    _pipeline(session).admission._active = Counting()
 
 
 def session_of(session: MultiDeviceSession, device: int) -> SessionCore:

@@ -60,7 +60,8 @@ class InferSession(Measures, AwaitedOnly):
         How many sets of device buffers there may be: each serves one request at a time. ``"auto"`` begins at 4 and
         grows, to 16 at most, while the device is so fast and the buffers so small that more keep it busier. Where the
         device needs up to 0.3 ms for a request and as many more requests wait as there are sets, or four, up to 16
-        small ones share a set, unless ``depth`` is 1 or ``loop`` more than 1; then ``"auto"`` does not grow.
+        small ones share a set, unless ``depth`` is 1 or ``loop`` more than 1. Requests that can share a set do not
+        make ``"auto"`` grow.
     check
         ``"strict"`` compares number, type and shape of feeds with the model, ``"bytes"`` only their
         bytes, as ais_bench does.

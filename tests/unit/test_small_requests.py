@@ -38,6 +38,14 @@ async def round_of(session: InferSession, count: int) -> None:
         check(SMALL, seed, result)
 
 
+async def rows_of(session: InferSession, rows: int, width: int, count: int) -> None:
+    """Run requests of a model with gears that returns its input."""
+    arrays = [np.full((rows, width), k, np.float32) for k in range(count)]
+    results = await asyncio.gather(*(session.infer([array], "auto") for array in arrays))
+    for array, (result,) in zip(arrays, results, strict=True):
+        np.testing.assert_array_equal(result, array)
+
+
 async def grown(session: InferSession) -> int:
     """Keep the session busy until all its slots were shared; returns how many requests may share one."""
     while not inside.is_fast(session):
@@ -128,7 +136,7 @@ async def test_each_has_a_slot_where_there_are_enough(models: Models) -> None:
 async def test_half_of_what_waits(
     models: Models, monkeypatch: pytest.MonkeyPatch, depth: int, waiting_now: int, together: int
 ) -> None:
-    """A device that is not that fast has the other half while the first comes home."""
+    """Where a request takes longer than a thread needs to wake, a batch has half of the requests that wait."""
     async with InferSession(0, models.add(SMALL), depth=depth) as session:
         await grown(session)
         inside.treat_as_brief(monkeypatch)
@@ -336,23 +344,15 @@ async def test_no_memory_for_larger_requests_to_share_a_slot(models: Models) -> 
     """The events for sharing are there, from smaller requests before; the memory is not."""
     path = models.convert(models.identity(["n", 512]), "gears", input_shape="x:-1,512", dynamic_batch_size="1,8")
     async with InferSession(0, path, depth=2) as session:
-
-        async def run(rows: int, count: int) -> None:
-            arrays = [np.full((rows, 512), k, np.float32) for k in range(count)]
-            for array, (result,) in zip(
-                arrays, await asyncio.gather(*(session.infer([array], "auto") for array in arrays)), strict=True
-            ):
-                np.testing.assert_array_equal(result, array)
-
         while not inside.is_fast(session):
-            await run(1, 2)
-        await run(8, 2)
+            await rows_of(session, 1, 512, 2)
+        await rows_of(session, 8, 512, 2)
         for _ in range(4):
-            await run(1, 64)
+            await rows_of(session, 1, 512, 64)
         emulator.fail("acl.rt.malloc_host", 207001, times=1000)
-        await run(8, 64)
+        await rows_of(session, 8, 512, 64)
         emulator.disarm()
-        await run(8, 64)
+        await rows_of(session, 8, 512, 64)
         assert session.statistics().failed == 0
 
 
@@ -360,20 +360,13 @@ async def test_requests_that_fill_little_of_their_place_go_alone(models: Models)
     """A copy for all would be mostly room for larger gears."""
     path = models.convert(models.identity(["n", 1024]), "gears", input_shape="x:-1,1024", dynamic_batch_size="1,16")
     async with InferSession(0, path) as session:
-
-        async def run(rows: int, count: int) -> None:
-            arrays = [np.full((rows, 1024), k, np.float32) for k in range(count)]
-            results = await asyncio.gather(*(session.infer([array], "auto") for array in arrays))
-            for array, (result,) in zip(arrays, results, strict=True):
-                np.testing.assert_array_equal(result, array)
-
         while not inside.is_fast(session):
-            await run(1, 2)
-        await run(1, 64)
+            await rows_of(session, 1, 1024, 2)
+        await rows_of(session, 1, 1024, 64)
         assert max(inside.places(session)) == 0
         assert session.depth == 16, "they have more slots instead"
-        await run(16, 64)
-        await run(1, 64)
+        await rows_of(session, 16, 1024, 64)
+        await rows_of(session, 1, 1024, 64)
         assert max(inside.places(session)) == 7, "what 1 MiB holds"
 
 
@@ -495,22 +488,16 @@ async def test_a_batch_sets_the_gear_of_its_slot_too(models: Models) -> None:
     """All datasets of a slot share the hidden input, which a gear is written to."""
     path = models.convert(models.identity(["n", 4]), "gears", input_shape="x:-1,4", dynamic_batch_size="1,2,4")
     async with InferSession(0, path, depth=2) as session:
-
-        async def run(rows: int, number: int) -> None:
-            array = np.full((rows, 4), number, np.float32)
-            (result,) = await session.infer([array], "auto")
-            np.testing.assert_array_equal(result, array)
-
         while not inside.is_fast(session):
-            await run(1, 0)
+            await rows_of(session, 1, 4, 1)
         for _ in range(4):
-            await asyncio.gather(*(run(2, k) for k in range(64)))
+            await rows_of(session, 2, 4, 64)
             with emulator.gate("execute") as gate:
-                tasks = [asyncio.create_task(run(1, k)) for k in range(2)]
+                both = asyncio.create_task(rows_of(session, 1, 4, 2))
                 await gate_of(gate)
                 while session.statistics().in_flight < 2:
                     await asyncio.sleep(0.001)
-            await asyncio.gather(*tasks)
+            await both
         assert inside.places(session) == [16, 16]
 
 

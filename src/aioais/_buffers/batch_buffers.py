@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -52,6 +53,10 @@ class _Side:
     def offset(self, k: int, position: int) -> int:
         """Return where a tensor of place ``k`` begins in the block."""
         return self.begin + k * self.stride + self.offsets[position]
+
+    def views(self, block: int, k: int, items: Sequence[InputPlan | OutputPlan]) -> list[np.ndarray]:
+        """Return the tensors of place ``k``, in a host block at this address, as arrays."""
+        return [view(block + self.offset(k, item.position), item.shape, item.dtype) for item in items]
 
 
 class BatchBuffers:
@@ -111,13 +116,11 @@ class BatchBuffers:
 
     def staging(self, k: int, inputs: tuple[InputPlan, ...]) -> list[np.ndarray]:
         """Return the pinned memory of the request at place ``k`` as an array for each feed."""
-        begin, offset = self._pinned, self._inputs.offset
-        return [view(begin + offset(k, item.position), item.shape, item.dtype) for item in inputs]
+        return self._inputs.views(self._pinned, k, inputs)
 
     def landing(self, k: int, outputs: tuple[OutputPlan, ...]) -> list[np.ndarray]:
         """Return the pinned memory of the request at place ``k`` as an array for each output."""
-        begin, offset = self._pinned, self._outputs.offset
-        return [view(begin + offset(k, item.position), item.shape, item.dtype) for item in outputs]
+        return self._outputs.views(self._pinned, k, outputs)
 
     def copies(self, count: int) -> tuple[list[Copy], list[Copy]]:
         """Return the copies of the first ``count`` requests: one to the device and one back, if there are tensors."""
@@ -152,7 +155,6 @@ class BatchBuffers:
     def _reserve(self) -> None:
         try:
             self._make_places()
-            return
         except AclError as exc:
             self._most = max(1, len(self.places))
             _log.warning("device %d: at most %d small requests share a slot: %s", self._device.id, self._most, str(exc))

@@ -28,7 +28,10 @@ class Copy(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """The events of one request; the times between them are its times. Requests that share a slot have those of it."""
+    """The events of one request; the times between them are its times.
+
+    Requests that share a slot have those of the slot, but for an event each behind their execution.
+    """
 
     start: Event
     """Before the first copy."""

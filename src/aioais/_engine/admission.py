@@ -21,9 +21,6 @@ class Admission:
 
     Attributes
     ----------
-    active
-        Requests under way. What enters is added first, and then ``is_closed`` is looked at: a thread that closes the
-        entrance sees it from then on.
     done, failed, cancelled
         Requests that have ended.
     is_closed
@@ -35,7 +32,7 @@ class Admission:
     failed: int
 
     def __init__(self, on_drained: Callable[[], None]) -> None:
-        self.active: set[Request] = set()
+        self._active: set[Request] = set()
         self.done = self.failed = self.cancelled = 0
         self._on_drained = on_drained
         self._lock = threading.Lock()  # guards everything here but an addition; never held across a device call
@@ -49,13 +46,18 @@ class Admission:
                 raise self._refusal()
             raise ClosedError("the session is closed: open a new one")
 
-    def turn_away(self, request: Request) -> None:
-        """Take back a request that came when the entrance was closed; raises as :meth:`check`."""
+    def enter(self, request: Request) -> None:
+        """Count a request as under way; raises as :meth:`check`."""
+        self._active.add(request)  # before the check: a thread that closes the entrance sees it from now on
+        if self.is_closed:
+            self._turn_away(request)
+
+    def _turn_away(self, request: Request) -> None:
         with self._lock:
-            if request not in self.active:
+            if request not in self._active:
                 return  # the session broke at this moment, and has failed it with the others
-            self.active.remove(request)
-            if self._refusal is None and not self.active:
+            self._active.remove(request)
+            if self._refusal is None and not self._active:
                 self._on_drained()
         self.check()
 
@@ -74,8 +76,8 @@ class Admission:
                     done -= 1
                     self.failed += 1
             self.done += done
-            self.active.difference_update(requests)
-            if self.is_closed and not self.active:
+            self._active.difference_update(requests)
+            if self.is_closed and not self._active:
                 self._on_drained()
 
     def under_way(self) -> tuple[int, int]:
@@ -84,7 +86,7 @@ class Admission:
         No request is in both numbers.
         """
         in_flight = queued = 0
-        for request in self.active.copy():  # one step under the GIL
+        for request in self._active.copy():  # one step under the GIL
             if request.state == "started":
                 in_flight += 1
             elif request.state == "waiting" and not request.is_abandoned:
@@ -97,7 +99,7 @@ class Admission:
             if self.is_closed:
                 return
             self.is_closed = True
-            if not self.active:
+            if not self._active:
                 self._on_drained()
 
     def break_off(self, refusal: Callable[[], BaseException]) -> list[Request]:
@@ -106,14 +108,14 @@ class Admission:
         Parameters
         ----------
         refusal
-            Makes the error that :meth:`check` raises.
+            Makes the error that :meth:`enter` raises.
         """
         with self._lock:
             self._refusal = refusal  # before the flag: check() may be called without the lock
             self.is_closed = True
             requests: list[Request] = []
-            while self.active:  # the same set remains: a request may be added at any time
-                requests.append(self.active.pop())
+            while self._active:  # the same set remains: a request may be added at any time
+                requests.append(self._active.pop())
             abandoned = sum(request.is_abandoned for request in requests)
             self.cancelled += abandoned
             self.failed += len(requests) - abandoned

@@ -115,10 +115,7 @@ class Pipeline:
             if self.recordings:
                 shapes = tuple(item.shape for item in request.plan.inputs)
                 request.draft, request.is_alone = Draft(self.recordings, self.info.mode, shapes), True
-        admission = self.admission
-        admission.active.add(request)
-        if admission.is_closed:
-            admission.turn_away(request)
+        self.admission.enter(request)
         self._router.enter(request)
 
     @property
@@ -306,8 +303,8 @@ class Pipeline:
             waiting, speed = len(line), self.times.speed
             # Requests that share a slot come back together: only where the device is fast, and several more wait.
             if self._may_share and speed.is_brief and waiting >= min(self.slots.depth, FIRST_DEPTH):
-                # Half of them, unless a wait costs more than all their executions: the device has the other half while
-                # these go home and their callers come back.
+                # Half of them, unless waking a thread takes longer than one of them: the device works on the other
+                # half while these results go home and their callers ask again.
                 fill(batch, line, waiting if speed.is_light else (waiting + 1) // 2)
                 self._is_sharing = len(batch.requests) > 1
             return batch

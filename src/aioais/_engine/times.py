@@ -101,7 +101,8 @@ class Times:
                 for (copies, earlier), group in groupby(notes, _kind_of):
                     _, _, rows, starts, entries = zip(*group, strict=True)
                     waits = [map(start.__sub__, queued) for start, queued in zip(starts, entries, strict=True)]
-                    self._book(copies, earlier, [*chain.from_iterable(rows)], [*chain.from_iterable(waits)])
+                    queued_ms = [*map((1e3).__mul__, chain.from_iterable(waits))]
+                    self._book(copies, earlier, [*chain.from_iterable(rows)], queued_ms)
             except Exception:  # noqa: BLE001 - no request fails because of that
                 _log.exception("times of requests could not be booked")
 
@@ -143,7 +144,7 @@ class Times:
         d2h, d2h_sums = _columns(times, width, back, width)
         self._book_each(h2d, execute, d2h)
         if earlier is not None:
-            self._queue.add(queued, unit=1e3)
+            self._queue.add(queued)
             self._h2d.add(h2d_sums, earlier[0])
             self._execute.add(execute_sums, earlier[1])
             if copies[1]:
@@ -179,11 +180,11 @@ class _Total:
         self.ms = 0.0
         self.most = 0.0
 
-    def add(self, times: list[float], earlier: float = 0.0, unit: float = 1.0) -> None:
-        """Add the times of requests, in so many milliseconds, which come on top of an earlier time of each."""
+    def add(self, times: list[float], earlier: float = 0.0) -> None:
+        """Add the times of requests, which come on top of an earlier time of each."""
         self.count += len(times)
-        self.ms += sum(times) * unit + earlier * len(times)
-        self.most = max(self.most, max(times) * unit + earlier)
+        self.ms += sum(times) + earlier * len(times)
+        self.most = max(self.most, max(times) + earlier)
 
 
 class Speed:
