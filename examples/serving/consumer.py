@@ -28,6 +28,9 @@ Image = npt.NDArray[np.float32]
 
 BUFFER = 16
 """Most messages that wait here for a device; the broker keeps the others."""
+AHEAD = 4
+"""Messages that are read ahead for each device. All that are taken and not answered are delivered again if this process
+dies, so it takes few."""
 
 
 @dataclass
@@ -100,7 +103,7 @@ async def consume(broker: Broker, session: MultiDeviceSession, inbox: AsyncItera
             yield item
 
     # The stream reads more only as results are taken, so a slow broker slows down the reading and nothing piles up.
-    async with aclosing(session.stream(feeds())) as results:
+    async with aclosing(session.stream(feeds(), prefetch=AHEAD)) as results:
         try:
             async for index, _, (logits,) in results:
                 await broker.answer(unanswered.pop(index), int(logits.argmax()))

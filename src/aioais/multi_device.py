@@ -269,7 +269,8 @@ class MultiDeviceSession(AwaitedOnly):
             Results in the order of the source, or as they are ready.
         prefetch
             Items that are read ahead for each device of those that have buffers; they hold their feeds and nothing
-            else. Default: as many as its depth; 0 reads nothing ahead.
+            else. Default: as many as its depth, and more as in :meth:`InferSession.infer_pipeline`; 0 reads nothing
+            ahead.
 
         Yields
         ------

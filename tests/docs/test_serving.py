@@ -314,7 +314,7 @@ async def test_the_consumer_takes_no_more_than_it_can_hold() -> None:
     assert list(broker.answers) == sorted(broker.answers)
     # One in hand, those in the inbox, one between inbox and stream, and four times what the stream may hold: the depth
     # of both devices and as many items read ahead.
-    assert broker.most <= 1 + consumer.BUFFER + 1 + 4 * 2 * (DEPTH + DEPTH)
+    assert broker.most <= 1 + consumer.BUFFER + 1 + 4 * 2 * (DEPTH + consumer.AHEAD)
 
 
 @pytest.mark.usefixtures("two_devices")

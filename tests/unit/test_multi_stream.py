@@ -146,6 +146,28 @@ async def test_a_slow_consumer_stops_the_source(models: Models, kind: str, order
 
 
 @pytest.mark.parametrize("kind", ["plain", "awaited"])
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.pairs
+@pytest.mark.usefixtures("clean_slate", "patient")
+async def test_a_long_stream_of_small_items_is_read_further_ahead(models: Models, kind: str, ordered: bool) -> None:
+    """As in ``infer_pipeline``: where requests share slots, while the consumer waits for the device."""
+    source = Source(10**9)
+    async with MultiDeviceSession(models.add(SHAPE), depth=4) as session:
+        stream = session.stream(source.get(kind), [0], ordered=ordered)
+        most = taken = 0
+        while most <= 2 * 4 * (4 if ordered else 1):  # the suite's timeout ends it
+            assert right(await anext(stream))
+            taken += 1
+            most = max(most, source.taken - taken)
+        assert source.taken >= 128
+        for _ in range(600):
+            assert right(await anext(stream))
+            taken += 1
+            assert source.taken - taken <= 64 * (4 if ordered else 1)
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", ["plain", "awaited"])
 @pytest.mark.parametrize("way", ["break", "raise", "close", "cancel"])
 async def test_leaving_early(models: Models, kind: str, way: str) -> None:
     source = Source(10_000)

@@ -41,7 +41,7 @@ class Item:
 class Member:
     """A device that takes part in a stream."""
 
-    __slots__ = ("_prefetch", "id", "in_flight", "is_on_trial", "session", "state")
+    __slots__ = ("_prefetch", "id", "in_flight", "is_on_trial", "is_wide", "session", "state")
 
     def __init__(self, device_id: int, session: SessionCore, prefetch: int | None, state: DeviceState) -> None:
         self.id = device_id
@@ -49,14 +49,19 @@ class Member:
         self.in_flight = 0
         self.is_on_trial = False
         """It runs an item that failed elsewhere, and no other one before that is done."""
+        self.is_wide = False
+        """It may have more items where small ones share slots, unless the caller said how many are read ahead."""
         self.state = state
         self._prefetch = prefetch
 
     @property
     def most(self) -> int:
         """Most items that it has at once: as many as its depth, and those read ahead."""
-        depth = self.session.known().slots.depth
-        return 2 * depth if self._prefetch is None else depth + self._prefetch
+        pipeline = self.session.known()
+        depth = pipeline.slots.depth
+        if self._prefetch is not None:
+            return depth + self._prefetch
+        return max(2 * depth, pipeline.most_sharing) if self.is_wide else 2 * depth
 
     @property
     def room(self) -> int:

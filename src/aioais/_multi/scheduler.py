@@ -13,6 +13,7 @@ import numpy as np
 from .._engine.core import SessionCore
 from .._engine.request import Request
 from .._sources.source import open_source
+from .._sources.streaming import LONG
 from ..blame import Often, Seen, blame
 from ..errors import AclError, ClosedError, add_note
 from ..types import StreamOutput
@@ -47,7 +48,7 @@ async def stream_items(
             try:
                 scheduler.open(await pool.resolve(device_ids))
                 while True:
-                    scheduler.has_news = False
+                    scheduler.look()
                     await scheduler.rerun()
                     while (pending := feeder.fill()) is not None:
                         await pending
@@ -356,6 +357,13 @@ class Scheduler:
                 self._last = None
 
     # --------------------------------------------------------------------- wake and end
+    def look(self) -> None:
+        """Notice whether the consumer, which wants the next result, has to wait for a device."""
+        self.has_news = False
+        is_wide = self._next_index >= LONG and not self.is_ready
+        for device in self._devices:
+            device.is_wide = is_wide
+
     def wake(self) -> None:
         """Wake the consumer's task."""
         self.has_news = True

@@ -14,9 +14,9 @@ from .._engine.request import Request
 from ..errors import add_note
 from .source import open_source
 
-__all__ = ["session_results"]
+__all__ = ["LONG", "session_results"]
 
-_LONG: Final = 128
+LONG: Final = 128
 """After so many results a source is read further ahead than ``depth`` asks for, where small requests share slots."""
 
 
@@ -96,7 +96,7 @@ class _Window:
         held = len(self.items)
         if held < self._pipeline.slots.depth * self._per_slot + self._more:
             return True
-        is_long = self.is_awaited and self._may_widen and self.taken >= _LONG
+        is_long = self.is_awaited and self._may_widen and self.taken >= LONG
         return is_long and held < self._pipeline.most_sharing
 
     def look(self) -> None:
