@@ -248,7 +248,8 @@ async def test_tensors_closed_in_many_threads(models: Models) -> None:
     """Whichever comes first returns; none is lost, and none is given to two owners."""
     array = random(3, 4)
     async with InferSession(0, models.add((3, 4)), depth=2) as session:
-        await asyncio.gather(*(session.infer([array, array]) for _ in range(8)))
+        while session.statistics().slots < 2:
+            await asyncio.gather(*(session.infer([array, array]) for _ in range(8)))
         held = session.statistics().device_bytes
 
         async def lane(number: int) -> None:
