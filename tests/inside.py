@@ -39,7 +39,6 @@ from aioais.cli.devices import _remarks as remarks_on_devices
 from aioais.compat import _install
 from aioais.compat import _loop as compat_loop
 from aioais.compat import _models as compat_models
-from aioais.emulator import event as emulator_event
 from aioais.emulator import lent
 from aioais.emulator import memory as emulator_memory
 from aioais.emulator._observers import observers as emulator_observers
@@ -106,7 +105,6 @@ __all__ = [
     "is_leased",
     "keep_idle_for",
     "kept_with_waits",
-    "limit_events",
     "limit_idle",
     "limit_kept_waits",
     "limit_leases",
@@ -136,6 +134,7 @@ __all__ = [
     "times_of_copies_held",
     "treat_as_brief",
     "treat_as_fast",
+    "treat_as_instant",
     "treat_as_slow",
     "wait_broken",
     "wait_finalize_requested",
@@ -343,11 +342,6 @@ async def reclaim(session: InferSession) -> None:
     await wait_future(pipeline.device.worker.submit(pipeline.slots.reclaim))
 
 
-def limit_events(patch: pytest.MonkeyPatch, count: int) -> None:
-    """Have the CPU device refuse to make more events than that."""
-    patch.setattr(emulator_event, "_LIMIT", count)
-
-
 def limit_leases(patch: pytest.MonkeyPatch, session: InferSession, nbytes: int | None = None) -> None:
     """Bound the pinned memory that results may lease on the session's device; by default, what there is now."""
     pinned = _pipeline(session).device.pinned
@@ -424,7 +418,7 @@ def file_of_trace(trace: Trace, make: Callable[[Callable[[], Any]], Any]) -> Non
 
 
 def treat_as_fast(patch: pytest.MonkeyPatch) -> None:
-    """Have every device pass for one that is faster than threads wake, however slow the machine is."""
+    """Have every device pass for one that is faster than threads wake, and slower than the host."""
     _set_limits(patch, 1000.0)
 
 
@@ -439,7 +433,14 @@ def treat_as_brief(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(times, "_LIGHT_MS", 0.0)
 
 
+def treat_as_instant(patch: pytest.MonkeyPatch) -> None:
+    """Have every device pass for one that waits for the host."""
+    _set_limits(patch, 1000.0)
+    patch.setattr(times, "_INSTANT_MS", 1000.0)
+
+
 def _set_limits(patch: pytest.MonkeyPatch, ms: float) -> None:
+    patch.setattr(times, "_INSTANT_MS", 0.0)
     for name in ("_LIGHT_MS", "_BRIEF_MS"):
         patch.setattr(times, name, ms)
     patch.setattr(times, "_SLOW_MS", max(ms, times._SLOW_MS))

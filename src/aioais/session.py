@@ -260,7 +260,7 @@ class InferSession(Measures, AwaitedOnly):
         try:
             return await request.future  # type: ignore[no-any-return]
         except BaseException:
-            request.abandon()
+            request.give_up()
             raise
         finally:
             del request  # an error's traceback holds this frame, and the request the error

@@ -22,7 +22,8 @@ class InferSummary(Sequence[float]):
 
     A snapshot: later executions do not change it. The newest 65 536 entries are kept; ``count``, ``total`` and
     ``mean`` cover all executions since the session was opened or the summary was reset. A time that ACL could not
-    read is 0.0.
+    read is 0.0. Small requests that ran together, as many do at once, have their mean as the entry of each; with
+    ``depth=1`` none do.
 
     Parameters
     ----------

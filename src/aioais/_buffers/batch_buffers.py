@@ -12,7 +12,6 @@ from .._acl.dataset import Dataset
 from .._acl.memory import DeviceBlock, view
 from .._acl.model import ModelInfo, TensorInfo
 from .._acl.release import run_all
-from .._acl.stream import Event
 from .._device.device import Device
 from .._feeds.plan import InputPlan, OutputPlan, Plan
 from ..errors import AclError
@@ -22,11 +21,15 @@ __all__ = ["MOST_BATCHED", "BatchBuffers", "Place"]
 
 _log = logging.getLogger("aioais")
 
-MOST_BATCHED: Final = 16
+MOST_BATCHED: Final = 32
 """Requests of a batch. More save little, and the event loop waits longer for the results."""
 _ALIGNMENT: Final = 64
 _MOST_BYTES: Final = 1 << 20
 """Pinned memory of all places of one slot, and as much device memory."""
+_MOST_PLANS: Final = 16
+"""Plans of which a slot keeps the arrays of all places."""
+_MOST_ROOM: Final = 1 << 16
+"""Bytes of one place, unless the requests fill half of it."""
 
 
 class Place(NamedTuple):
@@ -34,8 +37,13 @@ class Place(NamedTuple):
 
     in_data: Dataset
     out_data: Dataset
-    mark: Event
-    """Behind its execution."""
+
+
+class Areas(NamedTuple):
+    """For each place the arrays over pinned memory that feeds are copied to, and those that outputs arrive in."""
+
+    staging: list[list[np.ndarray]]
+    landing: list[list[np.ndarray]]
 
 
 class _Side:
@@ -60,7 +68,7 @@ class _Side:
 
 
 class BatchBuffers:
-    """Pinned memory, device memory, datasets and events of one slot for the requests of a batch.
+    """Pinned memory, device memory and datasets of one slot for the requests of a batch.
 
     Host and device have all inputs side by side, and all outputs. So one copy brings the feeds of a batch to the
     device, and one its results back: with few bytes each, a copy costs what the call costs.
@@ -83,13 +91,13 @@ class BatchBuffers:
     def __init__(self, device: Device, info: ModelInfo, bound: dict[int, tuple[int, int]]) -> None:
         self.places: list[Place] = []
         self.commands: dict[Any, Any] = {}
+        self._areas: dict[int, Areas] = {}
         self._device = device
         self._info = info
         self._bound = bound
         self._inputs, self._outputs = _Side(info.inputs), _Side(info.outputs)
         self._room: int = self._inputs.stride + self._outputs.stride
         self._most = max(1, min(MOST_BATCHED, _MOST_BYTES // max(1, self._room)))
-        self._events: list[Event] = []
         self._block: DeviceBlock | None = None
         self._pinned = self._pinned_bytes = 0
 
@@ -101,10 +109,9 @@ class BatchBuffers:
     def suits(self, plan: Plan) -> bool:
         """Whether small requests of a plan may share the slot.
 
-        They may not where there are no events or no memory for that, or where what is copied would be mostly room for
-        larger gears.
+        They may not where there is no memory for that, or where what is copied would be mostly room for larger gears.
         """
-        return self._most > 1 and self._room <= max(_MOST_BYTES // MOST_BATCHED, 2 * _bytes_of(plan))
+        return self._most > 1 and self._room <= max(_MOST_ROOM, 2 * _bytes_of(plan))
 
     def reserve(self, plan: Plan) -> int:
         """Have what requests of a plan need to share the slot; returns how many may, 1 where none can."""
@@ -114,13 +121,18 @@ class BatchBuffers:
             self._reserve()
         return self._most
 
-    def staging(self, k: int, inputs: tuple[InputPlan, ...]) -> list[np.ndarray]:
-        """Return the pinned memory of the request at place ``k`` as an array for each feed."""
-        return self._inputs.views(self._pinned, k, inputs)
-
-    def landing(self, k: int, outputs: tuple[OutputPlan, ...]) -> list[np.ndarray]:
-        """Return the pinned memory of the request at place ``k`` as an array for each output."""
-        return self._outputs.views(self._pinned, k, outputs)
+    def areas(self, plan: Plan) -> Areas:
+        """Return where the requests of a plan have their tensors."""
+        found = self._areas.get(plan.serial)
+        if found is None:
+            assert plan.outputs is not None
+            if len(self._areas) >= _MOST_PLANS:
+                self._areas.clear()
+            places = range(len(self.places))
+            staging = [self._inputs.views(self._pinned, k, plan.inputs) for k in places]
+            landing = [self._outputs.views(self._pinned, k, plan.outputs) for k in places]
+            found = self._areas[plan.serial] = Areas(staging, landing)
+        return found
 
     def copies(self, count: int) -> tuple[list[Copy], list[Copy]]:
         """Return the copies of the first ``count`` requests: one to the device and one back, if there are tensors."""
@@ -141,16 +153,13 @@ class BatchBuffers:
         datasets = [dataset for place in self.places for dataset in (place.in_data, place.out_data)]
         self.places.clear()
         self.commands.clear()
-        events, self._events = self._events, []
+        self._areas.clear()
         block, self._block = self._block, None
         pinned, self._pinned = self._pinned, 0
         if pinned:
             self._device.pinned.release(pinned, self._pinned_bytes)
-        closed = [dataset.close for dataset in datasets] + [event.close for event in events]
-        try:
-            run_all([*closed, block.close] if block is not None else closed)
-        finally:
-            self._device.batch_events.give_back(len(events))
+        closed = [dataset.close for dataset in datasets]
+        run_all([*closed, block.close] if block is not None else closed)
 
     def _reserve(self) -> None:
         try:
@@ -166,25 +175,14 @@ class BatchBuffers:
 
     def _make_places(self) -> None:
         """Make all places at once, so that nothing is made between the requests of a batch."""
-        events = self._device.batch_events
-        count = left = events.take(self._most, 1)
-        try:
-            self._most = max(1, count)
-            if count < 2:
-                return
-            nbytes = count * self._room
-            self._block = self._device.alloc(nbytes)
-            self._pinned, self._pinned_bytes = self._device.pinned.acquire(nbytes), nbytes
-            self._outputs.begin = count * self._inputs.stride
-            for k in range(count):
-                mark = Event(self._device.library)
-                self._events.append(mark)
-                left -= 1
-                self._make_place(k, mark)
-        finally:
-            events.give_back(left)
+        nbytes = self._most * self._room
+        self._block = self._device.alloc(nbytes)
+        self._pinned, self._pinned_bytes = self._device.pinned.acquire(nbytes), nbytes
+        self._outputs.begin = self._most * self._inputs.stride
+        for k in range(self._most):
+            self._make_place(k)
 
-    def _make_place(self, k: int, mark: Event) -> None:
+    def _make_place(self, k: int) -> None:
         info, library, block = self._info, self._device.library, self._block
         assert block is not None
         bound = self._bound.copy()
@@ -194,7 +192,7 @@ class BatchBuffers:
         try:
             offsets = [self._outputs.offset(k, position) for position in range(len(info.outputs))]
             buffers = [(block.address + at, tensor.size) for at, tensor in zip(offsets, info.outputs, strict=True)]
-            self.places.append(Place(in_data, Dataset(library, buffers, _ignore), mark))
+            self.places.append(Place(in_data, Dataset(library, buffers, _ignore)))
         except BaseException:
             in_data.close()
             raise

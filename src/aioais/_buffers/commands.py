@@ -11,7 +11,7 @@ import numpy as np
 from .._acl.stream import Call, Event, Stream
 from .._cann.constants import MemcpyKind
 
-__all__ = ["CommandList", "Copy", "Launch", "Marks", "Streams", "Work", "record_commands"]
+__all__ = ["CommandList", "Copy", "Marks", "Streams", "Work", "record_commands"]
 
 _H2D: Final = int(MemcpyKind.HOST_TO_DEVICE)
 _D2H: Final = int(MemcpyKind.DEVICE_TO_HOST)
@@ -28,10 +28,7 @@ class Copy(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """The events of one request; the times between them are its times.
-
-    Requests that share a slot have those of the slot, but for an event each behind their execution.
-    """
+    """The events of one request, or of several that share a slot; the times between them are its times, or theirs."""
 
     start: Event
     """Before the first copy."""
@@ -57,22 +54,12 @@ class Streams(NamedTuple):
     executions_done: Event | None = None
 
 
-class Launch(NamedTuple):
-    """Executions with one mark behind them."""
-
-    call: Call
-    """Queues one."""
-    executions: int
-    mark: Event
-    owner: int = 0
-    """Position of the request that they are for."""
-
-
 class Work(NamedTuple):
     """What one request, or several that share a slot, ask of the device, and where their tensors are on the host."""
 
     inputs: Sequence[Copy]
-    launches: Sequence[Launch]
+    executions: Sequence[tuple[list[Call], Event]]
+    """Groups of calls, each of which queues one execution, with the mark behind each group."""
     outputs: Sequence[Copy]
     marks: Marks
     staging: list[list[Any]]
@@ -81,7 +68,7 @@ class Work(NamedTuple):
     """Of each request, for each output the array, or the ``Landing``, that it arrives in; nothing where no output goes
     to the host."""
     is_shared: bool = False
-    """One copy each way is for all tensors of all requests."""
+    """One copy each way is for all tensors of all requests, and one group of executions has one for each request."""
 
 
 class CommandList(NamedTuple):
@@ -119,17 +106,15 @@ class CommandList(NamedTuple):
     def rows(self, times: list[float]) -> list[float]:
         """Return the times of each request, one behind the other, from those of the spans.
 
-        A copy that several tensors share counts in equal parts for each of them.
+        What requests share counts in equal parts for each of them, and for each tensor of a copy.
         """
         if not self.is_shared:
             return times
-        into, back = self.copies
-        count = len(self.staging)
-        rows = [times[0] / (count * into or 1)] * into + [0.0] + [times[-1] / (count * back or 1)] * back
-        rows *= count
-        first = 1 if into else 0
-        rows[into :: into + 1 + back] = times[first : first + count]
-        return rows
+        (into, back), count = self.copies, len(self.staging)
+        execute = times[1 if into else 0]
+        row = [times[0] / into] * into if into else []
+        row += [execute, *[times[-1] / back] * back] if back else [execute]
+        return [ms / count for ms in row] * count
 
 
 def record_commands(work: Work, streams: Streams) -> CommandList:
@@ -145,7 +130,7 @@ def record_commands(work: Work, streams: Streams) -> CommandList:
     home, executions = streams.copies, streams.executions
     marks, landing = work.marks, work.landing
     begin = [marks.start, *marks.inputs[: len(work.inputs)]]
-    middle = [marks.ready, *(launch.mark for launch in work.launches)]
+    middle = [marks.ready, *(mark for _, mark in work.executions)]
     finish = [middle[-1], *marks.outputs[: len(work.outputs)]]
     calls: list[Call] = []
     if work.inputs or executions is not home:
@@ -156,21 +141,22 @@ def record_commands(work: Work, streams: Streams) -> CommandList:
         calls += _follow(executions, home, begin[-1], streams.inputs_done)
     calls.append(executions.record_call(marks.ready))
     owners = [0] * len(calls)
-    for launch in work.launches:
-        calls += [*[launch.call] * launch.executions, executions.record_call(launch.mark)]
-        owners += [launch.owner] * (launch.executions + 1)
-    end = len(calls)
+    for launches, mark in work.executions:
+        calls += [*launches, executions.record_call(mark)]
+    if work.is_shared:
+        owners += range(len(work.staging))
+    back = len(calls)
     if executions is not home:
         calls += _follow(home, executions, middle[-1], streams.executions_done)
     calls += _copies(work.outputs, marks.outputs, home, _D2H)
-    owners += [0] * (len(calls) - end)
+    owners += [0] * (len(calls) - len(owners))
     spans = [(before.handle, behind.handle) for row in (begin, middle, finish) for before, behind in pairwise(row)]
     copies = len(work.inputs), len(work.outputs)
     if work.is_shared:
         copies = len(work.staging[0]), len(landing[0])
     is_small = bool(landing[0]) and all(isinstance(area, np.ndarray) for area in landing[0])
     return CommandList(
-        calls, head, end, owners, spans, copies, middle[-1], work.staging, landing, work.is_shared, is_small, {}
+        calls, head, back, owners, spans, copies, middle[-1], work.staging, landing, work.is_shared, is_small, {}
     )
 
 

@@ -26,30 +26,6 @@ _PATIENCE_S: Final = 1.0
 _KEEP_S: Final = 10.0
 """Memory that has been idle for so long is given back, at the latest after twice that."""
 
-_MOST_BATCH_EVENTS: Final = 512
-"""Events that batches of all its sessions may have: half of what some devices have in all (pyACL reference,
-``create_event``), so that a session can still be opened beside many."""
-
-
-class EventBudget:
-    """How many more events may be made; in any thread."""
-
-    def __init__(self, most: int) -> None:
-        self._left = most
-        self._lock = threading.Lock()  # guards it
-
-    def take(self, count: int, unit: int) -> int:
-        """Take as many as ``count``, or as many units as there are; returns how many events that is."""
-        with self._lock:
-            taken = min(count, self._left // unit * unit)
-            self._left -= taken
-            return taken
-
-    def give_back(self, count: int) -> None:
-        """Return so many to the budget."""
-        with self._lock:
-            self._left += count
-
 
 class Device:
     """One opened device, shared by the sessions and tensors on it.
@@ -68,7 +44,6 @@ class Device:
         self.context: int = 0
         self.is_board: bool = False
         """Host and device have one memory (an RC board): nothing is copied between them."""
-        self.batch_events: EventBudget = EventBudget(_MOST_BATCH_EVENTS)
         self.idle_memory: IdleMemory = IdleMemory(self.library, device_id, self._finish_posted)
         spare = self.idle_memory.overcome
         self.memory: DeviceMemory = DeviceMemory(self.library, self.post, spare)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from operator import attrgetter, methodcaller
 
 from ..errors import ClosedError
 from .request import Request
 
 __all__ = ["Admission"]
+
+_error_of, _future_of = attrgetter("error"), attrgetter("future")
+_is_cancelled = methodcaller("cancelled")
 
 
 class Admission:
@@ -67,14 +71,12 @@ class Admission:
             if self._refusal is not None:
                 return  # counted when the session broke
             done = len(requests)
-            for request in requests:
-                request.state = "ended"
-                if request.was_cancelled or request.future.cancelled():
-                    done -= 1
-                    self.cancelled += 1
-                elif request.error is not None:
-                    done -= 1
-                    self.failed += 1
+            if any(map(_error_of, requests)) or any(map(_is_cancelled, map(_future_of, requests))):
+                cancelled = sum(request.is_abandoned for request in requests)
+                failed = sum(request.error is not None and not request.is_abandoned for request in requests)
+                self.cancelled += cancelled
+                self.failed += failed
+                done -= cancelled + failed
             self.done += done
             self._active.difference_update(requests)
             if self.is_closed and not self._active:
@@ -89,7 +91,7 @@ class Admission:
         for request in self._active.copy():  # one step under the GIL
             if request.state == "started":
                 in_flight += 1
-            elif request.state == "waiting" and not request.is_abandoned:
+            elif not request.is_abandoned:
                 queued += 1
         return in_flight, queued
 

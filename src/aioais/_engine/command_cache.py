@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from .._acl.memory import DeviceBlock, view
-from .._buffers.commands import CommandList, Copy, Launch, Work, record_commands
+from .._buffers.commands import CommandList, Copy, Work, record_commands
 from .._buffers.results import Landing
 from .._buffers.slot import Slot
 from .._feeds.plan import SMALL, Plan
@@ -59,8 +59,8 @@ class CommandCache:
         back, landing = self._outputs(request, slot) if is_last else ([], [])
         launch = self._executions.launch_call(slot, slot.in_data, slot.out_data)
         groups = zip(slot.executions_per_mark, slot.marks.executions, strict=True)
-        launches = [Launch(launch, count, mark) for count, mark in groups]
-        work = Work(inputs, launches, back, slot.marks, [staging], [landing])
+        executions = [([launch] * count, mark) for count, mark in groups]
+        work = Work(inputs, executions, back, slot.marks, [staging], [landing])
         commands = record_commands(work, self._executions.streams(slot))
         own = [None if isinstance(area, Landing) else area for area in landing]
         _keep(slot.commands if has_copies else slot.middle_commands, kind, commands._replace(landing=[own]))
@@ -72,15 +72,12 @@ class CommandCache:
         batch = slot.batch
         found: CommandList | None = batch.commands.get(kind)
         if found is None:
-            assert plan.outputs is not None
             inputs, outputs = batch.copies(count)
-            launches = [
-                Launch(self._executions.launch_call(slot, place.in_data, place.out_data), 1, place.mark, k)
-                for k, place in enumerate(batch.places[:count])
-            ]
-            staging: list[list[Any]] = [batch.staging(k, plan.inputs) for k in range(count)]
-            landing: list[list[Any]] = [batch.landing(k, plan.outputs) for k in range(count)]
-            work = Work(inputs, launches, outputs, slot.marks, staging, landing, is_shared=True)
+            staging, landing = batch.areas(plan)
+            # No mark behind each of them: recording and reading it takes the host longer than the request itself.
+            launches = [self._executions.launch_call(slot, *place) for place in batch.places[:count]]
+            executions = [(launches, slot.marks.executions[-1])]
+            work = Work(inputs, executions, outputs, slot.marks, staging[:count], landing[:count], is_shared=True)
             found = record_commands(work, self._executions.streams(slot))
             _keep(batch.commands, kind, found)
         return found

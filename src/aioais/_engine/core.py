@@ -9,7 +9,7 @@ from typing import Any
 
 from .._bridge.offload import run_in_thread, wait_future
 from .._feeds.arrays import as_feed, converts_slowly
-from .._feeds.plan import Plan
+from .._feeds.planner import Planner
 from ..blame import Seen
 from ..errors import AclError, ClosedError, FeedError, WrongLoopError, open_error
 from ..tensor import Tensor, device_of
@@ -100,14 +100,36 @@ class SessionCore:
         ClosedError, BrokenSessionError, WrongLoopError, ForkError
             The session cannot be used here.
         """
-        pipeline = self._usable()
+        pipeline = self.pipeline
+        # Checked before the feeds: a session that has ended runs nothing.
+        if (
+            pipeline is None
+            or pipeline.admission.is_closed
+            or pipeline.process.is_forked  # before the loop: it does not run in a forked child
+            or self._loop is not asyncio.get_running_loop()
+        ):
+            pipeline = self._usable()
         planner = pipeline.planner
         plan = planner.known(feeds, mode, custom_sizes)
         if plan is not None:
-            return _submit(pipeline, plan, [*feeds], to_host, iteration)
-        if planner.needs_thread(feeds):
-            return _convert(pipeline, feeds, (mode, custom_sizes), to_host, iteration)
-        return _plan(pipeline, planner.arrays(feeds), (mode, custom_sizes), to_host, iteration)
+            feeds = [*feeds]
+        elif planner.needs_thread(feeds):
+            return self._convert(planner, feeds, (mode, custom_sizes, to_host, iteration))
+        else:
+            arrays = planner.arrays(feeds)
+            plan = planner.plan(arrays, mode, custom_sizes)
+            feeds = [array for array in arrays if array is not None]  # without optional inputs that are unfed
+        future = pipeline.loop.create_future()
+        request = iteration.request(plan, feeds, future) if iteration else Request(plan, feeds, future, to_host)
+        pipeline.submit(request)
+        return request
+
+    async def _convert(self, planner: Planner, feeds: Any, how: tuple[Any, Any, bool, Iteration | None]) -> Request:
+        """Convert feeds in a thread, and submit them."""
+        arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
+        request = self.request(arrays, *how)
+        assert isinstance(request, Request)
+        return request
 
     def submit_batch(self, feeds: list[Any], future: asyncio.Future[Any]) -> Request:
         """Submit feeds in model order that were put together by the library, in the mode of the model.
@@ -133,16 +155,9 @@ class SessionCore:
         return request
 
     def _usable(self) -> Pipeline:
-        pipeline = self.pipeline
-        # Checked before the feeds: a session that has ended runs nothing.
-        if (
-            pipeline is None
-            or pipeline.admission.is_closed
-            or pipeline.process.is_forked  # before the loop: it does not run in a forked child
-            or self._loop is not asyncio.get_running_loop()
-        ):
-            pipeline = self.opened()
-            pipeline.admission.check()
+        """Return the pipeline, or raise why it takes no request."""
+        pipeline = self.opened()
+        pipeline.admission.check()
         return pipeline
 
     def iteration(self, in_out_list: Any, iteration_times: Any, mem_copy: Any) -> Iteration:
@@ -164,7 +179,7 @@ class SessionCore:
         try:
             return await request.future
         finally:
-            request.abandon()
+            request.give_up()
             del request  # an error's traceback holds this frame, and the request the error
 
     async def upload(self, array: Any) -> Tensor:
@@ -270,26 +285,3 @@ class SessionCore:
         depth = options.depth if pipeline is None else pipeline.slots.depth
         where = f"{options.platform} device {options.device_id}"
         return f"<InferSession {options.model_path!r} on {where}{mode}, depth {depth}, {state}>"
-
-
-async def _convert(
-    pipeline: Pipeline, feeds: Any, how: tuple[Any, Any], to_host: bool, iteration: Iteration | None
-) -> Request:
-    planner = pipeline.planner
-    arrays = await run_in_thread("aioais-feeds", lambda: planner.arrays(feeds))
-    return _plan(pipeline, arrays, how, to_host, iteration)
-
-
-def _plan(
-    pipeline: Pipeline, arrays: list[Any], how: tuple[Any, Any], to_host: bool, iteration: Iteration | None
-) -> Request:
-    plan = pipeline.planner.plan(arrays, *how)
-    given = [array for array in arrays if array is not None]  # without those of optional inputs that are unfed
-    return _submit(pipeline, plan, given, to_host, iteration)
-
-
-def _submit(pipeline: Pipeline, plan: Plan, arrays: list[Any], to_host: bool, iteration: Iteration | None) -> Request:
-    future = pipeline.loop.create_future()
-    request = iteration.request(plan, arrays, future) if iteration else Request(plan, arrays, future, to_host)
-    pipeline.submit(request)
-    return request

@@ -28,7 +28,7 @@ IS_CHAINED: Final = [not os.environ.get("AIOAIS_ONE_STREAM")]
 
 
 _MOST_BEHIND: Final = 32
-"""Events of other slots for which a list is kept with the wait: batches of each size end with another one."""
+"""Events of other slots for which a list is kept with the wait: slots come and go."""
 
 _Link = tuple[Slot, Event, int]
 """The end of the chain: the slot on whose stream the newest execution is, the event behind it, and its number."""

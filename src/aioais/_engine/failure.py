@@ -235,7 +235,7 @@ class Failure:
 
     def _error_for(self, request: Request) -> BaseException:
         """Return the failure itself for requests that the device had begun, and one that names it for all others."""
-        if (request.started_at or request.error is self.cause) and isinstance(self.cause, AclError):
+        if (request.state != "waiting" or request.error is self.cause) and isinstance(self.cause, AclError):
             return copy.copy(self.cause)
         return self.refusal()
 

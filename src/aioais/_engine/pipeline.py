@@ -35,7 +35,7 @@ __all__ = ["Pipeline", "live_pipelines"]
 
 _MOST_HELD: Final = 2
 """With so many results ready the loop is woken at once. With more the device waits for the loop."""
-_MOST_SHARING: Final = FIRST_DEPTH * MOST_BATCHED
+_MOST_SHARING: Final = 2 * MOST_BATCHED
 """With so many requests of one source under way, a device that is so fast never waits for the loop."""
 _live: set[Pipeline] = set()
 """The pipelines that have not ended."""
@@ -287,7 +287,6 @@ class Pipeline:
             request = line[0]
             if request.future.cancelled():
                 line.popleft()
-                request.drop()
                 self._end([request])
                 continue
             try:
@@ -303,9 +302,7 @@ class Pipeline:
             waiting, speed = len(line), self.times.speed
             # Requests that share a slot come back together: only where the device is fast, and several more wait.
             if self._may_share and speed.is_brief and waiting >= min(self.slots.depth, FIRST_DEPTH):
-                # Half of them, unless waking a thread takes longer than one of them: the device works on the other
-                # half while these results go home and their callers ask again.
-                fill(batch, line, waiting if speed.is_light else (waiting + 1) // 2)
+                fill(batch, line, speed.partners(waiting))
                 self._is_sharing = len(batch.requests) > 1
             return batch
         return None

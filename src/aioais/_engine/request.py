@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import traceback
 from collections import deque
+from contextlib import suppress
+from operator import attrgetter
 from time import perf_counter
 from typing import Any, ClassVar, Literal
 
@@ -19,12 +21,13 @@ from .event_times import Draft
 __all__ = ["Batch", "Request", "State", "fill"]
 
 _numbers = itertools.count(1)
+_kind_of = attrgetter("plan", "is_alone")
 
-State = Literal["waiting", "started", "ended"]
+State = Literal["waiting", "started", "sharing"]
 """Where a request is on its way. If its batch fails, it may wait in the line again.
 
-``waiting``: in the line, or in a batch behind the request that has the slot. ``started``: it has a slot, and is on the
-device or about to be. ``ended``: it is counted as done, failed or cancelled, and its slot is another's.
+``waiting``: for a slot. ``started``: it has one, and is on the device or about to be. ``sharing``: so is it, in the
+slot of another request.
 """
 
 
@@ -39,6 +42,8 @@ class Request:
     # Defaults of the class: setting each of them in every request costs the loop a microsecond.
     is_iteration: ClassVar[bool] = False
     """It has several steps, each a submission of its own."""
+    to_host: bool = True
+    """Its outputs go to arrays."""
     is_alone: bool = False
     """It shares no slot: it is recorded, has several steps, its outputs stay on the device, or it failed together with
     others before."""
@@ -51,8 +56,6 @@ class Request:
     """What its outputs are; known when it is submitted, or has run."""
     result: list[Any] | None = None
     error: BaseException | None = None
-    was_cancelled: bool = False
-    """Its caller stopped waiting before it was complete."""
     is_unproven = False
     """Dynamic shape: its outputs are taken to be those that the same shapes of inputs gave before."""
     must_wait = False
@@ -73,9 +76,8 @@ class Request:
         if plan.has_tensors:  # their memory instead of the tensors: their owner may close them at once
             self.feeds = [block_of(feed) if isinstance(feed, Tensor) else feed for feed in feeds]
         self.future = future
-        self.to_host = to_host
         if not to_host:
-            self.is_alone = True
+            self.to_host, self.is_alone = False, True
         self.blocks: list[Any] = []
         """Device memory and pinned blocks that must outlive the work on the device."""
         self.queued_at: float = perf_counter()
@@ -86,47 +88,36 @@ class Request:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether no caller waits any more; cheap, and right to ask in any thread."""
+        """Whether its caller has stopped waiting; cheap, and right to ask in any thread."""
         return self.future.cancelled()
 
-    def abandon(self) -> None:
-        """Drop the feeds of a request that has not started; on the loop's thread."""
+    def give_up(self) -> None:
+        """Stop waiting for it: in the line it never runs, on the device it is finished and dropped.
+
+        On the loop's thread, or in a finaliser of a coroutine whose loop is closed.
+        """
+        future = self.future
+        with suppress(RuntimeError):  # the loop is closed: no task is left to be told
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # seen: no caller will ask for it
         if self.state == "waiting":
             self.feeds = None
-
-    def give_up(self) -> None:
-        """Stop waiting for it: in the line it never runs, on the device it is finished and dropped."""
-        future = self.future
-        if not future.cancel() and not future.cancelled():
-            future.exception()  # seen: no caller will ask for it
-        self.abandon()
-
-    def drop(self) -> None:
-        """End it unrun, or between two steps: its caller stopped waiting."""
-        self.was_cancelled = True
 
     def settle(self) -> None:
         """Set the future; on the loop's thread."""
         future, error = self.future, self.error
-        if error is None and self.draft is None:  # by far the most frequent
+        if self.draft is not None:
+            outcome: Outcome = "cancelled" if future.cancelled() else "done" if error is None else "failed"
+            self.draft.publish(self.number, self.queued_at, self.started_at, outcome)
+        if error is None:
             if not future.done():
                 future.set_result(self.result)
-            self.result = None
             return
-        result = self.result
-        self.result = self.error = None
-        if self.draft is not None:
-            was_cancelled = future.cancelled() or self.was_cancelled
-            outcome: Outcome = "cancelled" if was_cancelled else "done" if error is None else "failed"
-            self.draft.publish(self.number, self.queued_at, self.started_at, outcome)
-        if future.done():
-            return
-        if error is not None:
-            # Frames of engine threads hold the request, so its future, so the error.
-            traceback.clear_frames(error.__traceback__)
+        # Frames of engine threads hold the request, so its future, so the error.
+        self.error = None
+        traceback.clear_frames(error.__traceback__)
+        if not future.done():
             future.set_exception(error)
-        else:
-            future.set_result(result)
 
 
 class Batch:
@@ -162,11 +153,9 @@ class Batch:
         self.is_on_one_stream = False
 
     def part(self) -> None:
-        """Have the requests that failed together run again, each alone, with the feeds that were staged."""
-        assert self.commands is not None
+        """Have the requests that failed together run again, each alone."""
         self.again = [request for request in self.queued if request.error is None]
-        for request, staging in zip(self.queued, self.commands.staging, strict=True):
-            request.feeds = [area.copy() for area in staging]
+        for request in self.again:
             request.is_alone = True
         self.requests = [request for request in self.requests if request not in self.again]
         self.queued, self.commands = [], None
@@ -182,9 +171,9 @@ def fill(batch: Batch, line: deque[Request], most: int) -> None:
     if first.is_alone or not plan.is_small:
         return
     most = min(most, batch.slot.batch.reserve(plan) - 1)
-    add, take = batch.requests.append, line.popleft
-    for _ in range(most):
-        request = line[0]
-        if request.plan is not plan or request.is_alone:
-            return
-        add(take())
+    taken = [line.popleft() for _ in range(most)]
+    if not {*map(_kind_of, taken)} <= {(plan, False)}:
+        same = [request.plan is plan and not request.is_alone for request in taken].index(False)
+        line.extendleft(reversed(taken[same:]))
+        del taken[same:]
+    batch.requests += taken

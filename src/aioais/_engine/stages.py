@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from operator import attrgetter, methodcaller
+from itertools import chain, repeat
+from operator import attrgetter, methodcaller, setitem
 from time import perf_counter
 from typing import Any, Final
 
@@ -35,7 +36,8 @@ _log = logging.getLogger("aioais")
 _D2D: Final = int(MemcpyKind.DEVICE_TO_DEVICE)
 # What is done for each request of a batch costs least without a frame of Python.
 _copied = methodcaller("copy")
-_error_of, _keeps_row, _queued_at = map(attrgetter, ("error", "keeps_row", "queued_at"))
+_error_of, _feeds_of, _keeps_row, _queued_at = map(attrgetter, ("error", "feeds", "keeps_row", "queued_at"))
+_ARRAYS: Final = {ndarray}
 
 
 class Stages:
@@ -88,9 +90,6 @@ class Stages:
             if commands is not None:
                 batch.commands = commands
                 batch.number = self._executions.submit(batch.slot, commands)
-                if is_shared:
-                    for request in requests:
-                        request.feeds = None
         except RefusedError as refused:
             return self._refused(batch, refused)
         except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
@@ -103,30 +102,38 @@ class Stages:
         """Copy the feeds of requests that share a slot; returns the commands of those that are to be submitted."""
         requests, slot = batch.requests, batch.slot
         plan = requests[0].plan
-        requests[0].state = "started"
+        now = perf_counter()
         if plan.gear is not None:
             # The slot's own as well: it has the hidden input that they share.
             self._executions.prepare(plan, [slot.in_data, *slot.batch.in_datas(len(requests))])
-        staging = self._cache.batch(plan, slot, len(requests)).staging
-        now = perf_counter()
+        queued = [request for request in requests if not request.future.cancelled()]
+        staging = slot.batch.areas(plan).staging
+        try:
+            copy_feeds([*chain.from_iterable(staging[: len(queued)])], [*chain.from_iterable(map(_feeds_of, queued))])
+        except BaseException:  # noqa: BLE001 - of one of them; its caller gets it
+            queued = self._stage_each(queued, staging)
+        if not queued:
+            return None
+        for request in queued:
+            request.state = "sharing"
+        queued[0].state, queued[0].started_at = "started", now
+        batch.queued = queued
+        return self._cache.batch(plan, slot, len(queued))
+
+    def _stage_each(self, requests: list[Request], staging: list[list[Any]]) -> list[Request]:
+        """Copy the feeds of requests one by one; returns those whose feeds can be read."""
         queued: list[Request] = []
         for request in requests:
-            request.started_at = now
-            feeds = request.feeds  # kept until all are submitted: those behind one that fails go back to the line
-            if feeds is None or request.future.cancelled():
-                request.was_cancelled = True
-                continue
+            feeds = request.feeds
+            if feeds is None:
+                continue  # its caller stopped waiting just now
             try:
                 copy_feeds(staging[len(queued)], feeds)
             except BaseException as exc:  # noqa: BLE001 - the caller of the request gets it
                 self.fail(request, exc)
             else:
                 queued.append(request)
-        if not queued:
-            return None
-        commands = self._cache.batch(plan, slot, len(queued))
-        batch.queued = queued
-        return commands
+        return queued
 
     def _stage(self, batch: Batch, request: Request) -> CommandList | None:
         """Copy the feeds of a request that starts; returns its commands, or those of its next step.
@@ -137,12 +144,10 @@ class Stages:
         if None in slot.outputs:  # device tensors have them
             slot.complete()
         feeds, request.feeds = request.feeds, None
-        if request.future.cancelled() or (feeds is None and not request.started_at):
-            request.was_cancelled = True  # a coroutine that is closed drops the feeds and cancels no future
+        if request.is_abandoned:
             return None
-        if not request.started_at:
-            request.started_at = perf_counter()
-            request.state = "started"
+        if request.state == "waiting":
+            request.state, request.started_at = "started", perf_counter()
         is_dynamic, ends = plan.dynamic_shapes is not None, WHOLE
         if not is_dynamic:
             if plan.gear is not None or plan.outputs is None:
@@ -272,9 +277,7 @@ class Stages:
         if commands.is_small:
             for request, landing in zip(requests, commands.landing, strict=True):
                 request.result = [*map(_copied, landing)]
-        elif requests[0].future.cancelled():
-            requests[0].was_cancelled = True
-        else:
+        elif not requests[0].is_abandoned:
             self._make_result(requests[0], commands.landing[0], slot)
         if any(map(_keeps_row, requests)):
             width = len(times) // len(requests)
@@ -286,13 +289,12 @@ class Stages:
     def _goes_on(self, batch: Batch, request: Request) -> bool:
         """Whether another step follows, or the same again with its outputs asked for."""
         try:
-            if request.is_unproven and not request.was_cancelled and self._must_run_again(batch, request):
+            if request.is_unproven and not request.is_abandoned and self._must_run_again(batch, request):
                 request.error, request.must_wait, request.is_unproven = None, True, False
                 return True
             if isinstance(request, IterationRequest) and not request.is_last:
-                if request.error is not None or request.was_cancelled:
+                if request.error is not None or batch.commands is None:  # it failed, or was given up before this step
                     return False
-                assert batch.commands is not None
                 copies = batch.commands.copies
                 row = batch.slot.stream.read_times(batch.commands.spans)
                 self._times.add(row, 0.0, [], copies, None)
@@ -352,6 +354,9 @@ class Stages:
 
 def copy_feeds(staging: Sequence[Any], feeds: Sequence[Any]) -> None:
     """Copy host feeds to where the device reads them; device tensors have no area there."""
+    if {*map(type, feeds)} == _ARRAYS:
+        any(map(setitem, staging, repeat(...), feeds))  # without a step of Python for each
+        return
     for area, feed in zip(staging, feeds, strict=True):
         if type(feed) is ndarray:
             area[...] = feed

@@ -24,10 +24,14 @@ STAGES = ("queue", "h2d", "execute", "d2h")
 _NOTED: Final = 16
 """So many submissions are booked together: booking one takes longer than making its result."""
 
-_LIGHT_MS: Final = 0.12
+_INSTANT_MS: Final = 0.02
+"""About what the host needs for one of many requests."""
+_LIGHT_MS: Final = 0.08
 """About the time that a thread needs to wake."""
 _BRIEF_MS: Final = 0.3
 _SLOW_MS: Final = 0.6
+_MOST_OVERLAPPED: Final = 16
+"""Requests of a batch beside which the device is to have others, while the results of these go home."""
 _REMEMBERED: Final = 9
 """Newest requests whose median counts. A single request seems slow if its thread is preempted while it submits."""
 
@@ -192,8 +196,10 @@ class Speed:
 
     Attributes
     ----------
+    is_instant
+        The device needs less time for a request than the host, so it waits for the host.
     is_light
-        The device needs less time for a request than a thread needs to wake.
+        It needs less than a thread needs to wake.
     is_brief
         It needs little more than that: sharing slots pays, or more slots, and one wake-up of the loop for several
         results.
@@ -204,6 +210,7 @@ class Speed:
 
     def __init__(self) -> None:
         self._newest: deque[float] = deque([inf] * _REMEMBERED, _REMEMBERED)
+        self.is_instant: bool = False
         self.is_light: bool = False
         self.is_brief: bool = False
         self.is_slow: bool = True
@@ -212,6 +219,15 @@ class Speed:
         """Judge anew, with the milliseconds of requests that were complete after all others; NaN counts as slow."""
         self._newest.extend(times)
         typical = sorted([ms if ms == ms else inf for ms in self._newest])[_REMEMBERED // 2]
+        self.is_instant = typical <= _INSTANT_MS
         self.is_light = typical <= _LIGHT_MS
         self.is_brief = typical <= _BRIEF_MS
         self.is_slow = typical > _SLOW_MS
+
+    def partners(self, waiting: int) -> int:
+        """Return how many of the requests that wait behind the first are to share its slot."""
+        if self.is_instant:
+            return waiting  # the fewer batches, the less the host has to do
+        # Half of them, unless waking a thread takes longer than one of them: the device works on the other half while
+        # these results go home and their callers ask again.
+        return min(waiting if self.is_light else (waiting + 1) // 2, _MOST_OVERLAPPED - 1)
