@@ -59,7 +59,7 @@ class InferSession(Measures, AwaitedOnly):
     depth
         How many sets of device buffers there may be: each serves one request at a time. ``"auto"`` begins at 4 and
         grows, to 16 at most, while the device is so fast and the buffers so small that more keep it busier. Where the
-        device needs up to 0.3 ms for a request and as many more requests wait as there are sets, or four, up to 16
+        device needs up to 0.3 ms for a request and as many more requests wait as there are sets, or four, up to 32
         small ones share a set, unless ``depth`` is 1 or ``loop`` more than 1. Requests that can share a set do not
         make ``"auto"`` grow.
     check

@@ -101,18 +101,25 @@ async def executions(session: InferSession, tasks: list[Task]) -> int:
     return count
 
 
+@asynccontextmanager
+async def taken_next(session: InferSession, count: int) -> AsyncIterator[int]:
+    """Submit requests as :func:`waiting` does, and give how many executions the device then takes at once."""
+    async with waiting(session, count) as tasks:
+        behind = emulator.gate("h2d")
+        emulator.reset_counts()
+    with behind:
+        await gate_of(behind)
+        yield await executions(session, tasks)
+    assert await outcomes(tasks) == []
+
+
 @pytest.mark.parametrize(("depth", "together", "slots"), [(1, 1, 1), (2, 32, 2), (4, 40, 3), (16, 40, 3)])
 async def test_how_many(models: Models, depth: int, together: int, slots: int) -> None:
     async with InferSession(0, models.add(SMALL), depth=depth) as session:
         await grown(session)
-        async with waiting(session, 40) as tasks:
-            behind = emulator.gate("h2d")
-            emulator.reset_counts()
-        with behind:
-            await gate_of(behind)
-            assert await executions(session, tasks) == together
+        async with taken_next(session, 40) as count:
+            assert count == together
             assert session.statistics().in_flight == slots, "those that share a set of buffers count as one"
-        assert await outcomes(tasks) == []
         now = session.statistics()
         assert (now.in_flight, now.queued) == (0, 0)
 
@@ -124,27 +131,17 @@ async def test_how_many_where_the_device_waits_for_the_host(
     inside.treat_as_instant(monkeypatch)
     async with InferSession(0, models.add(SMALL), depth=depth) as session:
         await grown(session)
-        async with waiting(session, 70) as tasks:
-            behind = emulator.gate("h2d")
-            emulator.reset_counts()
-        with behind:
-            await gate_of(behind)
-            assert await executions(session, tasks) == together
+        async with taken_next(session, 70) as count:
+            assert count == together
             assert session.statistics().in_flight == slots
-        assert await outcomes(tasks) == []
 
 
 async def test_each_has_a_slot_where_there_are_enough(models: Models) -> None:
     async with InferSession(0, models.add(SMALL), depth=4) as session:
         await grown(session)
-        async with waiting(session, 4) as tasks:
-            behind = emulator.gate("h2d")
-            emulator.reset_counts()
-        with behind:
-            await gate_of(behind)
-            assert await executions(session, tasks) == 4
+        async with taken_next(session, 4) as count:
+            assert count == 4
             assert session.statistics().in_flight == 4
-        assert await outcomes(tasks) == []
 
 
 @pytest.mark.parametrize(
@@ -159,13 +156,8 @@ async def test_half_of_what_waits(
         inside.treat_as_brief(monkeypatch)
         while inside.is_fast(session):
             await round_of(session, 64)
-        async with waiting(session, waiting_now) as tasks:
-            behind = emulator.gate("h2d")
-            emulator.reset_counts()
-        with behind:
-            await gate_of(behind)
-            assert await executions(session, tasks) == together
-        assert await outcomes(tasks) == []
+        async with taken_next(session, waiting_now) as count:
+            assert count == together
 
 
 async def test_a_slower_device_has_depth_requests(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +349,7 @@ async def test_no_room_to_share_a_slot(
 
 
 async def test_no_memory_for_larger_requests_to_share_a_slot(models: Models) -> None:
-    """The events for sharing are there, from smaller requests before; the memory is not."""
+    """Their places have room already, from smaller requests before."""
     path = models.convert(models.identity(["n", 512]), "gears", input_shape="x:-1,512", dynamic_batch_size="1,8")
     async with InferSession(0, path, depth=2) as session:
         while not inside.is_fast(session):

@@ -118,10 +118,22 @@ class Pipeline:
         self.admission.enter(request)
         self._router.enter(request)
 
-    @property
-    def most_sharing(self) -> int:
-        """How many requests of one source keep the device busy where they share slots; 0 where they do not."""
-        return _MOST_SHARING if self._is_sharing and self.times.speed.is_brief else 0
+    def window(self, prefetch: int | None, is_wide: bool) -> int:
+        """Return how many requests of one source there may be at once: under way, or with the consumer.
+
+        Parameters
+        ----------
+        prefetch
+            As in ``InferSession.infer_pipeline``.
+        is_wide
+            There may be more by default, where small ones share slots.
+        """
+        depth = self.slots.depth
+        if prefetch is not None:
+            return depth + prefetch
+        if is_wide and self._is_sharing and self.times.speed.is_brief:
+            return max(2 * depth, _MOST_SHARING)
+        return 2 * depth
 
     def statistics(self) -> SessionStatistics:
         """Return counters, stage times and memory at this moment; in any thread."""

@@ -50,18 +50,14 @@ class Member:
         self.is_on_trial = False
         """It runs an item that failed elsewhere, and no other one before that is done."""
         self.is_wide = False
-        """It may have more items where small ones share slots, unless the caller said how many are read ahead."""
+        """As in ``Pipeline.window``."""
         self.state = state
         self._prefetch = prefetch
 
     @property
     def most(self) -> int:
         """Most items that it has at once: as many as its depth, and those read ahead."""
-        pipeline = self.session.known()
-        depth = pipeline.slots.depth
-        if self._prefetch is not None:
-            return depth + self._prefetch
-        return max(2 * depth, pipeline.most_sharing) if self.is_wide else 2 * depth
+        return self.session.known().window(self._prefetch, self.is_wide)
 
     @property
     def room(self) -> int:

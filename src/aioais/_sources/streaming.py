@@ -83,8 +83,7 @@ class _Window:
         self._pipeline = core.opened()
         self._mode = mode
         self._custom_sizes = custom_sizes
-        self._per_slot, self._more = (2, 0) if prefetch is None else (1, prefetch)
-        self._may_widen = prefetch is None
+        self._prefetch = prefetch
         self.is_awaited = False
         """The consumer waits for the device."""
         self.taken: int = 0
@@ -93,11 +92,7 @@ class _Window:
 
     def has_room(self) -> bool:
         """Whether to take one more item."""
-        held = len(self.items)
-        if held < self._pipeline.slots.depth * self._per_slot + self._more:
-            return True
-        is_long = self.is_awaited and self._may_widen and self.taken >= LONG
-        return is_long and held < self._pipeline.most_sharing
+        return len(self.items) < self._pipeline.window(self._prefetch, self.is_awaited and self.taken >= LONG)
 
     def look(self) -> None:
         """Notice whether the consumer, which wants the next result, has to wait for the device."""
